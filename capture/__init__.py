@@ -1,0 +1,1 @@
+"""What to hook; kernel events → connections → byte streams; the command line."""

@@ -300,7 +300,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             yield piece
 
     def answer(self) -> None:
-        """Answer one request; a body that its route did not read is read here, so that the next one is found."""
+        """Answer one request; whatever its route left unread of the body is read here."""
         url = urllib.parse.urlsplit(self.path)
         name, _, argument = url.path.removeprefix("/").partition("/")
         unread = self.body()
@@ -362,7 +362,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A thread per connection; TLS if given a context, its handshake in the thread so that accept() never waits."""
+    """A thread per connection; TLS if given a context, its handshake in the thread: accept() never waits."""
 
     daemon_threads = True
     request_queue_size = BACKLOG
@@ -391,7 +391,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A self-signed certificate for localhost and the loopback addresses, and its key."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"
-    curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1".split()
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "30", "-subj", "/CN=localhost"]
     outputs = ["-addext", names, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command, *outputs], check=True, capture_output=True)

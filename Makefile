@@ -1,0 +1,92 @@
+# Everything here may be run again, in any order, as root or as a user with sudo.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test lint types pytest bench clean
+
+RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
+DEMO_PACKAGES := curl openssl
+TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nginx shellcheck tshark
+BENCH_PACKAGES := $(DEMO_PACKAGES) bpfcc-tools linux-headers-amd64 nginx wrk
+
+# NodeSource's nodejs brings npm along and conflicts with Debian's.
+ifeq (,$(shell command -v npm))
+TEST_PACKAGES += nodejs npm
+endif
+
+# bcc is the distribution's package for the distribution's Python, so the environment is made by that one.
+PYTHON := /usr/bin/python3
+VENV := .venv
+VENV_COMMAND := $(PYTHON) -m venv $(CURDIR)/$(VENV)
+# What is installed depends on these alone: a stamp of another key is out of date.
+KEY := $(shell { pwd; cat pyproject.toml; } | sha256sum | cut -c1-16)
+INSTALLED := $(VENV)/.plaintap-$(KEY)
+INSTALLED_DEV := $(VENV)/.plaintap-dev-$(KEY)
+
+# setuptools takes the folders of C headers, which are package data, for packages that were forgotten.
+PIP_INSTALL := PYTHONWARNINGS=ignore $(VENV)/bin/pip install --quiet --disable-pip-version-check
+
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+OWNER := $(shell stat --format=%u .)
+# Root also works here, on behalf of whoever owns the tree: what it makes is handed to them.
+HAND_OVER := $(AS_ROOT) find . -xdev -uid 0 ! -uid $(OWNER) -exec chown --no-dereference --reference=. {} +
+
+help:
+	@echo 'make install   system packages and .venv/bin/plaintap'
+	@echo 'make demo      record and export a sample: demo.pcapng, demo.har'
+	@echo 'make test      lint, types and every test, the kernel ones as root'
+	@echo 'make bench     measure, and write benchmarks/results.md'
+	@echo 'make clean     remove what the others made in this folder'
+
+install:
+	@.ci/install-packages $(RUNTIME_PACKAGES)
+	@$(MAKE) --silent $(INSTALLED)
+
+dev:
+	@.ci/install-packages $(RUNTIME_PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --silent $(INSTALLED_DEV)
+
+# An environment that was made elsewhere, or by another Python, names paths that are not ours: start anew.
+$(INSTALLED):
+	grep --quiet --no-messages --line-regexp --fixed-strings 'command = $(VENV_COMMAND)' $(VENV)/pyvenv.cfg || \
+	    $(PYTHON) -m venv --clear $(CURDIR)/$(VENV)
+	echo 'Installing plaintap into $(VENV)'
+	$(PIP_INSTALL) --editable .
+	rm -f $(VENV)/.plaintap-*
+	touch $@
+	@$(HAND_OVER)
+
+$(INSTALLED_DEV): $(INSTALLED)
+	echo 'Installing what the tests need into $(VENV)'
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+	@$(HAND_OVER)
+
+demo: install
+	@.ci/install-packages $(DEMO_PACKAGES)
+	@samples/demo
+
+test: dev lint types pytest
+
+lint: dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	shellcheck .ci/run .ci/install-packages samples/demo samples/client.sh
+
+types: dev
+	$(VENV)/bin/mypy
+	MYPYPATH=tests/support $(VENV)/bin/mypy samples benchmarks tests/support tests/kernel tests/*.py
+
+pytest: dev
+	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest; status=$$?; $(HAND_OVER); exit $$status
+
+bench: install
+	@.ci/install-packages $(BENCH_PACKAGES)
+	$(AS_ROOT) $(VENV)/bin/python benchmarks/run.py; status=$$?; $(HAND_OVER); exit $$status
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.pcapng demo.har
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

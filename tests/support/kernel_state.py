@@ -1,0 +1,67 @@
+"""What kernel tests need of the machine, and what they must leave behind: nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from processes import processes_of_run
+
+# The kinds of programs that a recorder attaches; others belong to systemd and the like.
+PROGRAM_TYPES = {"tracepoint", "kprobe", "raw_tracepoint", "raw_tracepoint_writable", "tracing", "perf_event"}
+PROGRAM_ID = re.compile(rb"^prog_id:\s*(\d+)", re.MULTILINE)
+BCC_FOLDER = Path("/usr/lib/python3/dist-packages/bcc")
+KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
+
+
+def missing_right() -> str | None:
+    """Why no probe can be attached here, or None."""
+    if os.geteuid() != 0:
+        return "not root"
+    if not KERNEL_TYPES.exists():
+        return f"the kernel has no BTF ({KERNEL_TYPES})"
+    if not BCC_FOLDER.is_dir():
+        return "python3-bpfcc is not installed"
+    try:
+        programs()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"bpf(2) cannot be used: {error}"
+    return None
+
+
+def programs() -> dict[int, str]:
+    """The loaded BPF programs that may be a recorder's, by identifier, each with its type and name."""
+    listing = subprocess.run(["bpftool", "--json", "prog", "list"], capture_output=True, check=True)
+    loaded = json.loads(listing.stdout)
+    return {
+        program["id"]: f"{program['type']} {program.get('name', '')}"
+        for program in loaded
+        if program["type"] in PROGRAM_TYPES
+    }
+
+
+def programs_of_others(run: str) -> set[int]:
+    """The programs that processes hold open that do not descend from the test run."""
+    ours = processes_of_run(run)
+    held = set()
+    for folder in Path("/proc").glob("[0-9]*/fdinfo"):
+        if int(folder.parent.name) in ours:
+            continue
+        # The process, or its descriptor, may be gone by now.
+        with contextlib.suppress(OSError):
+            for info in folder.iterdir():
+                held |= {int(number) for number in PROGRAM_ID.findall(info.read_bytes())}
+    return held
+
+
+def leaked_programs(before: set[int], run: str) -> dict[int, str]:
+    """The programs that were loaded since ``before`` and that nobody but this test run can have left."""
+    new = {number: name for number, name in programs().items() if number not in before}
+    if not new:
+        return {}
+    foreign = programs_of_others(run)
+    return {number: name for number, name in new.items() if number not in foreign}

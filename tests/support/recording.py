@@ -1,0 +1,156 @@
+"""``plaintap`` run as a user runs it: recordings, exports, and what came out of them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from processes import PLAINTAP, POLL_SECONDS, running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+READY = "Recording"
+READY_SECONDS = 20.0
+STOP_SECONDS = 30.0
+COMMAND_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A recording that has ended; ``peak_bytes`` is the recorder's largest resident set."""
+
+    returncode: int
+    stderr: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(slots=True)
+class Recording:
+    """A recording that runs; ``ready_seconds`` is how long it took until its probes were attached."""
+
+    path: Path
+    process: subprocess.Popen[Any]
+    log: Path
+    ready_seconds: float
+    finished: Finished | None = None
+
+    @property
+    def stderr(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> Finished:
+        """Send the signal, and wait for the end."""
+        began = time.monotonic()
+        self.process.send_signal(how)
+        return self.wait(began)
+
+    def wait(self, began: float | None = None, seconds: float = STOP_SECONDS) -> Finished:
+        """Wait for the end, with the resources that it used."""
+        began = time.monotonic() if began is None else began
+
+        def reaped() -> tuple[int, int, Any] | None:
+            found = os.wait4(self.process.pid, os.WNOHANG)
+            return found if found[0] else None
+
+        _pid, status, usage = wait_until(reaped, "the recording to end", seconds)
+        # Popen must learn that its process is reaped, or its own wait() would find no child.
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        taken = time.monotonic() - began
+        self.finished = Finished(self.process.returncode, self.stderr, taken, usage.ru_maxrss * 1024)
+        return self.finished
+
+
+@contextlib.contextmanager
+def record(path: Path, *options: object) -> Iterator[Recording]:
+    """``plaintap record -w path options`` with its probes attached; SIGINT ends it unless it has ended."""
+    log = path.with_suffix(".stderr")
+    began = time.monotonic()
+    with (
+        log.open("wb") as stderr,
+        running([PLAINTAP, "record", "-w", path, *options], stderr=stderr) as process,
+    ):
+
+        def ready() -> bool:
+            said = log.read_text()
+            assert process.poll() is None, f"the recording ended with {process.returncode}: {said}"
+            return any(line.startswith(READY) for line in said.splitlines())
+
+        wait_until(ready, f"a line that begins with {READY!r}", READY_SECONDS)
+        recording = Recording(path, process, log, time.monotonic() - began)
+        yield recording
+        if recording.finished is None and process.poll() is None:
+            done = recording.stop()
+            assert done.returncode == 0, done.stderr
+
+
+def plaintap(*arguments: object, seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [str(PLAINTAP), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+def record_command(path: Path, command: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    """``plaintap record -w path -- command``."""
+    return plaintap("record", "-w", path, "--", *command)
+
+
+def export(capture: Path) -> dict[str, Any]:
+    """The HAR that ``plaintap export`` makes of the capture."""
+    archive = capture.with_suffix(".har")
+    done = plaintap("export", capture, "-o", archive)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    har: dict[str, Any] = json.loads(archive.read_bytes())
+    return har
+
+
+def entries(capture: Path, port: int | None = None) -> list[dict[str, Any]]:
+    """The exchanges of the capture's HAR, those with a server's port if given."""
+    found: list[dict[str, Any]] = export(capture)["log"]["entries"]
+    return [entry for entry in found if port in (None, urlsplit(entry["request"]["url"]).port)]
+
+
+def path_of(entry: dict[str, Any]) -> str:
+    """A request's path and query."""
+    url = urlsplit(entry["request"]["url"])
+    return f"{url.path}?{url.query}" if url.query else url.path
+
+
+def decoded(content: dict[str, Any]) -> bytes:
+    """A body's bytes, from ``response.content`` or ``request.postData``."""
+    text: str = content.get("text", "")
+    return base64.b64decode(text) if content.get("encoding") == "base64" else text.encode()
+
+
+def response_sha256(entry: dict[str, Any]) -> str:
+    """The SHA-256 of a response's decoded body."""
+    return hashlib.sha256(decoded(entry["response"]["content"])).hexdigest()
+
+
+def request_sha256(entry: dict[str, Any]) -> str:
+    """The SHA-256 of a request's body."""
+    return hashlib.sha256(decoded(entry["request"]["postData"])).hexdigest()
+
+
+def header(message: dict[str, Any], name: str) -> str | None:
+    """A field's first value in a HAR request or response."""
+    fields = message["headers"]
+    return next((field["value"] for field in fields if field["name"].lower() == name.lower()), None)
+
+
+def settle(seconds: float = 20 * POLL_SECONDS) -> None:
+    """Let programs do what follows their last visible step, such as closing a connection."""
+    time.sleep(seconds)

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * Records into the ring. A call's bytes go straight from the program's memory into reserved records of four
+ * size classes, block after block, in a bounded loop that continues by tail call: 33 rounds of MAX_PIECES.
+ * Nothing wakes a reader: user space polls.
+ *
+ * The job lives in a map and is read through a volatile pointer, so that the verifier sees the same unknown
+ * values in every iteration instead of following each of them.
+ */
+#define MAX_PIECES 96
+
+INLINE void fill_head(struct sample *h, struct job *j, u32 captured, u64 length, u64 position)
+{
+	h->kind = j->kind;
+	h->direction = j->direction;
+	h->reason = REASON_NONE;
+	h->protocol = j->protocol;
+	h->captured = captured;
+	h->time = j->time;
+	h->connection = j->connection;
+	h->session = j->session;
+	h->position = position;
+	h->length = length;
+	h->tgid = j->tgid;
+	h->tid = j->tid;
+}
+
+struct record0 { struct sample head; u8 payload[CLASS0_BYTES]; };
+struct record1 { struct sample head; u8 payload[CLASS1_BYTES]; };
+struct record2 { struct sample head; u8 payload[CLASS2_BYTES]; };
+struct record3 { struct sample head; u8 payload[CLASS3_BYTES]; };
+
+/* BCC rewrites no map calls inside macros. */
+INLINE struct record0 *reserve0(void) { return ring.ringbuf_reserve(sizeof(struct record0)); }
+INLINE struct record1 *reserve1(void) { return ring.ringbuf_reserve(sizeof(struct record1)); }
+INLINE struct record2 *reserve2(void) { return ring.ringbuf_reserve(sizeof(struct record2)); }
+INLINE struct record3 *reserve3(void) { return ring.ringbuf_reserve(sizeof(struct record3)); }
+INLINE void submit(void *record) { ring.ringbuf_submit(record, RINGBUF_NO_WAKEUP); }
+
+/* n must be at most the class's room. 1: in the ring; 0: no room. */
+#define DEFINE_PUT(class)							\
+INLINE int put##class(struct job *j, u64 from, u64 n, u64 position)		\
+{										\
+	struct record##class *r = reserve##class();				\
+	if (!r)									\
+		return 0;							\
+	asm volatile("" : "+r"(n));						\
+	if (n > CLASS##class##_BYTES)						\
+		n = CLASS##class##_BYTES;					\
+	fill_head(&r->head, j, n, n, position);					\
+	if (bpf_probe_read_user(r->payload, n, (void *)from)) {			\
+		r->head.captured = 0;						\
+		r->head.reason = REASON_FAULT;					\
+	}									\
+	submit(r);								\
+	return 1;								\
+}
+
+DEFINE_PUT(0)
+DEFINE_PUT(1)
+DEFINE_PUT(2)
+DEFINE_PUT(3)
+
+INLINE int put(struct job *j, u64 from, u64 n, u64 position)
+{
+	if (n <= CLASS0_BYTES)
+		return put0(j, from, n, position);
+	if (n <= CLASS1_BYTES)
+		return put1(j, from, n, position);
+	if (n <= CLASS2_BYTES)
+		return put2(j, from, n, position);
+	return put3(j, from, n, position);
+}
+
+/* One round. 1: bytes are left for another. */
+INLINE int emit_round(u32 tid)
+{
+	struct job *job = jobs.lookup(&tid);
+	volatile struct job *j = job;
+	int i;
+
+	if (!job)
+		return 0;
+	#pragma clang loop unroll(disable)
+	for (i = 0; i < MAX_PIECES; i++) {
+		if (!j->left)
+			break;
+		if (j->offset >= j->length) {
+			u64 block[2] = {}, at = j->block;
+			if (at >= j->blocks)
+				break;
+			if (bpf_probe_read_user(block, sizeof(block), (void *)(j->vector + 16 * at)))
+				break;
+			j->base = block[0];
+			j->length = block[1] < j->left ? block[1] : j->left;
+			j->offset = 0;
+			j->block = at + 1;
+			continue;
+		}
+		u64 n = j->length - j->offset;
+		if (n > CLASS3_BYTES)
+			n = CLASS3_BYTES;
+		if (put(job, j->base + j->offset, n, j->position))
+			j->captured += n;
+		else
+			j->ring_full += n;
+		j->offset += n;
+		j->position += n;
+		j->left -= n;
+	}
+	return j->left && i == MAX_PIECES;
+}
+
+INLINE void emit_done(u32 tid)
+{
+	struct job *j = jobs.lookup(&tid);
+	if (!j)
+		return;
+	/* A captured byte may still be a fault: user space subtracts those, it sees them. */
+	if (j->session) {
+		count(COUNTER_PLAINTEXT_CAPTURED, j->captured);
+		if (j->ring_full)
+			count(COUNTER_PLAINTEXT_RING_FULL, j->ring_full);
+		if (j->left)
+			count(COUNTER_PLAINTEXT_LIMIT, j->left);
+	} else if (j->kind == SAMPLE_DATA) {
+		count(COUNTER_CAPTURED, j->captured);
+		if (j->ring_full)
+			count(COUNTER_LOST_RING_FULL, j->ring_full);
+		if (j->left)
+			count(COUNTER_LOST_LIMIT, j->left);
+	}
+	jobs.delete(&tid);
+}
+
+int continue_from_tracepoint(void *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	if (emit_round(tid))
+		emit_from_tracepoint.call(ctx, 0);
+	emit_done(tid);
+	return 0;
+}
+
+int continue_from_uprobe(struct pt_regs *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	if (emit_round(tid))
+		emit_from_uprobe.call(ctx, 0);
+	emit_done(tid);
+	return 0;
+}
+
+/* Ends a program; where a job is ready, by copying its bytes. */
+INLINE int finish_tracepoint(void *ctx, int ready)
+{
+	if (ready)
+		emit_from_tracepoint.call(ctx, 0);
+	return 0;
+}
+
+INLINE int finish_uprobe(struct pt_regs *ctx, int ready)
+{
+	if (ready)
+		emit_from_uprobe.call(ctx, 0);
+	return 0;
+}
+
+/* Says that bytes moved which cannot be copied. */
+INLINE void put_gap(struct job *j, u64 n, u8 reason)
+{
+	struct record0 *r = ring.ringbuf_reserve(sizeof(*r));
+	if (!r) {
+		count(COUNTER_EVENTS_RING_FULL, 1);
+		return;
+	}
+	fill_head(&r->head, j, 0, n, j->position);
+	r->head.reason = reason;
+	submit(r);
+}
+
+/* Tells user space of a connection, once, before its first data. 0: no room, so its data must wait too. */
+INLINE int announce(struct connection *c, u32 tgid, u32 tid)
+{
+	struct connection_sample *r;
+
+	if (c->announced)
+		return 1;
+	if (!c->based) {
+		c->base[0] = c->position[0];
+		c->base[1] = c->position[1];
+		c->based = 1;
+	}
+	r = ring.ringbuf_reserve(sizeof(*r));
+	if (!r) {
+		count(COUNTER_EVENTS_RING_FULL, 1);
+		return 0;
+	}
+	__builtin_memset(r, 0, sizeof(*r));
+	r->head.kind = SAMPLE_CONNECTION;
+	r->head.protocol = c->protocol;
+	r->head.time = bpf_ktime_get_ns();
+	r->head.connection = c->id;
+	r->head.tgid = tgid;
+	r->head.tid = tid;
+	r->opened = c->opened;
+	r->established = c->established;
+	r->base_sent = c->base[0];
+	r->base_received = c->base[1];
+	r->inode = c->inode;
+	r->netns = c->netns;
+	r->fd = c->fd;
+	r->family = c->family;
+	r->local_port = c->local_port;
+	r->remote_port = c->remote_port;
+	r->role = c->role;
+	__builtin_memcpy(r->local, c->local, 16);
+	__builtin_memcpy(r->remote, c->remote, 16);
+	__builtin_memcpy(r->comm, c->comm, COMM_BYTES);
+	submit(r);
+	c->announced = 1;
+	return 1;
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * What crosses the ring buffer: the one definition. abi.py reads this file and derives Python's view of it,
+ * so it is kept to what that reader knows: #define NAME NUMBER, enum, and struct with scalar or u8-array members.
+ *
+ * Every record begins with struct sample. Times are CLOCK_MONOTONIC nanoseconds. A position is the number of
+ * bytes that the direction carried before this one since the connection (or the TLS session) was first seen:
+ * it is reserved before the record is, so a record that is missing leaves a hole of exact length.
+ */
+#define COMM_BYTES 16
+#define PREFIX_BYTES 16
+#define EXEC_TEXT_BYTES 512
+
+/* Payload room of the record classes; a record is as large as its class, whatever it holds. */
+#define CLASS0_BYTES 192
+#define CLASS1_BYTES 1024
+#define CLASS2_BYTES 4096
+#define CLASS3_BYTES 16384
+
+enum sample_kind {
+	SAMPLE_CONNECTION = 1,	/* struct connection_sample: a connection is worth showing; before its first data */
+	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */
+	SAMPLE_HELLO = 3,	/* payload: TLS records as they crossed the socket, while the handshake is in the clear */
+	SAMPLE_END = 4,		/* struct end_sample: the socket is gone, nothing more will come */
+	SAMPLE_BOUND = 5,	/* a TLS session's socket became known (or changed): session → connection */
+	SAMPLE_HANDSHAKE = 6,	/* a TLS handshake function returned success; position holds its start time */
+	SAMPLE_EXEC = 7,	/* payload: file name, NUL, arguments each ended by NUL */
+	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
+	SAMPLE_MAPPED = 9,	/* a process mapped a file as code: it may be a TLS library not seen before */
+};
+
+/* Seen from the process that was recorded. */
+enum direction {
+	DIRECTION_SENT = 0,
+	DIRECTION_RECEIVED = 1,
+};
+
+enum protocol {
+	PROTOCOL_UNDECIDED = 0,
+	PROTOCOL_TLS = 1,
+	PROTOCOL_HTTP = 2,
+	PROTOCOL_OTHER = 3,
+};
+
+enum role {
+	ROLE_UNKNOWN = 0,
+	ROLE_CLIENT = 1,
+	ROLE_SERVER = 2,
+};
+
+/* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */
+enum reason {
+	REASON_NONE = 0,
+	REASON_RING_FULL = 1,
+	REASON_FAULT = 2,
+	REASON_LIMIT = 3,
+	REASON_NOT_IN_USER_SPACE = 4,
+	REASON_TABLE_FULL = 5,
+};
+
+struct sample {
+	u8 kind;
+	u8 direction;
+	u8 reason;	/* why `length` exceeds `captured` */
+	u8 protocol;
+	u32 captured;	/* payload bytes in this record */
+	u64 time;
+	u64 connection;	/* 0: not known (yet) */
+	u64 session;	/* TLS session; 0: the bytes crossed the socket as they are */
+	u64 position;
+	u64 length;	/* bytes of the direction that this record stands for */
+	u32 tgid;
+	u32 tid;
+};
+
+struct connection_sample {
+	struct sample head;
+	u64 opened;		/* connect() entered or accept() returned; 0: before we looked */
+	u64 established;	/* three-way handshake done; 0: before we looked */
+	u64 base_sent;		/* positions from which data will be reported */
+	u64 base_received;
+	u32 inode;
+	u32 netns;
+	u32 fd;
+	u16 family;
+	u16 local_port;
+	u16 remote_port;
+	u8 role;
+	u8 pad;
+	u8 local[16];
+	u8 remote[16];
+	u8 comm[16];
+};
+
+struct end_sample {
+	struct sample head;
+	u64 local_fin;		/* times; 0: did not happen */
+	u64 peer_fin;
+	u64 local_reset;
+	u64 peer_reset;
+	u64 sent;		/* final positions on the socket … */
+	u64 received;
+	u64 session_sent;	/* … and of the plaintext of its last TLS session */
+	u64 session_received;
+};
+
+/* Indices of the ledger's counters; one array slot each. */
+enum counter {
+	COUNTER_REPORTED_SENT = 0,	/* bytes that system calls returned, over all wanted sockets */
+	COUNTER_REPORTED_RECEIVED = 1,
+	COUNTER_CAPTURED = 2,		/* cleartext bytes put into the ring */
+	COUNTER_SUPPRESSED = 3,		/* TLS records, neither copied nor shown */
+	COUNTER_FILTERED = 4,		/* other protocols, and connections that the user did not ask for */
+	COUNTER_UNDECIDED = 5,		/* passed before the protocol was recognised */
+	COUNTER_LOST_RING_FULL = 6,
+	COUNTER_LOST_FAULT = 7,
+	COUNTER_LOST_LIMIT = 8,
+	COUNTER_LOST_NOT_IN_USER_SPACE = 9,
+	COUNTER_LOST_TABLE_FULL = 10,
+	COUNTER_PLAINTEXT_REPORTED = 11,	/* bytes that TLS functions returned */
+	COUNTER_PLAINTEXT_CAPTURED = 12,
+	COUNTER_PLAINTEXT_RING_FULL = 13,
+	COUNTER_PLAINTEXT_FAULT = 14,
+	COUNTER_PLAINTEXT_LIMIT = 15,
+	COUNTER_PLAINTEXT_FILTERED = 16,
+	COUNTER_EVENTS_RING_FULL = 17,		/* records other than data that found no room */
+	COUNTER_TABLE_FULL = 18,		/* entries that found no room in a map */
+	COUNTER_ENDS_PENDING = 19,		/* ends that found no room and wait in the table */
+	COUNTERS = 20,
+};
+
+#define WANT_PIDS 1
+#define WANT_COMMS 2
+#define WANT_UIDS 4
+#define WANT_PORTS 8
+#define FOLLOW_CHILDREN 16
+#define HOLD_NEW_CODE 32
+#define KEEP_ALL_PROTOCOLS 64
+
+struct settings {
+	u32 self;	/* our own tgid: never recorded */
+	u32 flags;
+};

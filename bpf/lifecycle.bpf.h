@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * Raw tracepoints that are rare enough to have no filter of their own: TCP's states, the end of sockets,
+ * fork, exec and exit. Their arguments are the tracepoint's prototype.
+ */
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_FIN_WAIT1 4
+#define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
+#define TCP_CLOSING 11
+#define EPIPE 32
+#define ECONNRESET 104
+#define SOCK_DONE (1 << 1)	/* sk_flags: the peer's FIN has come */
+
+INLINE void closed(struct connection *c, u64 sk, int old, u64 now)
+{
+	u64 flags = 0;
+	int error = 0;
+
+	READ_KERNEL(flags, sk + OFFSET_sock_common_skc_flags);
+	READ_KERNEL(error, sk + OFFSET_sock_sk_err);
+	if ((flags & SOCK_DONE) && !c->peer_fin)
+		c->peer_fin = now;
+	if (error == ECONNRESET || error == EPIPE)
+		c->peer_reset = now;
+	else if (!error && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT))
+		c->local_reset = now;
+}
+
+/* (sk, old state, new state) */
+int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], now;
+	int old = ctx->args[1], new = ctx->args[2];
+	struct connection *c = connections.lookup(&sk);
+
+	if (!c)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (new == TCP_ESTABLISHED && old == TCP_SYN_SENT)
+		c->established = now;
+	else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
+		c->local_fin = now;
+	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
+		c->peer_fin = now;
+	else if (new == TCP_CLOSE)
+		closed(c, sk, old, now);
+	return 0;
+}
+
+INLINE int put_end(struct connection *c)
+{
+	struct end_sample *r = ring.ringbuf_reserve(sizeof(*r));
+
+	if (!r)
+		return 0;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->head.kind = SAMPLE_END;
+	r->head.protocol = c->protocol;
+	r->head.time = bpf_ktime_get_ns();
+	r->head.connection = c->id;
+	r->head.session = c->session;
+	r->head.tgid = c->tgid;
+	r->local_fin = c->local_fin;
+	r->peer_fin = c->peer_fin;
+	r->local_reset = c->local_reset;
+	r->peer_reset = c->peer_reset;
+	r->sent = c->position[0];
+	r->received = c->position[1];
+	r->session_sent = c->session_position[0];
+	r->session_received = c->session_position[1];
+	submit(r);
+	return 1;
+}
+
+/* (sk). Both the program and TCP have let go of it: no more bytes. */
+int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0];
+	struct connection *c = connections.lookup(&sk);
+
+	if (!c)
+		return 0;
+	if (c->ssl) {
+		struct session_key key = {.ssl = c->ssl, .tgid = c->tgid};
+		struct session *s = sessions.lookup(&key);
+		if (s && s->connection == c->id)
+			sessions.delete(&key);
+	}
+	if (c->announced && !put_end(c)) {
+		c->ended = 1;
+		count(COUNTER_ENDS_PENDING, 1);
+		return 0;
+	}
+	connections.delete(&sk);
+	return 0;
+}
+
+/* (parent, child) */
+int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 child = ctx->args[1];
+	u32 parent = bpf_get_current_pid_tgid() >> 32, pid = 0, tgid = 0;
+	int zero = 0;
+	u8 one = 1;
+	struct settings *s = settings.lookup(&zero);
+
+	if (!s || !(s->flags & FOLLOW_CHILDREN) || !wanted_pids.lookup(&parent))
+		return 0;
+	READ_KERNEL(pid, child + OFFSET_task_struct_pid);
+	READ_KERNEL(tgid, child + OFFSET_task_struct_tgid);
+	if (pid == tgid && wanted_pids.update(&tgid, &one))
+		count(COUNTER_TABLE_FULL, 1);
+	return 0;
+}
+
+struct exec_record {
+	struct sample head;
+	u8 file[EXEC_TEXT_BYTES / 2];
+	u8 arguments[EXEC_TEXT_BYTES / 2];
+};
+
+/* (task, old pid, linux_binprm). A process may be gone before user space can look at /proc. */
+int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid(), mm = 0, start = 0, end = 0, name = 0;
+	struct exec_record *r;
+	u32 n;
+
+	if (!wanted(id))
+		return 0;
+	r = ring.ringbuf_reserve(sizeof(*r));
+	if (!r) {
+		count(COUNTER_EVENTS_RING_FULL, 1);
+		return 0;
+	}
+	__builtin_memset(r, 0, sizeof(*r));
+	r->head.kind = SAMPLE_EXEC;
+	r->head.time = bpf_ktime_get_ns();
+	r->head.tgid = id >> 32;
+	r->head.tid = id;
+	READ_KERNEL(name, ctx->args[2] + OFFSET_linux_binprm_filename);
+	bpf_probe_read_kernel_str(r->file, sizeof(r->file), (void *)name);
+	READ_KERNEL(mm, bpf_get_current_task() + OFFSET_task_struct_mm);
+	READ_KERNEL(start, mm + OFFSET_mm_struct_arg_start);
+	READ_KERNEL(end, mm + OFFSET_mm_struct_arg_end);
+	n = end - start < sizeof(r->arguments) ? end - start : sizeof(r->arguments);
+	asm volatile("" : "+r"(n));
+	if (n > sizeof(r->arguments))
+		n = sizeof(r->arguments);
+	if (!bpf_probe_read_user(r->arguments, n, (void *)start))
+		r->head.captured = n;
+	submit(r);
+	return 0;
+}
+
+/* (task, …): a thread, maybe killed inside a call. */
+int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, tgid = id >> 32;
+	struct tls_call_key key = {.tid = tid};
+
+	syscalls.delete(&tid);
+	jobs.delete(&tid);
+	tls_calls.delete(&key);
+	key.depth = 1;
+	tls_calls.delete(&key);
+	if (tid == tgid)
+		wanted_pids.delete(&tgid);
+	return 0;
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * All maps: what, key, value, who deletes.
+ */
+
+/* A TCP connection, by the kernel's socket. */
+struct connection {
+	u64 id;			/* unique in one recording, never 0 */
+	u64 opened, established;
+	u64 local_fin, peer_fin, local_reset, peer_reset;
+	u64 position[2];	/* bytes so far, by direction */
+	u64 base[2];		/* positions from which data is worth showing */
+	u64 session_position[2];
+	u64 session;		/* the last TLS session on it, 0: none known */
+	u64 ssl;		/* its object, to forget it with the socket */
+	u32 inode, netns, tgid, fd;
+	u16 family, local_port, remote_port;
+	u8 role, protocol;
+	u8 unwanted;		/* excluded by the user's choice of ports */
+	u8 addressed;		/* addresses and ports are final */
+	u8 based;		/* `base` is set */
+	u8 announced;		/* SAMPLE_CONNECTION is in the ring */
+	u8 ended;		/* SAMPLE_END found no room: user space collects the entry */
+	u8 misses;		/* calls whose first bytes said nothing */
+	u8 local[16], remote[16];
+	u8 prefix[2][PREFIX_BYTES];
+	u8 prefix_length[2];
+	u16 hello_left[2];	/* handshake bytes still to be shown */
+	u8 comm[COMM_BYTES];
+};
+
+/* What a holder of a connection calls it. */
+struct descriptor_key {
+	u32 tgid, fd;
+};
+struct descriptor {
+	u64 sk, id;
+};
+
+/* A system call in flight. */
+struct syscall {
+	u64 sk, id;
+	u64 entered;
+	u64 buffer;		/* or the iovec array */
+	u32 blocks;		/* entries of the iovec array; 0: `buffer` is the data */
+	u32 flags;
+	u8 direction;
+	u8 pad[7];
+};
+
+/* A TLS object of a process. The pointer is reused after it is freed: the id is not. */
+struct session_key {
+	u64 ssl;
+	u32 tgid, pad;
+};
+struct session {
+	u64 id;
+	u64 sk, connection;	/* where its records go; 0: not known yet */
+	u64 position[2];
+	u64 handshake_started;
+	u8 established;
+	u8 pad[7];
+};
+
+/* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */
+struct tls_call_key {
+	u32 tid, depth;
+};
+struct tls_call {
+	u64 ssl, buffer, count, done_pointer;
+	u64 entered;
+	u64 stack;		/* stack pointer at entry: matches the return to its entry */
+	u64 sk, connection;	/* the socket that a nested system call touched */
+};
+
+/* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */
+struct job {
+	u64 connection, session, time, position;
+	u64 vector, block, blocks;
+	u64 base, length, offset;
+	u64 left;
+	u64 captured, ring_full, fault;
+	u32 tgid, tid;
+	u8 kind, direction, protocol;
+	u8 pad[5];
+};
+
+BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+
+BPF_ARRAY(settings, struct settings, 1);
+BPF_ARRAY(counters, u64, COUNTERS);
+BPF_ARRAY(ids, u64, 1);			/* last id given out */
+
+/* key: sock pointer. Deleted when the socket is destroyed (or by user space, if `ended`). */
+BPF_HASH(connections, u64, struct connection, MAX_CONNECTIONS);
+/* key: {tgid, fd}. A cache: deleted by close, else the least recently used goes. */
+BPF_TABLE("lru_hash", struct descriptor_key, struct descriptor, descriptors, MAX_CONNECTIONS);
+/* key: tid. Deleted at the call's exit, or the thread's. */
+BPF_HASH(syscalls, u32, struct syscall, MAX_CALLS);
+/* key: tid. Deleted when the copy is done. */
+BPF_HASH(jobs, u32, struct job, MAX_CALLS);
+/* key: {ssl, tgid}. Deleted when the object is freed, with its socket, or by user space when its process has gone. */
+BPF_HASH(sessions, struct session_key, struct session, MAX_SESSIONS);
+/* key: {tid, depth}. Deleted at return, or when the thread exits. */
+BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
+
+/* Targets, filled by user space; pids also by fork. key: the thing itself. */
+BPF_HASH(wanted_pids, u32, u8, 65536);
+struct comm_key {
+	char comm[COMM_BYTES];
+};
+BPF_HASH(wanted_comms, struct comm_key, u8, 256);
+BPF_HASH(wanted_uids, u32, u8, 256);
+BPF_HASH(wanted_ports, u16, u8, 1024);
+
+/* Tail calls: the copying programs, one for each program type. */
+BPF_PROG_ARRAY(emit_from_tracepoint, 1);
+BPF_PROG_ARRAY(emit_from_uprobe, 1);
+
+INLINE void count(int counter, u64 n)
+{
+	u64 *slot = counters.lookup(&counter);
+	if (slot)
+		__sync_fetch_and_add(slot, n);
+}
+
+INLINE u64 new_id(void)
+{
+	int zero = 0;
+	u64 *last = ids.lookup(&zero);
+	return last ? __sync_fetch_and_add(last, 1) + 1 : 0;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * The one translation unit of the kernel side. compile.py splices the parts in (BCC rewrites map calls only in
+ * the main file), in this order: what crosses the ring, limits, maps, then from helpers to programs.
+ *
+ *   sockets.bpf.h    fd → the kernel's socket, its addresses, the connection's entry
+ *   protocols.bpf.h  which protocol the first bytes speak
+ *   emit.bpf.h       copying a call's bytes into the ring
+ *   targets.bpf.h    which processes are wanted
+ *   syscalls.bpf.h   tracepoints of system calls
+ *   lifecycle.bpf.h  TCP states, fork, exec, exit
+ *   tls.bpf.h        uprobes, one pair for each shape of call
+ */
+#include <uapi/linux/ptrace.h>
+#include "events.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define READ_KERNEL(dst, address) bpf_probe_read_kernel(&(dst), sizeof(dst), (void *)(address))
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
+#define RINGBUF_NO_WAKEUP 1
+
+/* Connections open at once; an entry is about 300 bytes of kernel memory. */
+#define MAX_CONNECTIONS 131072
+#define MAX_SESSIONS 131072
+/* Threads inside a hooked call at once. */
+#define MAX_CALLS 32768
+/* TLS handshake bytes shown a direction: a ClientHello with post-quantum shares and ECH is about 2 KiB. */
+#define MAX_HELLO_BYTES 8192
+
+#include "maps.bpf.h"
+#include "sockets.bpf.h"
+#include "protocols.bpf.h"
+#include "emit.bpf.h"
+#include "targets.bpf.h"
+#include "syscalls.bpf.h"
+#include "lifecycle.bpf.h"
+#include "tls.bpf.h"

@@ -1,0 +1,143 @@
+"""Compiles plaintap.bpf.c with bcc and loads its programs.
+
+No kernel headers: BCC compiles against the stand-in tree in headers/, offsets come from BTF as -D. BCC changes
+the working directory while it compiles: paths are absolute, and this runs before threads start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bpf import abi, btf
+from bpf.bcc_module import load_bcc
+from capture.errors import PlaintapError
+
+FOLDER = Path(__file__).parent.resolve()
+MAIN = FOLDER / "plaintap.bpf.c"
+PAGE_BYTES = 4096
+
+_INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
+
+# struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
+OFFSETS: dict[str, tuple[str, ...]] = {
+    "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm"),
+    "mm_struct": ("arg_start", "arg_end"),
+    "linux_binprm": ("filename",),
+    "files_struct": ("fdt",),
+    "fdtable": ("fd", "max_fds"),
+    "file": ("f_inode", "private_data"),
+    "inode": ("i_mode", "i_ino"),
+    "socket": ("sk", "type"),
+    "sock_common": (
+        "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
+        "skc_net", "skc_flags",
+    ),
+    "sock": ("sk_protocol", "sk_err"),
+    "net": ("ns.inum",),
+}  # fmt: skip
+
+_EMITTERS = (
+    ("emit_from_tracepoint", "continue_from_tracepoint", "TRACEPOINT"),
+    ("emit_from_uprobe", "continue_from_uprobe", "KPROBE"),
+)
+
+
+class ProgramError(PlaintapError):
+    """The kernel side could not be compiled or loaded."""
+
+
+def source() -> str:
+    """The translation unit, its own parts spliced in (BCC rewrites map calls only in the main file)."""
+
+    def splice(found: re.Match[str]) -> str:
+        name = found.group(1)
+        return f'#line 1 "{name}"\n{(FOLDER / name).read_text()}\n'
+
+    return _INCLUDE.sub(splice, MAIN.read_text())
+
+
+def offset_flags() -> list[str]:
+    """-D flags for every offset. Raises BtfError."""
+    types = btf.read_vmlinux(OFFSETS)
+    return [
+        f"-DOFFSET_{name}_{member.replace('.', '_')}={types.offset(name, member)}"
+        for name, members in OFFSETS.items()
+        for member in members
+    ]
+
+
+@contextmanager
+def _stand_in_headers() -> Iterator[None]:
+    """BCC_KERNEL_SOURCE for the time of a compilation: the environment is also our children's."""
+    before = os.environ.get("BCC_KERNEL_SOURCE")
+    os.environ["BCC_KERNEL_SOURCE"] = str(FOLDER / "headers")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BCC_KERNEL_SOURCE"]
+        else:
+            os.environ["BCC_KERNEL_SOURCE"] = before
+
+
+class Kernel:
+    """The compiled module: maps by name, programs by name."""
+
+    def __init__(self, ring_bytes: int) -> None:
+        """Compile. ``ring_bytes`` is a power of two of at least a page.
+
+        Raises BccError, BtfError, ProgramError.
+        """
+        self._bcc = load_bcc()
+        flags = ["-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}", *offset_flags()]
+        try:
+            with _stand_in_headers():
+                self._module: Any = self._bcc.BPF(text=source(), cflags=flags)
+        except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
+            raise ProgramError(f"The kernel side cannot be compiled or its maps made: {_reason(error)}") from None
+        self.ring_bytes = ring_bytes
+        for array, program, kind in _EMITTERS:
+            table = self._module[array]
+            table[table.Key(0)] = table.Leaf(self.load(program, kind))
+
+    def load(self, program: str, kind: str) -> int:
+        """Load a program of BCC's kind (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
+        try:
+            return int(self._module.load_func(program, getattr(self._bcc.BPF, kind)).fd)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise ProgramError(f"The kernel refused the program {program}: {_reason(error)}") from None
+
+    def instructions(self, program: str) -> bytes:
+        """A program's bytecode, map descriptors in place."""
+        return bytes(self._module.dump_func(program))
+
+    def table(self, name: str) -> Any:  # noqa: ANN401 - bcc's tables have no common type
+        """A map, as bcc shows it."""
+        return self._module[name]
+
+    def attach_uprobe(self, program: int, path: str, offset: int, *, at_return: bool) -> int:
+        """A perf-event uprobe, for kernels without uprobe_multi. Raises OSError."""
+        kind, prefix = (1, "r") if at_return else (0, "p")
+        name = f"{prefix}_plaintap_{os.getpid()}_{abs(hash((path, offset))):x}".encode()
+        fd = int(self._bcc.libbcc.lib.bpf_attach_uprobe(program, kind, name, os.fsencode(path), offset, -1, 0))
+        if fd < 0:
+            raise OSError(f"no uprobe at {path}+{offset:#x}")
+        return fd
+
+    def close(self) -> None:
+        """Free maps and programs."""
+        self._module.cleanup()
+
+
+def _reason(error: Exception) -> str:
+    if os.geteuid() != 0 and "ermission" in str(error) or "EPERM" in str(error):
+        return "permission denied; run as root (sudo plaintap …), or with CAP_BPF and CAP_PERFMON."
+    return f"{error}".replace("b'", "'")
+
+
+CONSTANTS = abi.header().constants

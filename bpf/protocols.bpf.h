@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * Which protocol the first bytes of a direction speak. It decides what is worth copying; what a message means
+ * is for user space. All file I/O uses read and write too, but files never get here.
+ */
+enum verdict {
+	VERDICT_NO,
+	VERDICT_MAYBE,		/* right so far, but too short to tell */
+	VERDICT_TLS,
+	VERDICT_HTTP,
+};
+
+/* RFC 8446 §5.1: type 20–23, version 3.x, length up to 2^14 + 2048. */
+INLINE int is_tls_record(u8 *b, u32 n)
+{
+	return n >= 5 && b[0] >= 20 && b[0] <= 23 && b[1] == 3 && b[2] <= 4 && b[3] <= 0x48 && (b[3] | b[4]);
+}
+
+/* A handshake record that carries a ClientHello. */
+INLINE int is_client_hello(u8 *b, u32 n)
+{
+	return n >= 6 && b[0] == 22 && b[1] == 3 && b[2] <= 3 && b[5] == 1;
+}
+
+/* RFC 9112 §3 and §4: METHOD SP target, or HTTP/1.; RFC 9113 §3.4: the preface is of the first form. */
+INLINE int speaks_http(u8 *b, u32 n)
+{
+	const char status[] = {'H', 'T', 'T', 'P', '/', '1', '.'};
+	int matches = 1;
+	u32 i;
+
+	#pragma clang loop unroll(full)
+	for (i = 0; i < sizeof(status); i++)
+		if (i < n && b[i] != status[i])
+			matches = 0;
+	if (matches)
+		return n >= sizeof(status) ? VERDICT_HTTP : VERDICT_MAYBE;
+
+	/* A token of 3 to 14 capitals (a hyphen inside), a space, then what a target begins with. */
+	#pragma clang loop unroll(full)
+	for (i = 0; i < PREFIX_BYTES - 1; i++) {
+		if (i >= n)
+			return VERDICT_MAYBE;
+		if (b[i] == ' ') {
+			u8 next = b[i + 1];
+			if (i < 3)
+				return VERDICT_NO;
+			if (i + 1 >= n)
+				return VERDICT_MAYBE;
+			if (next == '/' || next == '*' || next == 'h')
+				return VERDICT_HTTP;
+			/* CONNECT names a host. */
+			return i == 7 && b[0] == 'C' && b[1] == 'O' && b[2] == 'N' && b[3] == 'N' &&
+				b[6] == 'T' ? VERDICT_HTTP : VERDICT_NO;
+		}
+		if ((b[i] < 'A' || b[i] > 'Z') && !(b[i] == '-' && i > 0))
+			return VERDICT_NO;
+	}
+	return VERDICT_NO;
+}
+
+INLINE int verdict_on(u8 *b, u32 n)
+{
+	if (is_tls_record(b, n))
+		return VERDICT_TLS;
+	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
+		return VERDICT_MAYBE;
+	return speaks_http(b, n);
+}
+
+/* Calls on an older connection that may say nothing before it is given up: a message's head starts a call. */
+#define MAX_MISSES 200
+
+/* Takes up to PREFIX_BYTES that begin a call in direction d; may settle c->protocol. */
+INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
+{
+	u8 *prefix = c->prefix[d & 1];
+	u32 have = c->prefix_length[d & 1];
+	u32 i;
+
+	/* STARTTLS, and TLS in a CONNECT tunnel: a ClientHello turns any connection. */
+	if (c->protocol != PROTOCOL_TLS && is_client_hello(bytes, n)) {
+		c->protocol = PROTOCOL_TLS;
+		c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
+		return;
+	}
+	if (c->protocol != PROTOCOL_UNDECIDED)
+		return;
+	#pragma clang loop unroll(full)
+	for (i = 0; i < PREFIX_BYTES; i++) {
+		u32 at = have + i;
+		if (i < n && at < PREFIX_BYTES)
+			prefix[at & (PREFIX_BYTES - 1)] = bytes[i];
+	}
+	have += n;
+	if (have > PREFIX_BYTES)
+		have = PREFIX_BYTES;
+	c->prefix_length[d & 1] = have;
+
+	int verdict = verdict_on(prefix, have);
+	if (verdict == VERDICT_TLS) {
+		c->protocol = PROTOCOL_TLS;
+		/* Joined in the middle, there is no hello to come. */
+		if (prefix[0] == 22 && c->position[0] + c->position[1] <= PREFIX_BYTES)
+			c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
+	} else if (verdict == VERDICT_HTTP) {
+		c->protocol = PROTOCOL_HTTP;
+	} else if (verdict == VERDICT_NO) {
+		c->prefix_length[d & 1] = 0;
+		/* From its first byte on it speaks neither: it never will. An older one may be inside a body. */
+		if (c->opened || c->misses >= MAX_MISSES)
+			c->protocol = PROTOCOL_OTHER;
+		else
+			c->misses++;
+	}
+}

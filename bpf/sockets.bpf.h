@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * fd → file → socket → sock, each step one bounded read; the OFFSET_* come from BTF (btf.py). Works for
+ * connections older than us, accept(NULL), other network namespaces. Nothing but TCP passes.
+ */
+struct sock_reference {
+	u64 sk;
+	u32 inode;
+	u16 family;
+};
+
+/* The file behind a descriptor of the current process; 0: none. */
+INLINE u64 file_of(u32 fd)
+{
+	u64 p = 0, table = 0, file = 0;
+	u32 max = 0;
+
+	READ_KERNEL(p, bpf_get_current_task() + OFFSET_task_struct_files);
+	if (!p)
+		return 0;
+	READ_KERNEL(p, p + OFFSET_files_struct_fdt);
+	READ_KERNEL(max, p + OFFSET_fdtable_max_fds);
+	if (fd >= max)
+		return 0;
+	READ_KERNEL(table, p + OFFSET_fdtable_fd);
+	READ_KERNEL(file, table + 8ULL * fd);
+	return file;
+}
+
+/* 1 if the file is a TCP socket. */
+INLINE int tcp_socket_of(u64 file, struct sock_reference *s)
+{
+	u64 inode = 0, socket = 0, ino = 0;
+	u16 mode = 0, type = 0, protocol = 0;
+
+	if (!file)
+		return 0;
+	READ_KERNEL(inode, file + OFFSET_file_f_inode);
+	READ_KERNEL(mode, inode + OFFSET_inode_i_mode);
+	if ((mode & 0170000) != 0140000)
+		return 0;
+	READ_KERNEL(socket, file + OFFSET_file_private_data);
+	READ_KERNEL(type, socket + OFFSET_socket_type);
+	READ_KERNEL(s->sk, socket + OFFSET_socket_sk);
+	if (type != SOCK_STREAM || !s->sk)
+		return 0;
+	READ_KERNEL(s->family, s->sk + OFFSET_sock_common_skc_family);
+	READ_KERNEL(protocol, s->sk + OFFSET_sock_sk_protocol);
+	if ((s->family != AF_INET && s->family != AF_INET6) || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP))
+		return 0;
+	READ_KERNEL(ino, inode + OFFSET_inode_i_ino);
+	s->inode = ino;
+	return 1;
+}
+
+INLINE void read_addresses(struct connection *c, u64 sk)
+{
+	u64 net = 0;
+	u16 port = 0;
+
+	READ_KERNEL(net, sk + OFFSET_sock_common_skc_net);
+	READ_KERNEL(c->netns, net + OFFSET_net_ns_inum);
+	READ_KERNEL(c->local_port, sk + OFFSET_sock_common_skc_num);
+	READ_KERNEL(port, sk + OFFSET_sock_common_skc_dport);
+	c->remote_port = bpf_ntohs(port);
+	if (c->family == AF_INET) {
+		bpf_probe_read_kernel(c->local, 4, (void *)(sk + OFFSET_sock_common_skc_rcv_saddr));
+		bpf_probe_read_kernel(c->remote, 4, (void *)(sk + OFFSET_sock_common_skc_daddr));
+	} else {
+		bpf_probe_read_kernel(c->local, 16, (void *)(sk + OFFSET_sock_common_skc_v6_rcv_saddr));
+		bpf_probe_read_kernel(c->remote, 16, (void *)(sk + OFFSET_sock_common_skc_v6_daddr));
+	}
+}
+
+/* The user's choice of ports, decided once a connection, when its ports are known. */
+INLINE void decide_ports(struct connection *c)
+{
+	int zero = 0;
+	struct settings *s = settings.lookup(&zero);
+	if (!s || !(s->flags & WANT_PORTS))
+		return;
+	u16 local = c->local_port, remote = c->remote_port;
+	c->unwanted = !wanted_ports.lookup(&local) && !wanted_ports.lookup(&remote);
+}
+
+/* The entry of a socket, made when it is first seen. NULL: the table is full. */
+INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 fd)
+{
+	u64 sk = s->sk;
+	struct connection *c = connections.lookup(&sk);
+
+	/* The same address with another inode is another socket: its end was missed. */
+	if (!c || c->inode != s->inode) {
+		struct connection fresh = {};
+		fresh.id = new_id();
+		fresh.inode = s->inode;
+		fresh.family = s->family;
+		fresh.tgid = tgid;
+		fresh.fd = fd;
+		bpf_get_current_comm(fresh.comm, COMM_BYTES);
+		read_addresses(&fresh, sk);
+		if (connections.update(&sk, &fresh)) {
+			count(COUNTER_TABLE_FULL, 1);
+			return NULL;
+		}
+		c = connections.lookup(&sk);
+	}
+	return c;
+}
+
+/* Remembers what this process calls the connection, so that close() and user space can tell. */
+INLINE void hold(u32 tgid, u32 fd, u64 sk, u64 id)
+{
+	struct descriptor_key key = {.tgid = tgid, .fd = fd};
+	struct descriptor *known = descriptors.lookup(&key);
+	if (known && known->id == id)
+		return;
+	struct descriptor value = {.sk = sk, .id = id};
+	if (descriptors.update(&key, &value))
+		count(COUNTER_TABLE_FULL, 1);
+}

@@ -1,0 +1,109 @@
+"""The system calls that Python lacks: bpf(2), perf_event_open(2), fsopen(2) and fsmount(2).
+
+Thin: arguments in, a file descriptor out, OSError with the kernel's errno otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import struct
+from collections.abc import Sequence
+
+_NUMBERS = {
+    "x86_64": {"bpf": 321, "perf_event_open": 298},
+    "aarch64": {"bpf": 280, "perf_event_open": 241},
+}
+# The same on every architecture: added after the tables were unified.
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSCONFIG_CMD_CREATE = 6
+
+_BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
+_BPF_PROG_TYPE_KPROBE = 2
+_BPF_TRACE_UPROBE_MULTI = 48
+_BPF_F_UPROBE_MULTI_RETURN = 1
+_ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
+
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+
+
+class _Libc:
+    """libc's syscall(), with errno."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.syscall.restype = ctypes.c_long
+        self._numbers = _NUMBERS.get(platform.machine(), _NUMBERS["x86_64"])
+
+    def __call__(self, number: str | int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+        nr = self._numbers[number] if isinstance(number, str) else number
+        wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+        result = int(self._libc.syscall(ctypes.c_long(nr), *wide))
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    block = ctypes.create_string_buffer(attributes.ljust(_ATTRIBUTE_BYTES, b"\0"), _ATTRIBUTE_BYTES)
+    return _Libc()("bpf", command, block, _ATTRIBUTE_BYTES)
+
+
+def load_uprobe_multi_program(instructions: bytes, name: str) -> int:
+    """Load a kprobe-type program for uprobe_multi links (BCC loads it for perf events only)."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "<IIQQIIQII16sII",
+        _BPF_PROG_TYPE_KPROBE, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
+        0, 0, 0, 0, 0, name.encode()[:15], 0, _BPF_TRACE_UPROBE_MULTI,
+    )  # fmt: skip
+    return _bpf(_BPF_PROG_LOAD, attributes)
+
+
+def link_uprobe_multi(program: int, path: str, offsets: Sequence[int], *, at_return: bool) -> int:
+    """Attach one program at file offsets of one file, in every process (Linux 6.6)."""
+    array = (ctypes.c_uint64 * len(offsets))(*offsets)
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attributes = struct.pack(
+        "<IIIIQQQQIII",
+        program, 0, _BPF_TRACE_UPROBE_MULTI, 0, ctypes.addressof(name), ctypes.addressof(array), 0, 0,
+        len(offsets), _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, 0,
+    )  # fmt: skip
+    return _bpf(_BPF_LINK_CREATE, attributes)
+
+
+def open_raw_tracepoint(program: int, name: str) -> int:
+    """Attach a program to a tracepoint's bare arguments."""
+    text = ctypes.create_string_buffer(name.encode())
+    return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(text), program, 0))
+
+
+def open_tracepoint(program: int, event_id: int) -> int:
+    """Attach a program to a tracepoint, on all processors (perf's pid -1, processor 0 stands for the event)."""
+    attributes = struct.pack("<IIQQQQ", _PERF_TYPE_TRACEPOINT, 112, event_id, 1, 0, 0).ljust(112, b"\0")
+    block = ctypes.create_string_buffer(attributes, 112)
+    fd = _Libc()("perf_event_open", block, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_filesystem(kind: str) -> int:
+    """A file system as a directory descriptor, mounted nowhere: it goes when the descriptor is closed."""
+    libc = _Libc()
+    context = libc(_FSOPEN, kind.encode(), 1)
+    try:
+        libc(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return libc(_FSMOUNT, context, 1, 0)
+    finally:
+        os.close(context)

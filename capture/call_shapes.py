@@ -1,0 +1,93 @@
+"""What a probe on a TLS library's function means: its call shape, its place, and the places of one file.
+
+The kernel side has a pair of probe programs for each ``Call``; capture.tls_libraries and its kin say which
+functions of a file have which shape. Nothing here knows how either is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+Level = Literal["internal", "exports"]
+
+
+class Call(Enum):
+    """A call shape. The value names the probe programs; ``takes_return`` is whether there is a return probe.
+
+    Arguments are given in order; ``tls`` is the library's object for one connection.
+    """
+
+    # f(tls, buffer, int length) → bytes moved (int, 32 bits), 0 or negative for none
+    READ_INT = "read_int", True
+    WRITE_INT = "write_int", True
+    # f(tls, buffer, size_t length) → bytes moved (ssize_t, 64 bits), 0 or negative for none
+    READ_LONG = "read_long", True
+    WRITE_LONG = "write_long", True
+    # f(tls, buffer, size_t length, size_t *moved) → 1 for success
+    READ_EX = "read_ex", True
+    WRITE_EX = "write_ex", True
+    # f(tls, buffer, size_t length, flags, size_t *moved) → 1 for success
+    WRITE_EX2 = "write_ex2", True
+    # f(tls) → 1 when the handshake is done
+    HANDSHAKE = "handshake", True
+    # f(tls) → 0 when the handshake is done
+    HANDSHAKE_ZERO = "handshake_zero", True
+    # f(tls): close_notify is about to be sent
+    SHUTDOWN = "shutdown", False
+    # f(tls): the object is gone, its address may be used again
+    FREE = "free", False
+    # f(tls, int fd): for both directions, for reading, for writing
+    SET_FD = "set_fd", False
+    SET_RFD = "set_rfd", False
+    SET_WFD = "set_wfd", False
+    # f(tls, int read_fd, int write_fd)
+    SET_FDS = "set_fds", False
+    # libcrypto: f(bio, buffer, int length) → bytes moved (int), 0 or negative for none
+    BIO_READ = "bio_read", True
+    BIO_WRITE = "bio_write", True
+    # NSPR: f(PRFileDesc *, buffer, int32 length [, flags, timeout]) → bytes moved (int32); any kind of file
+    NSPR_READ = "nspr_read", True
+    NSPR_WRITE = "nspr_write", True
+    # NSPR: as NSPR_READ, and flags (4th) has PR_MSG_PEEK = 2 where the bytes stay
+    NSPR_RECV = "nspr_recv", True
+    # NSPR: f(PRFileDesc *, const PRIOVec *{char *, int}, int32 count, timeout) → bytes moved (int32)
+    NSPR_WRITEV = "nspr_writev", True
+    # NSPR: f(PRFileDesc *): closed
+    NSPR_CLOSE = "nspr_close", False
+    # NSS: f(PRFileDesc *model, PRFileDesc *) → the PRFileDesc * that has TLS from now on, or NULL
+    NSS_IMPORT = "nss_import", True
+
+    takes_return: bool
+
+    def __new__(cls, value: str, takes_return: bool) -> Call:
+        """Keep ``takes_return`` beside the value."""
+        member = object.__new__(cls)
+        member._value_ = value
+        member.takes_return = takes_return
+        return member
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSite:
+    """A function to probe: its call shape, its name for messages, and file offsets (bytes)."""
+
+    call: Call
+    symbol: str
+    entry_offset: int
+    return_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryProbes:
+    """The probes of one file; ``device`` and ``inode`` are fstat(2)'s, ``library`` is for people."""
+
+    path: str
+    device: int
+    inode: int
+    build_id: str | None
+    library: str
+    level: Level
+    sites: tuple[ProbeSite, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,278 @@
+"""What runs on this machine, and which files its code comes from: /proc and the loader's cache, read only.
+
+Models proc(5) and the cache of ld.so(8). A process can end between any two reads: it is then simply not
+there, and never an error, except for ``require_process``, where a user named it.
+
+Files are named by a path that this process can open and identified by fstat's (device, inode) of that path.
+For a process in another mount namespace or root that is /proc/PID/root/..., for a deleted or replaced file
+or a memfd /proc/PID/map_files/...; both work for as long as the process maps the file, so a path is for
+using at once. Containers that share an overlayfs layer can show one file under two identities: a probe on
+both fires twice for a call, which the rule of capture.tls_libraries on nested calls counts once.
+
+Knows nothing of TLS or BPF.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+PROC = Path("/proc")
+LOADER_CACHE = Path("/etc/ld.so.cache")
+# A command line is for a comment that people read; Linux allows megabytes.
+MAX_COMMAND_LINE_BYTES = 4096
+
+_DELETED = " (deleted)"
+# An executable mapping of a file: address range, device, inode (0 is anonymous), path.
+_MAPPING = re.compile(
+    rb"^([0-9a-f]+-[0-9a-f]+) ..x. [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) ([1-9][0-9]*) +(/.*)$", re.MULTILINE
+)
+# The kernel writes a newline in a path so; every other byte stays itself.
+_ESCAPED_NEWLINE = b"\\012"
+
+_CACHE_MAGIC = b"glibc-ld.so.cache1.1"
+_CACHE_HEADER = struct.Struct("<20sII20x")
+_CACHE_ENTRY = struct.Struct("<iIIIQ")
+
+
+class ProcessError(PlaintapError):
+    """A process that a user named isn't there, or may not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProcess:
+    """A process as /proc shows it. ``start_ticks`` (clock ticks since boot) tells reused pids apart.
+
+    ``exe`` and ``command_line`` are None where they may not be read or don't exist (kernel threads);
+    ``mount_namespace`` is its inode number, None where it may not be read. ``uid`` is the effective one.
+    """
+
+    pid: int
+    start_ticks: int
+    comm: str
+    uid: int
+    exe: str | None
+    command_line: str | None
+    mount_namespace: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutableFile:
+    """A file that code is mapped from, or that the loader's cache names.
+
+    ``path`` can be opened now; ``name`` is the path for people, as the process sees it. ``pids`` are the
+    processes that map it, none for one from the loader's cache alone.
+    """
+
+    path: str
+    device: int
+    inode: int
+    name: str
+    pids: tuple[int, ...]
+
+
+def process_ids() -> list[int]:
+    """The pids of all processes, ascending."""
+    return sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+
+
+def read_process(pid: int) -> RunningProcess | None:
+    """The process, or None if there is none with that pid (any more)."""
+    folder = PROC / str(pid)
+    try:
+        status = _read(folder / "status", 4096)
+        fields = _read(folder / "stat", 4096).rpartition(b")")[2].split()
+        comm = _read(folder / "comm", 64).removesuffix(b"\n")
+        uid = re.search(rb"^Uid:\t\d+\t(\d+)", status, re.MULTILINE)
+        group = re.search(rb"^Tgid:\t(\d+)$", status, re.MULTILINE)
+        # A thread's id opens too, though /proc doesn't list it.
+        if uid is None or group is None or int(group[1]) != pid:
+            return None
+        return RunningProcess(
+            pid,
+            int(fields[19]),
+            _text(comm),
+            int(uid[1]),
+            _executable(folder),
+            _command_line(folder),
+            _namespace(folder),
+        )
+    except (OSError, IndexError):
+        return None
+
+
+def running_processes() -> Iterator[RunningProcess]:
+    """All processes, ascending by pid; those that end meanwhile are left out."""
+    for pid in process_ids():
+        process = read_process(pid)
+        if process is not None:
+            yield process
+
+
+def require_process(pid: int) -> RunningProcess:
+    """The process that a user named; ProcessError where there is none."""
+    process = read_process(pid)
+    if process is None:
+        raise ProcessError(f"There is no process {pid}; `ps -e` lists those that run.")
+    return process
+
+
+def discover_files(
+    pids: Iterable[int] | None = None, *, from_loader_cache: Callable[[str], bool] | None = None
+) -> list[ExecutableFile]:
+    """The files that code of ``pids`` (default: all processes) is mapped from, each once.
+
+    ``from_loader_cache`` picks libraries of the loader's cache by file name, to add those that nothing maps
+    yet. Processes that end or may not be read are left out. Takes a millisecond per process or less.
+    """
+    files: dict[tuple[int, int], ExecutableFile] = {}
+    holders: dict[tuple[int, int], list[int]] = {}
+    known: dict[tuple[int | None, bytes, int], tuple[int, int]] = {}
+    own_namespace = _namespace(PROC / "self")
+    for pid in process_ids() if pids is None else pids:
+        folder = PROC / str(pid)
+        namespace = _root_namespace(folder, own_namespace)
+        for mapping in executable_mappings(pid):
+            key = (namespace, mapping.name, mapping.inode)
+            if key not in known:
+                found = _locate(folder, mapping, plain=namespace == own_namespace and namespace is not None)
+                if found is None:
+                    continue
+                identity = (found.device, found.inode)
+                files.setdefault(identity, found)
+                if namespace is not None:
+                    known[key] = identity
+            else:
+                identity = known[key]
+            owners = holders.setdefault(identity, [])
+            if not owners or owners[-1] != pid:
+                owners.append(pid)
+    for path in loader_cache_libraries() if from_loader_cache else ():
+        if from_loader_cache and from_loader_cache(path.rpartition("/")[2]):
+            _add_plain(files, path)
+    return [
+        ExecutableFile(file.path, file.device, file.inode, file.name, tuple(holders.get(identity, ())))
+        for identity, file in files.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One executable mapping: its address range as map_files names it, the file's inode and path as shown."""
+
+    addresses: str
+    inode: int
+    name: bytes
+
+
+def executable_mappings(pid: int) -> list[Mapping]:
+    """The first executable mapping of each file of a process; empty if it ended or may not be read."""
+    try:
+        text = (PROC / str(pid) / "maps").read_bytes()
+    except OSError:
+        return []
+    mappings: dict[tuple[bytes, bytes, bytes], Mapping] = {}
+    for addresses, device, inode, name in _MAPPING.findall(text):
+        key = (device, inode, name)
+        if key not in mappings:
+            mappings[key] = Mapping(addresses.decode(), int(inode), name)
+    return list(mappings.values())
+
+
+def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | None:
+    """The mapped file under a path that opens it; None if the process is gone or denies it."""
+    name = os.fsdecode(mapping.name.replace(_ESCAPED_NEWLINE, b"\n"))
+    candidates = [f"{folder}/map_files/{mapping.addresses}"]
+    if not name.endswith(_DELETED):
+        candidates.insert(0, name if plain else f"{folder}/root{name}")
+    for path in candidates:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - names may hold bytes that Path normalises away
+        except (OSError, ValueError):
+            continue
+        # Compared by inode number only: maps and stat disagree about the device on btrfs and overlayfs.
+        if status.st_ino == mapping.inode:
+            return ExecutableFile(path, status.st_dev, status.st_ino, name.removesuffix(_DELETED), ())
+    return None
+
+
+def _add_plain(files: dict[tuple[int, int], ExecutableFile], path: str) -> None:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return
+    identity = (status.st_dev, status.st_ino)
+    files.setdefault(identity, ExecutableFile(path, *identity, path, ()))
+
+
+def loader_cache_libraries(cache: Path = LOADER_CACHE) -> list[str]:
+    """The paths in the loader's cache, each once; none where there is no such cache, as with musl."""
+    try:
+        data = cache.read_bytes()
+    except OSError:
+        return []
+    # An old-format table may come first; offsets count from the new header.
+    start = data.find(_CACHE_MAGIC)
+    if start < 0 or len(data) < start + _CACHE_HEADER.size:
+        return []
+    _, count, _ = _CACHE_HEADER.unpack_from(data, start)
+    entries = start + _CACHE_HEADER.size
+    available = (len(data) - entries) // _CACHE_ENTRY.size
+    paths: dict[str, None] = {}
+    for index in range(min(count, available)):
+        _, _, value, _, _ = _CACHE_ENTRY.unpack_from(data, entries + index * _CACHE_ENTRY.size)
+        end = data.find(b"\0", start + value)
+        if end > start + value:
+            paths[os.fsdecode(data[start + value : end])] = None
+    return list(paths)
+
+
+def _root_namespace(folder: Path, own: int | None) -> int | None:
+    """The mount namespace to read the process's paths in; None if it has a root of its own there."""
+    namespace = _namespace(folder)
+    try:
+        root = (folder / "root").readlink()
+    except OSError:
+        return None
+    # Another namespace's root reads as "/" too, from in there; a chroot in it reads as its folder.
+    return namespace if str(root) == "/" and (own is not None) else None
+
+
+def _namespace(folder: Path) -> int | None:
+    try:
+        return int(re.sub(r"\D", "", str((folder / "ns" / "mnt").readlink())))
+    except (OSError, ValueError):
+        return None
+
+
+def _executable(folder: Path) -> str | None:
+    try:
+        return str((folder / "exe").readlink()).removesuffix(_DELETED)
+    except OSError:
+        return None
+
+
+def _command_line(folder: Path) -> str | None:
+    """The arguments as a shell would take them, or None for a kernel thread or a zombie."""
+    data = _read(folder / "cmdline", MAX_COMMAND_LINE_BYTES)
+    arguments = data.removesuffix(b"\0").split(b"\0")
+    return shlex.join(map(_text, arguments)) if data else None
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return file.read(limit)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,344 @@
+"""Which TLS library a file holds, and where in it the probes go: TLS_LIBRARIES has a row per library.
+
+``probes_for(path)`` answers for one file, an executable or a shared object alike::
+
+    LibraryProbes(path, device, inode, build_id, library="OpenSSL 3.0.22", level="internal", notes=(),
+                  sites=(ProbeSite(Call.READ_EX, "ssl_read_internal", entry_offset, return_offset), ...))
+
+A row matches by the functions that the file defines (its dynamic symbols, or .symtab), never by its name,
+so that renamed, bundled and statically linked copies count. File names only preselect from the loader's
+cache, where thousands of libraries are listed (``may_hold_tls``).
+
+What the kernel side implements are call shapes (capture.call_shapes), each once; a library is only a row
+here. Three rules bind the two sides:
+
+- ``entry_offset`` and ``return_offset`` are file offsets for a uprobe and a uretprobe. They are equal where
+  both exist; ``return_offset`` is None for shapes that have all they need at entry.
+- Calls of one direction nest (SSL_write_ex calls SSL_write_ex2, gnutls_record_send calls
+  gnutls_record_send2, SSL_connect calls SSL_do_handshake): on one thread the outermost call on one TLS object
+  counts, and what is nested in it is the same bytes. TLS in TLS nests too, on different objects: both count.
+- At level "internal" the sites for reading and writing are OpenSSL's internal functions
+  (capture.openssl_internals), which every exported one reaches: the exports are then left out.
+
+Knows nothing of processes, BPF, or which of the sites get attached.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capture import openssl_internals
+from capture.call_shapes import Call, LibraryProbes, ProbeSite
+from capture.elf import ElfError, ElfFile, Symbol
+from capture.file_view import file_exists
+from capture.probe_points import probe_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A row. ``anchors`` are functions that all must be defined; ``functions`` those that are probed if
+    they are.
+
+    ``file_names`` is a regular expression for the usual names. ``version`` finds ``name`` and version in
+    read-only data, after ``version_needle``, in the file or in the companion library of that name that it
+    is linked with.
+    """
+
+    name: str
+    anchors: tuple[str, ...]
+    functions: Mapping[str, Call]
+    file_names: str
+    version_needle: bytes | None = None
+    version: str = ""
+    companion: str = ""
+    has_openssl_internals: bool = False
+    not_linked_with: str = ""
+
+
+_SSL = {
+    "SSL_read": Call.READ_INT,
+    "SSL_read_ex": Call.READ_EX,
+    "SSL_write": Call.WRITE_INT,
+    "SSL_write_ex": Call.WRITE_EX,
+    "SSL_write_ex2": Call.WRITE_EX2,
+    "SSL_do_handshake": Call.HANDSHAKE,
+    "SSL_connect": Call.HANDSHAKE,
+    "SSL_accept": Call.HANDSHAKE,
+    "SSL_shutdown": Call.SHUTDOWN,
+    "SSL_free": Call.FREE,
+    "SSL_set_fd": Call.SET_FD,
+    "SSL_set_rfd": Call.SET_RFD,
+    "SSL_set_wfd": Call.SET_WFD,
+}
+_SSL_FILE = r"libssl[-.\w]*\.so[.\w]*"
+_CRYPTO_FILE = r"libcrypto[-.\w]*\.so[.\w]*"
+
+# In this order: of the rows with the same functions the first that matches counts. SSL_peek is in none, on
+# purpose: it moves nothing. Early data needs no row: SSL_read_early_data and its twin call SSL_*_ex.
+TLS_LIBRARIES: tuple[Library, ...] = (
+    Library(
+        "AWS-LC",
+        ("SSL_read", "SSL_to_bytes"),
+        _SSL,
+        _SSL_FILE,
+        b"compatible; AWS-LC",
+        r"AWS-LC [\d.]+",
+        _CRYPTO_FILE,
+    ),
+    Library("BoringSSL", ("SSL_read", "SSL_CTX_set_grease_enabled"), _SSL, _SSL_FILE),
+    Library(
+        "LibreSSL",
+        ("SSL_read", "SSL_CTX_use_certificate_chain_mem"),
+        _SSL,
+        _SSL_FILE,
+        b"LibreSSL ",
+        r"LibreSSL \d[\d.]+",
+        _CRYPTO_FILE,
+    ),
+    Library(
+        "OpenSSL",
+        ("SSL_read",),
+        _SSL,
+        _SSL_FILE,
+        b"OpenSSL ",
+        r"OpenSSL \d\.\d+\.\d+\w*",
+        _CRYPTO_FILE,
+        has_openssl_internals=True,
+        not_linked_with=r"libgnutls\.so.*",
+    ),
+    Library(
+        "GnuTLS",
+        ("gnutls_record_recv",),
+        {
+            "gnutls_record_recv": Call.READ_LONG,
+            "gnutls_record_recv_seq": Call.READ_LONG,
+            "gnutls_record_recv_early_data": Call.READ_LONG,
+            "gnutls_record_send": Call.WRITE_LONG,
+            "gnutls_record_send2": Call.WRITE_LONG,
+            "gnutls_record_send_range": Call.WRITE_LONG,
+            "gnutls_handshake": Call.HANDSHAKE_ZERO,
+            "gnutls_bye": Call.SHUTDOWN,
+            "gnutls_deinit": Call.FREE,
+            "gnutls_transport_set_int2": Call.SET_FDS,
+        },
+        r"libgnutls[-.\w]*\.so[.\w]*",
+        b"Enabled GnuTLS ",
+        r"GnuTLS \d[\d.]+\d",
+    ),
+    Library(
+        "mbedTLS",
+        ("mbedtls_ssl_read",),
+        {
+            "mbedtls_ssl_read": Call.READ_INT,
+            "mbedtls_ssl_write": Call.WRITE_INT,
+            "mbedtls_ssl_handshake": Call.HANDSHAKE_ZERO,
+            "mbedtls_ssl_close_notify": Call.SHUTDOWN,
+            "mbedtls_ssl_free": Call.FREE,
+        },
+        r"libmbedtls[-.\w]*\.so[.\w]*",
+    ),
+    Library(
+        "wolfSSL",
+        ("wolfSSL_read",),
+        {
+            "wolfSSL_read": Call.READ_INT,
+            "wolfSSL_recv": Call.READ_INT,
+            "wolfSSL_write": Call.WRITE_INT,
+            "wolfSSL_send": Call.WRITE_INT,
+            "wolfSSL_connect": Call.HANDSHAKE,
+            "wolfSSL_accept": Call.HANDSHAKE,
+            "wolfSSL_negotiate": Call.HANDSHAKE,
+            "wolfSSL_shutdown": Call.SHUTDOWN,
+            "wolfSSL_free": Call.FREE,
+            "wolfSSL_set_fd": Call.SET_FD,
+            "wolfSSL_set_read_fd": Call.SET_RFD,
+            "wolfSSL_set_write_fd": Call.SET_WFD,
+        },
+        r"libwolfssl[-.\w]*\.so[.\w]*",
+        b"wolfSSL ",
+        r"wolfSSL \d[\d.]+\d",
+    ),
+    Library(
+        "s2n-tls",
+        ("s2n_recv", "s2n_negotiate"),
+        {
+            "s2n_recv": Call.READ_LONG,
+            "s2n_send": Call.WRITE_LONG,
+            "s2n_negotiate": Call.HANDSHAKE_ZERO,
+            "s2n_shutdown": Call.SHUTDOWN,
+            "s2n_connection_free": Call.FREE,
+            "s2n_connection_set_fd": Call.SET_FD,
+            "s2n_connection_set_read_fd": Call.SET_RFD,
+            "s2n_connection_set_write_fd": Call.SET_WFD,
+        },
+        r"libs2n[-.\w]*\.so[.\w]*",
+    ),
+    Library(
+        "NSS",
+        ("SSL_ImportFD",),
+        {"SSL_ImportFD": Call.NSS_IMPORT, "SSL_ForceHandshake": Call.HANDSHAKE_ZERO},
+        r"libssl3\.so",
+    ),
+    Library(
+        "NSPR",
+        ("PR_Read", "PR_Write"),
+        {
+            "PR_Read": Call.NSPR_READ,
+            "PR_Recv": Call.NSPR_RECV,
+            "PR_Write": Call.NSPR_WRITE,
+            "PR_Send": Call.NSPR_WRITE,
+            "PR_Writev": Call.NSPR_WRITEV,
+            "PR_Close": Call.NSPR_CLOSE,
+        },
+        r"libnspr4\.so",
+    ),
+    Library(
+        "libcrypto",
+        ("BIO_read", "BIO_write"),
+        {"BIO_read": Call.BIO_READ, "BIO_write": Call.BIO_WRITE},
+        _CRYPTO_FILE,
+        b"OpenSSL ",
+        r"OpenSSL \d\.\d+\.\d+\w*",
+    ),
+)
+
+_INTERNAL_READS_AND_WRITES = frozenset(
+    {Call.READ_INT, Call.READ_EX, Call.WRITE_INT, Call.WRITE_EX, Call.WRITE_EX2}
+)
+# Longer than any "Name 1.2.3" that is looked for.
+_MAX_VERSION_BYTES = 64
+
+
+def may_hold_tls(file_name: str) -> bool:
+    """Whether a library's file name (no directory) is one that a row's library usually has."""
+    return any(re.fullmatch(row.file_names, file_name) for row in TLS_LIBRARIES)
+
+
+def probes_for(path: str) -> LibraryProbes | None:
+    """The probes of the file at ``path``; None if no row's functions are in it.
+
+    Raises ElfError where the file is no readable ELF file for x86-64 or AArch64.
+    """
+    with ElfFile(path) as elf:
+        functions = _wanted_functions(elf)
+        rows = list(_matching(elf, functions))
+        if not rows:
+            return None
+        internals = (
+            openssl_internals.find_internals(elf, functions) if rows[0].has_openssl_internals else None
+        )
+        sites, notes = _sites(elf, rows, functions, internals)
+        return LibraryProbes(
+            path,
+            elf.view.device,
+            elf.view.inode,
+            elf.build_id,
+            _label(elf, rows[0]),
+            "internal" if internals else "exports",
+            sites,
+            notes,
+        )
+
+
+def _wanted_functions(elf: ElfFile) -> dict[str, Symbol]:
+    """Everything that any row could want of the file; only anchors are looked up where none is there."""
+    anchors = elf.functions({row.anchors[0] for row in TLS_LIBRARIES})
+    wanted = {
+        name
+        for row in TLS_LIBRARIES
+        if row.anchors[0] in anchors
+        for name in (
+            *row.anchors,
+            *row.functions,
+            *(openssl_internals.WANTED if row.has_openssl_internals else ()),
+        )
+    }
+    return elf.functions(wanted) if wanted else {}
+
+
+def _matching(elf: ElfFile, functions: Mapping[str, Symbol]) -> Iterator[Library]:
+    """The rows whose anchors are all defined, one for each set of functions."""
+    taken: list[Mapping[str, Call]] = []
+    for row in TLS_LIBRARIES:
+        if row.functions in taken or not all(anchor in functions for anchor in row.anchors):
+            continue
+        if row.not_linked_with and any(re.fullmatch(row.not_linked_with, name) for name in elf.needed):
+            continue
+        taken.append(row.functions)
+        yield row
+
+
+def _sites(
+    elf: ElfFile,
+    rows: list[Library],
+    functions: Mapping[str, Symbol],
+    internals: openssl_internals.OpenSslInternals | None,
+) -> tuple[tuple[ProbeSite, ...], tuple[str, ...]]:
+    """The sites of all rows, and what could not be placed."""
+    wanted: list[tuple[Call, Symbol]] = []
+    if internals:
+        for function, shapes in (
+            (internals.read, {4: Call.READ_EX}),
+            (internals.write, {4: Call.WRITE_EX, 5: Call.WRITE_EX2}),
+        ):
+            symbol = Symbol(function.name, function.address, function.size)
+            wanted.append((shapes[function.out_argument], symbol))
+    for row in rows:
+        replaced = _INTERNAL_READS_AND_WRITES if internals and row.has_openssl_internals else frozenset()
+        wanted += [
+            (call, functions[name])
+            for name, call in row.functions.items()
+            if name in functions and call not in replaced
+        ]
+    sites: dict[int, ProbeSite] = {}
+    notes = []
+    for call, symbol in wanted:
+        address = probe_address(elf, symbol.address, symbol.size, returns=call.takes_return)
+        offset = elf.offset_of(address)
+        if offset is None:
+            notes.append(f"{symbol.name} is not in the file's loaded part")
+        elif offset not in sites:
+            sites[offset] = ProbeSite(call, symbol.name, offset, offset if call.takes_return else None)
+        elif sites[offset].call is not call:
+            # Linkers can fold equal bodies into one; which function was meant is then unknowable.
+            notes.append(f"{symbol.name} shares its code with {sites[offset].symbol} and is not probed")
+    return tuple(sites.values()), tuple(notes)
+
+
+def _label(elf: ElfFile, row: Library) -> str:
+    """The row's name, with the version where the file or its companion library says it."""
+    if row.version_needle is None:
+        return row.name
+    version = _version(elf, row)
+    if version is None and row.companion:
+        folder = Path(elf.path).resolve().parent
+        for name in elf.needed:
+            companion = str(folder / name)
+            if re.fullmatch(row.companion, name) and file_exists(companion):
+                version = _companion_version(companion, row)
+    return f"{row.name} ({version})" if row.name == "libcrypto" and version else version or row.name
+
+
+def _companion_version(path: str, row: Library) -> str | None:
+    try:
+        with ElfFile(path) as companion:
+            return _version(companion, row)
+    except ElfError:
+        return None
+
+
+def _version(elf: ElfFile, row: Library) -> str | None:
+    """The first match of the row's version pattern in read-only data."""
+    needle = row.version_needle or b""
+    for address, _ in elf.find_read_only([needle]):
+        text = elf.read_at(address, _MAX_VERSION_BYTES).split(b"\0", 1)[0].decode("latin-1")
+        match = re.search(row.version, text)
+        if match:
+            return match[0]
+    return None

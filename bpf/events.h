@@ -70,6 +70,8 @@ struct sample {
 	u64 length;	/* bytes of the direction that this record stands for */
 	u32 tgid;
 	u32 tid;
+	u32 library;	/* the attachment's cookie: which library's function it was; 0: none, or unknown */
+	u32 pad0;
 };
 
 struct connection_sample {

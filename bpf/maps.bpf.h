@@ -57,8 +57,9 @@ struct session {
 	u64 sk, connection;	/* where its records go; 0: not known yet */
 	u64 position[2];
 	u64 handshake_started;
+	u32 library;
 	u8 established;
-	u8 pad[7];
+	u8 pad[3];
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */
@@ -69,6 +70,7 @@ struct tls_call {
 	u64 ssl, buffer, count, done_pointer;
 	u64 entered;
 	u64 stack;		/* stack pointer at entry: matches the return to its entry */
+	u64 library;
 	u64 sk, connection;	/* the socket that a nested system call touched */
 };
 
@@ -79,9 +81,9 @@ struct job {
 	u64 base, length, offset;
 	u64 left;
 	u64 captured, ring_full, fault;
-	u32 tgid, tid;
+	u32 tgid, tid, library;
 	u8 kind, direction, protocol;
-	u8 pad[5];
+	u8 pad;
 };
 
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bpf import system
 from bpf.program import Kernel, ProgramError
@@ -32,6 +33,9 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("sched_process_exec", "on_sched_process_exec"),
     ("sched_process_exit", "on_sched_process_exit"),
 )
+
+
+_Event = TypeVar("_Event", int, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +69,26 @@ class Probes:
                 if event_id is None:
                     self.missing.append(event)
                     continue
-                self._attach(event, lambda: system.open_tracepoint(self._load(program, "TRACEPOINT"), event_id))
+                self._attach(event, system.open_tracepoint, self._load(program, "TRACEPOINT"), event_id)
         finally:
             tracefs.close()
         for event, program in RAW_TRACEPOINTS:
-            self._attach(event, lambda: system.open_raw_tracepoint(self._load(program, "RAW_TRACEPOINT"), event))
+            self._attach(event, system.open_raw_tracepoint, self._load(program, "RAW_TRACEPOINT"), event)
 
-    def _attach(self, what: str, attach: Callable[[], int]) -> None:
+    def _attach(self, what: str, attach: Callable[[int, _Event], int], program: int, event: _Event) -> None:
         try:
-            self._fds.append(attach())
+            self._fds.append(attach(program, event))
         except OSError as error:
             raise ProgramError(
                 f"The kernel refuses to attach to {what} ({error.strerror}): run as root (sudo plaintap …), "
                 "or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH."
             ) from None
 
-    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite]) -> None:
-        """Attach at offsets of one file, in every process that maps it. Raises OSError, ProgramError."""
+    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], cookie: int) -> None:
+        """Attach at offsets of one file, in every process that maps it; samples carry ``cookie`` as their library.
+
+        Raises OSError, ProgramError.
+        """
         attached: list[int] = []
         groups: dict[tuple[str, bool], list[int]] = {}
         for site in sites:
@@ -89,17 +96,19 @@ class Probes:
         try:
             # Entries last: a return without its entry is ignored, an entry without its return is kept in vain.
             for (program, at_return), offsets in sorted(groups.items(), key=lambda group: not group[0][1]):
-                attached += self._attach_group(program, path, offsets, at_return=at_return)
+                attached += self._attach_group(program, path, offsets, cookie, at_return=at_return)
         except OSError:
             for fd in attached:
                 os.close(fd)
             raise
         self._fds += attached
 
-    def _attach_group(self, program: str, path: str, offsets: Sequence[int], *, at_return: bool) -> list[int]:
+    def _attach_group(
+        self, program: str, path: str, offsets: Sequence[int], cookie: int, *, at_return: bool
+    ) -> list[int]:
         if self._multi is not False:
             try:
-                fd = system.link_uprobe_multi(self._load_multi(program), path, offsets, at_return=at_return)
+                fd = system.link_uprobe_multi(self._load_multi(program), path, offsets, cookie, at_return=at_return)
             except OSError:
                 if self._multi:
                     raise

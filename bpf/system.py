@@ -66,13 +66,15 @@ def load_uprobe_multi_program(instructions: bytes, name: str) -> int:
     return _bpf(_BPF_PROG_LOAD, attributes)
 
 
-def link_uprobe_multi(program: int, path: str, offsets: Sequence[int], *, at_return: bool) -> int:
-    """Attach one program at file offsets of one file, in every process (Linux 6.6)."""
+def link_uprobe_multi(program: int, path: str, offsets: Sequence[int], cookie: int, *, at_return: bool) -> int:
+    """Attach one program at file offsets of one file, in every process (Linux 6.6); it can read the cookie."""
     array = (ctypes.c_uint64 * len(offsets))(*offsets)
+    cookies = (ctypes.c_uint64 * len(offsets))(*[cookie] * len(offsets))
     name = ctypes.create_string_buffer(os.fsencode(path))
     attributes = struct.pack(
         "<IIIIQQQQIII",
-        program, 0, _BPF_TRACE_UPROBE_MULTI, 0, ctypes.addressof(name), ctypes.addressof(array), 0, 0,
+        program, 0, _BPF_TRACE_UPROBE_MULTI, 0, ctypes.addressof(name), ctypes.addressof(array), 0,
+        ctypes.addressof(cookies),
         len(offsets), _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, 0,
     )  # fmt: skip
     return _bpf(_BPF_LINK_CREATE, attributes)

@@ -34,7 +34,7 @@ INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 d
 	}
 	struct tls_call call = {
 		.ssl = ssl, .buffer = buffer, .count = count_, .done_pointer = done_pointer,
-		.entered = bpf_ktime_get_ns(), .stack = STACK_AT_ENTRY(ctx),
+		.entered = bpf_ktime_get_ns(), .stack = STACK_AT_ENTRY(ctx), .library = bpf_get_attach_cookie(ctx),
 	};
 	if (tls_calls.update(&key, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
@@ -68,6 +68,7 @@ INLINE void put_session_event(u8 kind, struct session *s, u64 position, u64 id)
 	r->time = bpf_ktime_get_ns();
 	r->connection = s->connection;
 	r->session = s->id;
+	r->library = s->library;
 	r->position = position;
 	r->tgid = id >> 32;
 	r->tid = id;
@@ -83,7 +84,7 @@ INLINE struct session *session_of(struct tls_call *call, u64 id)
 	if (s && call->connection && s->connection && s->connection != call->connection)
 		s = NULL;
 	if (!s) {
-		struct session fresh = {.id = new_id()};
+		struct session fresh = {.id = new_id(), .library = call->library};
 		if (sessions.update(&key, &fresh)) {
 			count(COUNTER_TABLE_FULL, 1);
 			return NULL;
@@ -127,7 +128,7 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		return 0;
 	struct job job = {
 		.session = s->id, .base = call->buffer, .length = n, .left = n, .tgid = id >> 32, .tid = tid,
-		.kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
+		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 	};
 	c = bind(s, call, id);

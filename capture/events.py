@@ -1,0 +1,273 @@
+"""Kernel samples, decoded: what happened, as frozen values.
+
+A sample is a record of the ring buffer as events.h lays it out; this module turns one into an event. Layout
+comes from the caller (bpf.abi derives it from the header), so nothing here imports the kernel side. Times
+become wall-clock nanoseconds by a constant offset: CLOCK_MONOTONIC orders, the epoch is for people.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol as TypingProtocol
+
+
+class Direction(IntEnum):
+    """As the recorded process sees it."""
+
+    SENT = 0
+    RECEIVED = 1
+
+
+class Protocol(IntEnum):
+    """What the first bytes speak."""
+
+    UNDECIDED = 0
+    TLS = 1
+    HTTP = 2
+    OTHER = 3
+
+
+class Role(IntEnum):
+    """Whether connect() or accept() made the socket."""
+
+    UNKNOWN = 0
+    CLIENT = 1
+    SERVER = 2
+
+
+class Reason(IntEnum):
+    """Why bytes were not captured. ``word`` is how files and the ledger say it."""
+
+    NONE = 0
+    RING_FULL = 1
+    FAULT = 2
+    LIMIT = 3
+    NOT_IN_USER_SPACE = 4
+    TABLE_FULL = 5
+
+    @property
+    def word(self) -> str:
+        """Lower case with hyphens."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionAnnounced:
+    """A connection that speaks a wanted protocol; comes before its first data.
+
+    ``base`` is the position from which each direction is reported. ``opened`` and ``established`` are None
+    where they were before the recording.
+    """
+
+    connection: int
+    time: int
+    pid: int
+    comm: str
+    fd: int
+    inode: int
+    netns: int
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+    role: Role
+    protocol: Protocol
+    opened: int | None
+    established: int | None
+    base: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BytesMoved:
+    """Bytes of one direction: ``payload`` was captured, ``length`` moved; ``reason`` says why they differ.
+
+    ``session`` is 0 for cleartext, else the TLS session whose plaintext this is; its ``connection`` may be 0
+    while it is not known. ``hello`` marks TLS records of a handshake, as they crossed the socket.
+    """
+
+    connection: int
+    session: int
+    time: int
+    direction: Direction
+    position: int
+    length: int
+    payload: bytes
+    reason: Reason
+    protocol: Protocol
+    pid: int
+    tid: int
+    library: int
+    hello: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEnded:
+    """The socket is gone. Final positions of its bytes, and of its last TLS session's plaintext."""
+
+    connection: int
+    time: int
+    local_fin: int | None
+    peer_fin: int | None
+    local_reset: int | None
+    peer_reset: int | None
+    moved: tuple[int, int]
+    session: int
+    session_moved: tuple[int, int]
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBound:
+    """A TLS session's records were seen to go over this connection."""
+
+    session: int
+    connection: int
+    time: int
+    pid: int
+    library: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEstablished:
+    """A TLS handshake function succeeded; ``started`` is when the first of them was entered."""
+
+    session: int
+    connection: int
+    time: int
+    started: int
+    pid: int
+    library: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFreed:
+    """The TLS object is gone."""
+
+    session: int
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramExecuted:
+    """A process runs another program; ``arguments`` may be cut short."""
+
+    pid: int
+    time: int
+    file: str
+    arguments: tuple[str, ...]
+
+
+Event = (
+    ConnectionAnnounced
+    | BytesMoved
+    | ConnectionEnded
+    | SessionBound
+    | SessionEstablished
+    | SessionFreed
+    | ProgramExecuted
+)
+
+
+class Layout(TypingProtocol):
+    """A struct of events.h."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Members in order."""
+
+    @property
+    def codec(self) -> struct.Struct:
+        """Unpacks to a tuple in that order."""
+
+
+class Decoder:
+    """Decodes samples of one ABI, at one offset between the clocks (nanoseconds to add)."""
+
+    def __init__(self, layouts: Mapping[str, Layout], constants: Mapping[str, int], clock_offset: int) -> None:
+        self._offset = clock_offset
+        self._head = layouts["sample"].codec
+        self._connection = layouts["connection_sample"]
+        self._end = layouts["end_sample"]
+        self._kinds: dict[int, Callable[[bytes, int, tuple[int, ...]], Event]] = {
+            constants["SAMPLE_DATA"]: self._data,
+            constants["SAMPLE_HELLO"]: self._hello,
+            constants["SAMPLE_CONNECTION"]: self._announced,
+            constants["SAMPLE_END"]: self._ended,
+            constants["SAMPLE_BOUND"]: self._bound,
+            constants["SAMPLE_HANDSHAKE"]: self._established,
+            constants["SAMPLE_SESSION_END"]: self._freed,
+            constants["SAMPLE_EXEC"]: self._executed,
+        }
+        # Small enumerations come from tables: calling an IntEnum costs more than the rest of the decoding.
+        self._directions = tuple(Direction)
+        self._reasons = tuple(Reason)
+        self._protocols = tuple(Protocol)
+
+    def decode(self, buffer: bytes, starts: Iterable[int]) -> Iterable[Event]:
+        """The events of a batch, in order."""
+        unpack, kinds = self._head.unpack_from, self._kinds
+        for start in starts:
+            head = unpack(buffer, start)
+            yield kinds[head[0]](buffer, start, head)
+
+    def _data(self, buffer: bytes, start: int, head: tuple[int, ...], *, hello: bool = False) -> BytesMoved:
+        _, direction, reason, protocol, captured, time, connection, session, position, length, pid, tid, lib, _ = head
+        begin = start + self._head.size
+        return BytesMoved(
+            connection, session, time + self._offset, self._directions[direction], position, length,
+            buffer[begin : begin + captured], self._reasons[reason], self._protocols[protocol], pid, tid, lib, hello,
+        )  # fmt: skip
+
+    def _hello(self, buffer: bytes, start: int, head: tuple[int, ...]) -> BytesMoved:
+        return self._data(buffer, start, head, hello=True)
+
+    def _wall(self, time: int) -> int | None:
+        return time + self._offset if time else None
+
+    def _announced(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionAnnounced:
+        m = dict(zip(self._connection.names, self._connection.codec.unpack_from(buffer, start), strict=True))
+        width = 4 if m["family"] == 2 else 16  # AF_INET
+        return ConnectionAnnounced(
+            connection=m["connection"], time=m["time"] + self._offset, pid=m["tgid"], comm=_text(m["comm"]),
+            fd=m["fd"], inode=m["inode"], netns=m["netns"],
+            local=m["local"][:width], local_port=m["local_port"],
+            remote=m["remote"][:width], remote_port=m["remote_port"],
+            role=Role(m["role"]), protocol=Protocol(m["protocol"]),
+            opened=self._wall(m["opened"]), established=self._wall(m["established"]),
+            base=(m["base_sent"], m["base_received"]),
+        )  # fmt: skip
+
+    def _ended(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionEnded:
+        m = dict(zip(self._end.names, self._end.codec.unpack_from(buffer, start), strict=True))
+        return ConnectionEnded(
+            m["connection"], m["time"] + self._offset,
+            self._wall(m["local_fin"]), self._wall(m["peer_fin"]),
+            self._wall(m["local_reset"]), self._wall(m["peer_reset"]),
+            (m["sent"], m["received"]), m["session"], (m["session_sent"], m["session_received"]),
+            Protocol(m["protocol"]),
+        )  # fmt: skip
+
+    def _bound(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionBound:
+        return SessionBound(head[7], head[6], head[5] + self._offset, head[10], head[12])
+
+    def _established(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionEstablished:
+        return SessionEstablished(
+            head[7], head[6], head[5] + self._offset, head[8] + self._offset, head[10], head[12]
+        )
+
+    def _freed(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionFreed:
+        return SessionFreed(head[7], head[5] + self._offset)
+
+    def _executed(self, buffer: bytes, start: int, head: tuple[int, ...]) -> ProgramExecuted:
+        at = start + self._head.size
+        half = 256  # EXEC_TEXT_BYTES / 2
+        file = _text(buffer[at : at + half])
+        words = buffer[at + half : at + half + head[4]].split(b"\0")
+        return ProgramExecuted(head[10], head[5] + self._offset, file, tuple(_text(w) for w in words[:-1] or words))
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

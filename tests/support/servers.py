@@ -38,6 +38,7 @@ http {{
         root {root};
         add_header X-Client-Port $remote_port;
         location /files/ {{ dav_methods PUT; create_full_put_path on; }}
+        location = /status {{ stub_status; }}
     }}
 }}
 """

@@ -1,8 +1,8 @@
 """One direction of bytes put in order by position: pieces in, pieces and holes out.
 
 Pieces come almost always in order, for the ring keeps the order in which they were reserved. Two threads on
-one socket can swap; a record that found no room never comes. So a piece from the thread that sent the one
-before it proves a hole at once, and any other waits a moment for what may still come.
+one socket can swap; a record that found no room never comes. From the outside the two look alike, so a piece
+that comes early waits a moment for what may still come before it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 # How long a hole may be a piece that another thread is still writing into the ring.
-REORDER_WINDOW_NS = 200_000_000
-# Pieces kept in that time, a direction: beyond it, a busy stream has a hole, not a swap.
-MAX_HELD_PIECES = 256
+REORDER_WINDOW_NS = 100_000_000
+# Bytes kept in that time, a direction: on a stream that is this busy a swap would long have been undone.
+MAX_HELD_BYTES = 1 << 20
 
 
 class Piece(Protocol):
@@ -32,10 +32,6 @@ class Piece(Protocol):
     def time(self) -> int:
         """Nanoseconds."""
 
-    @property
-    def tid(self) -> int:
-        """The thread it came from."""
-
 
 P = TypeVar("P", bound=Piece)
 
@@ -51,26 +47,28 @@ class Hole:
 class Flow(Generic[P]):
     """Orders the pieces of one direction from position ``base`` on."""
 
-    __slots__ = ("_held", "_last_tid", "_waiting_since", "late_bytes", "next")
+    __slots__ = ("_held", "_held_bytes", "_waiting_since", "late_bytes", "position")
 
     def __init__(self, base: int) -> None:
-        self.next = base
+        self.position = base
         self.late_bytes = 0
         self._held: dict[int, P] = {}
-        self._last_tid = 0
+        self._held_bytes = 0
         self._waiting_since = 0
 
     def add(self, piece: P) -> Iterator[P | Hole]:
         """What is in order now that this piece has come."""
-        if piece.position == self.next:
-            yield self._pass(piece)
+        if piece.position == self.position:
+            self.position += piece.length
+            yield piece
             if self._held:
                 yield from self._consecutive()
-        elif piece.position > self.next:
+        elif piece.position > self.position:
             if not self._held:
                 self._waiting_since = piece.time
             self._held[piece.position] = piece
-            if piece.tid == self._last_tid or len(self._held) > MAX_HELD_PIECES:
+            self._held_bytes += piece.length
+            if self._held_bytes > MAX_HELD_BYTES:
                 yield from self.give_up()
         else:
             # Its place was already declared a hole: too late to be shown in order.
@@ -85,27 +83,24 @@ class Flow(Generic[P]):
         """Everything that is held, with holes for what is missing before it."""
         while self._held:
             first = min(self._held)
-            yield Hole(self._held[first].time, first - self.next)
-            self.next = first
+            yield Hole(self._held[first].time, first - self.position)
+            self.position = first
             yield from self._consecutive()
 
     def finish(self, final: int, now: int) -> Iterator[P | Hole]:
         """The end: everything up to the position ``final``, which the kernel says was reached."""
         yield from self.give_up()
-        if final > self.next:
-            yield Hole(now, final - self.next)
-            self.next = final
+        if final > self.position:
+            yield Hole(now, final - self.position)
+            self.position = final
 
     @property
     def waits(self) -> bool:
         """Whether something is held."""
         return bool(self._held)
 
-    def _pass(self, piece: P) -> P:
-        self.next += piece.length
-        self._last_tid = piece.tid
-        return piece
-
     def _consecutive(self) -> Iterator[P]:
-        while (piece := self._held.pop(self.next, None)) is not None:
-            yield self._pass(piece)
+        while (piece := self._held.pop(self.position, None)) is not None:
+            self.position += piece.length
+            self._held_bytes -= piece.length
+            yield piece

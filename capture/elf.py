@@ -40,7 +40,7 @@ _NT_GNU_BUILD_ID = 3
 _RELATIVE = {X86_64: 8, AARCH64: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 
 _DT_NEEDED, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_SONAME = 1, 4, 5, 6, 7, 8, 14
-_DT_GNU_HASH = 0x6FFFFEF5
+_DT_GNU_HASH, _DT_VERSYM = 0x6FFFFEF5, 0x6FFFFFF0
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -263,6 +263,7 @@ class ElfFile:
             candidates = self._sysv_hash_candidates(table)
         else:
             return {}
+        versions = self._dynamic_offset(_DT_VERSYM)
         found: dict[str, Symbol] = {}
         for name in names:
             wanted = name.encode() + b"\0"
@@ -273,9 +274,15 @@ class ElfFile:
                     continue
                 if (
                     self.view.read(strings + text, min(len(wanted), self.view.size - strings - text))
-                    == wanted
+                    != wanted
                 ):
-                    found[name] = Symbol(name, address, size)
+                    continue
+                symbol = Symbol(name, address, size)
+                # Of several versions of a name the default one counts: programs built today bind to it.
+                if versions is not None and self.view.read(versions + index * 2 + 1, 1)[0] & 0x80:
+                    found.setdefault(name, symbol)
+                else:
+                    found[name] = symbol
                     break
         return found
 

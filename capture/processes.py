@@ -4,7 +4,7 @@ Models proc(5) and the cache of ld.so(8). A process can end between any two read
 there, and never an error, except for ``require_process``, where a user named it.
 
 Files are named by a path that this process can open and identified by fstat's (device, inode) of that path.
-For a process in another mount namespace or root that is /proc/PID/root/..., for a deleted or replaced file
+For a process in another mount namespace that is /proc/PID/root/..., for a deleted or replaced file
 or a memfd /proc/PID/map_files/...; both work for as long as the process maps the file, so a path is for
 using at once. Containers that share an overlayfs layer can show one file under two identities: a probe on
 both fires twice for a call, which the rule of capture.tls_libraries on nested calls counts once.
@@ -135,42 +135,63 @@ def discover_files(
     ``from_loader_cache`` picks libraries of the loader's cache by file name, to add those that nothing maps
     yet. Processes that end or may not be read are left out. Takes a millisecond per process or less.
     """
-    files: dict[tuple[int, int], ExecutableFile] = {}
-    holders: dict[tuple[int, int], list[int]] = {}
-    known: dict[tuple[int | None, bytes, int], tuple[int, int]] = {}
-    own_namespace = _namespace(PROC / "self")
+    found = _Discovery(_namespace(PROC / "self"))
     for pid in process_ids() if pids is None else pids:
-        folder = PROC / str(pid)
-        namespace = _root_namespace(folder, own_namespace)
-        for mapping in executable_mappings(pid):
-            key = (namespace, mapping.name, mapping.inode)
-            if key not in known:
-                found = _locate(folder, mapping, plain=namespace == own_namespace and namespace is not None)
-                if found is None:
-                    continue
-                identity = (found.device, found.inode)
-                files.setdefault(identity, found)
-                if namespace is not None:
-                    known[key] = identity
-            else:
-                identity = known[key]
-            owners = holders.setdefault(identity, [])
-            if not owners or owners[-1] != pid:
-                owners.append(pid)
+        found.add_process(pid)
     for path in loader_cache_libraries() if from_loader_cache else ():
         if from_loader_cache and from_loader_cache(path.rpartition("/")[2]):
-            _add_plain(files, path)
-    return [
-        ExecutableFile(file.path, file.device, file.inode, file.name, tuple(holders.get(identity, ())))
-        for identity, file in files.items()
-    ]
+            found.add_library(path)
+    return found.files()
+
+
+class _Discovery:
+    """The files found so far. Each is located once for a mount namespace, however many processes map it."""
+
+    def __init__(self, own_namespace: int | None) -> None:
+        self._own_namespace = own_namespace
+        self._files: dict[tuple[int, int], ExecutableFile] = {}
+        self._pids: dict[tuple[int, int], dict[int, None]] = {}
+        self._located: dict[tuple[int, bytes, bytes, int], tuple[int, int]] = {}
+
+    def add_process(self, pid: int) -> None:
+        """Add what the process maps; nothing if it ended or may not be read."""
+        folder = PROC / str(pid)
+        namespace = _namespace(folder)
+        if namespace is None:
+            return
+        for mapping in executable_mappings(pid):
+            key = (namespace, mapping.device, mapping.name, mapping.inode)
+            if key not in self._located:
+                file = _locate(folder, mapping, plain=namespace == self._own_namespace)
+                if file is None:
+                    continue
+                self._located[key] = (file.device, file.inode)
+                self._files.setdefault(self._located[key], file)
+            self._pids.setdefault(self._located[key], {})[pid] = None
+
+    def add_library(self, path: str) -> None:
+        """Add a file of this namespace; nothing if it isn't there."""
+        try:
+            status = os.stat(path)  # noqa: PTH116 - as in _locate
+        except (OSError, ValueError):
+            return
+        identity = (status.st_dev, status.st_ino)
+        self._files.setdefault(identity, ExecutableFile(path, *identity, path, ()))
+
+    def files(self) -> list[ExecutableFile]:
+        """All of them, each with its pids."""
+        return [
+            ExecutableFile(file.path, file.device, file.inode, file.name, tuple(self._pids.get(identity, ())))
+            for identity, file in self._files.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One executable mapping: its address range as map_files names it, the file's inode and path as shown."""
+    """One executable mapping: its address range as map_files names it, the file's device, inode and path."""
 
     addresses: str
+    device: bytes
     inode: int
     name: bytes
 
@@ -185,15 +206,17 @@ def executable_mappings(pid: int) -> list[Mapping]:
     for addresses, device, inode, name in _MAPPING.findall(text):
         key = (device, inode, name)
         if key not in mappings:
-            mappings[key] = Mapping(addresses.decode(), int(inode), name)
+            mappings[key] = Mapping(addresses.decode(), device, int(inode), name)
     return list(mappings.values())
 
 
 def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | None:
     """The mapped file under a path that opens it; None if the process is gone or denies it."""
     name = os.fsdecode(mapping.name.replace(_ESCAPED_NEWLINE, b"\n"))
-    candidates = [f"{folder}/map_files/{mapping.addresses}"]
+    # The second needs fewer rights, and serves where the file is the executable.
+    candidates = [f"{folder}/map_files/{mapping.addresses}", f"{folder}/exe"]
     if not name.endswith(_DELETED):
+        # The kernel writes paths of this namespace as this process sees them, whatever root the other has.
         candidates.insert(0, name if plain else f"{folder}/root{name}")
     for path in candidates:
         try:
@@ -204,15 +227,6 @@ def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | 
         if status.st_ino == mapping.inode:
             return ExecutableFile(path, status.st_dev, status.st_ino, name.removesuffix(_DELETED), ())
     return None
-
-
-def _add_plain(files: dict[tuple[int, int], ExecutableFile], path: str) -> None:
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):
-        return
-    identity = (status.st_dev, status.st_ino)
-    files.setdefault(identity, ExecutableFile(path, *identity, path, ()))
 
 
 def loader_cache_libraries(cache: Path = LOADER_CACHE) -> list[str]:
@@ -235,17 +249,6 @@ def loader_cache_libraries(cache: Path = LOADER_CACHE) -> list[str]:
         if end > start + value:
             paths[os.fsdecode(data[start + value : end])] = None
     return list(paths)
-
-
-def _root_namespace(folder: Path, own: int | None) -> int | None:
-    """The mount namespace to read the process's paths in; None if it has a root of its own there."""
-    namespace = _namespace(folder)
-    try:
-        root = (folder / "root").readlink()
-    except OSError:
-        return None
-    # Another namespace's root reads as "/" too, from in there; a chroot in it reads as its folder.
-    return namespace if str(root) == "/" and (own is not None) else None
 
 
 def _namespace(folder: Path) -> int | None:

@@ -1,0 +1,59 @@
+"""Probe points of hand-written functions: how far a probe may move in, and what keeps it back."""
+
+from __future__ import annotations
+
+import pytest
+from compiled import compile_library, symbols
+
+from capture.elf import ElfFile
+from capture.probe_points import probe_address
+
+# name: (instructions, offset for entry and return, offset for entry only)
+FUNCTIONS = {
+    "push_first": ("push %rbp; pop %rbp; ret", 0, 0),
+    "endbr_push": ("endbr64; push %rbp; pop %rbp; ret", 4, 4),
+    "test_jump": ("test %edx, %edx; js 1f; mov %rdi, %rax; 1: ret", 2, 2),
+    "endbr_cmp_nop_push": ("endbr64; cmp $5, %rdi; nopl (%rax); push %rbx; pop %rbx; ret", 11, 11),
+    # A uretprobe below a moved stack pointer would overwrite a local variable.
+    "sub_test_jump": ("sub $24, %rsp; test %edx, %edx; js 1f; nop; 1: add $24, %rsp; ret", 0, 6),
+    "copy_push": ("mov %rdi, %rax; push %rbx; pop %rbx; ret", 0, 3),
+    # The argument that the probe reads would be gone.
+    "argument_lost": ("mov %rsi, %rdi; push %rbx; pop %rbx; ret", 0, 0),
+    "argument_loaded": ("mov (%rdi), %rsi; push %rbx; pop %rbx; ret", 0, 0),
+    "stored": ("mov %rdi, (%rsi); push %rbx; pop %rbx; ret", 0, 0),
+    # Each time round the loop would be a call.
+    "loop_to_point": ("test %rdi, %rdi; 1: nop; dec %edi; jnz 1b; ret", 0, 0),
+    "loop_to_start": ("1: test %rdi, %rdi; nop; dec %edi; jnz 1b; ret", 0, 0),
+    "loop_further_in": ("test %rdi, %rdi; nop; 1: dec %edi; jnz 1b; ret", 3, 3),
+    "never_cheap": ("mov %rdi, %rax; ret", 0, 0),
+    "undecodable_rest": ("endbr64; push %rbx; pop %rbx; ret; .byte 0x06", 0, 0),
+    "far_in": ("; ".join(["test %rdi, %rdi"] * 12) + "; push %rbx; pop %rbx; ret", 0, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    source = ".text\n"
+    for name, (body, _, _) in FUNCTIONS.items():
+        lines = "\n".join(part.strip() for part in body.split(";"))
+        source += f".globl {name}\n.type {name}, @function\n.p2align 4\n{name}:\n.cfi_startproc\n{lines}\n"
+        source += f".cfi_endproc\n.size {name}, .-{name}\n"
+    path = compile_library(tmp_path_factory.mktemp("points"), source, "-nostdlib", kind="s")
+    with ElfFile(str(path)) as elf:
+        yield elf, symbols(path)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_probe_moves_in_only_where_that_is_exact(library, name):
+    elf, addresses = library
+    start = addresses[name]
+    symbol = elf.exported([name])[name]
+    _, both, entry = FUNCTIONS[name]
+    assert probe_address(elf, start, symbol.size, returns=True) - start == both
+    assert probe_address(elf, start, symbol.size, returns=False) - start == entry
+
+
+def test_without_an_extent_nothing_moves(library):
+    elf, addresses = library
+    inside = addresses["endbr_push"] + 1
+    assert probe_address(elf, inside, 0, returns=False) == inside

@@ -1,0 +1,487 @@
+"""One direction of an HTTP/1 connection: where messages begin and end (RFC 9112 §6 and §7).
+
+    HEAD ──head──▶ LENGTH | CHUNK_SIZE | UNTIL_CLOSE | (no body) ──end──▶ HEAD
+    CHUNK_SIZE ─▶ CHUNK_DATA ─▶ CHUNK_END ─▶ CHUNK_SIZE …  ─last─▶ TRAILERS ──▶ HEAD
+    anything ──gap over framing, malformed──▶ RESYNC ──recognised head──▶ HEAD
+    HEAD ──switched──▶ SWITCHED        the rest belongs to another protocol
+    anything ──dropped──▶ SKIP         the rest cannot be read
+
+A reader knows nothing of the other direction: its owner says how each body is framed, and may have it wait.
+Bytes that were consumed are never looked at again, and those that were searched for the end of a line or of a
+head never searched again, so that any split of the input costs the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+from capture.streams import Side
+from exporters.http.heads import HEAD_END, KNOWN_METHODS, REQUEST_START, RESPONSE_START, TOKEN, parse_fields
+from exporters.http.messages import LOST_TO_LIMIT, NO_BODY, NO_FIELDS, Body, Fields, Lost
+
+if TYPE_CHECKING:
+    from exporters.http.layers import Limits, Notes
+
+MAX_CHUNK_LINE_BYTES = 16 * 1024
+"""Of a chunk's size and extensions; servers allow from 4 to 16 KiB."""
+
+MAX_START_LINE_BYTES = 64 * 1024
+"""How far back from the end of a line a start line is looked for when synchronising."""
+
+MAX_PREFIX_BYTES = 20
+"""How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
+
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+_START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
+
+
+def _plausible(side: Side, prefix: bytes, strict: bool) -> bool:
+    """Whether ``prefix``, of any length, can be the beginning of a head."""
+    if side is Side.SERVER:
+        return prefix.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(prefix)
+    method, space, _ = prefix.partition(b" ")
+    if strict:
+        return method in KNOWN_METHODS if space else any(known.startswith(method) for known in KNOWN_METHODS)
+    return TOKEN.fullmatch(method.rstrip(b"\t")) is not None
+
+
+class State(IntEnum):
+    """What the next byte is."""
+
+    HEAD = 0
+    LENGTH = 1
+    UNTIL_CLOSE = 2
+    CHUNK_SIZE = 3
+    CHUNK_DATA = 4
+    CHUNK_END = 5
+    TRAILERS = 6
+    RESYNC = 7
+    SWITCHED = 8
+    SKIP = 9
+
+
+class Framing(IntEnum):
+    """How a message's body ends, where it is not a length (which is 0 or more)."""
+
+    CHUNKED = -1
+    UNTIL_CLOSE = -2
+    SWITCHED = -3
+    UNKNOWN = -4
+
+
+class Turn(IntEnum):
+    """Whether a message may begin now."""
+
+    GO = 0
+    WAIT = 1
+    REFUSE = 2
+
+
+class Owner(Protocol):
+    """Who joins the two directions."""
+
+    def turn(self, side: Side, synchronising: bool) -> Turn:
+        """May ``side`` begin a message?"""
+
+    def message_began(self, side: Side, head: bytes, times: tuple[int, int], strict: bool) -> int | None:
+        """``side`` sent a head; how its body is framed (Framing, or a length), None where it is malformed."""
+
+    def message_ended(self, side: Side, time_ns: int) -> None:
+        """The message that began last is complete."""
+
+    def sync_lost(self, side: Side, time_ns: int, lost: Lost | None) -> None:
+        """Where ``side``'s messages begin and end is no longer known: bytes are lost, or malformed (None)."""
+
+    def switched_data(self, side: Side, time_ns: int, data: bytes) -> None:
+        """``side`` sent ``data`` in another protocol."""
+
+    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
+        """``side`` sent ``length`` bytes in another protocol, which were not captured."""
+
+
+class BodyBuilder:
+    """A body while it comes in."""
+
+    __slots__ = ("_limit", "_lost", "complete", "data", "marks", "wire_bytes")
+
+    def __init__(self, limit: int, marked: bool = False) -> None:
+        self.data: bytes | bytearray = b""
+        self.wire_bytes = 0
+        self.complete = False
+        self.marks: list[tuple[int, int]] | None = [] if marked else None
+        self._limit = limit
+        self._lost: list[Lost] = []
+
+    def add(self, piece: bytes | bytearray, time_ns: int) -> None:
+        """``piece`` is the next part of the body."""
+        self.wire_bytes += len(piece)
+        room = self._limit - len(self.data)
+        if len(piece) > room:
+            self._lose(len(piece) - room, LOST_TO_LIMIT)
+            piece = piece[:room]
+        if self.marks is not None:
+            self.marks.append((len(self.data), time_ns))
+        if not self.data:
+            self.data = bytes(piece)
+        else:
+            if isinstance(self.data, bytes):
+                self.data = bytearray(self.data)
+            self.data += piece
+
+    def lose(self, length: int, reason: str) -> None:
+        """The next ``length`` bytes of the body were not captured."""
+        self.wire_bytes += length
+        self._lose(length, reason)
+
+    def _lose(self, length: int, reason: str) -> None:
+        offset = len(self.data)
+        if self._lost and self._lost[-1].offset == offset and self._lost[-1].reason == reason:
+            length += self._lost.pop().length
+        self._lost.append(Lost(offset, length, reason))
+
+    def build(self, transfer_codings: tuple[bytes, ...] = ()) -> Body:
+        """The body as it is now."""
+        if not self.wire_bytes and self.complete:
+            return NO_BODY
+        marks = tuple(self.marks or ())
+        return Body(self.data, self.wire_bytes, tuple(self._lost), self.complete, transfer_codings, marks)
+
+
+_Held = tuple[int, bytes | None, int, str]
+"""(time, data, gap length, gap reason) of an item that waits; data is None for a gap."""
+
+
+class MessageReader:
+    """Reads one direction. ``body`` and ``trailers`` are those of the message that began last."""
+
+    def __init__(self, side: Side, owner: Owner, limits: Limits, notes: Notes, joined: bool) -> None:
+        self.body = BodyBuilder(0)
+        self.trailers = NO_FIELDS
+        self.state = State.HEAD
+        self.waiting: deque[_Held] | None = None
+        self._side = side
+        self._owner = owner
+        self._limits = limits
+        self._notes = notes
+        self._rest = bytearray()  # an unfinished line or head
+        self._searched = 0  # how much of _rest holds no end of what is looked for
+        self._started_ns: int | None = None
+        self._recognised = joined  # whether a message begins here is for its head to show
+        self._remaining = 0
+        self._waiting_bytes = 0
+
+    @property
+    def between_messages(self) -> bool:
+        """Nothing of a next message has come in."""
+        return self.state is State.HEAD and not self._rest
+
+    # Input.
+
+    def data(self, time_ns: int, data: bytes) -> None:
+        """The next bytes of the direction."""
+        if self.waiting is not None:
+            self._hold((time_ns, data, 0, ""), len(data))
+        elif self._rest:
+            self._rest += data
+            used = self._consume(self._rest, time_ns)
+            if self._rest:  # empty after a loss of synchronisation
+                del self._rest[:used]
+        else:
+            used = self._consume(data, time_ns)
+            if used < len(data):
+                self._rest += data[used:] if used else data
+
+    def gap(self, time_ns: int, length: int, reason: str) -> None:
+        """The next ``length`` bytes of the direction were not captured."""
+        if self.waiting is not None:
+            self._hold((time_ns, None, length, reason), 0)
+            return
+        self._notes.lost_bytes += length
+        state = self.state
+        if state is State.UNTIL_CLOSE:
+            self.body.lose(length, reason)
+        elif state is State.LENGTH or (state is State.CHUNK_DATA and length <= self._remaining):
+            self._gap_in_body(time_ns, length, reason)
+        elif state is State.SWITCHED:
+            self._owner.switched_gap(self._side, time_ns, length, reason)
+        elif state is State.HEAD and self._turn_to_wait():
+            self._notes.lost_bytes -= length
+            self.wait()
+            self.gap(time_ns, length, reason)
+        else:
+            self._lose_sync(time_ns, Lost(0, length, reason))
+
+    def closed(self, time_ns: int) -> None:
+        """The direction has ended; what waits is still to come."""
+        if self.state is State.UNTIL_CLOSE and self.waiting is None:
+            self._end_message(time_ns)
+
+    # Waiting for the other direction.
+
+    def wait(self) -> None:
+        """Hold what comes until ``resume``."""
+        self.waiting = deque()
+        self._waiting_bytes = 0
+
+    def resume(self) -> None:
+        """Read what was held, until the owner has the reader wait again."""
+        held, self.waiting = self.waiting, None
+        while held:
+            if self.waiting is not None:
+                self.waiting.extend(held)
+                return
+            time_ns, data, length, reason = held.popleft()
+            if data is None:
+                self.gap(time_ns, length, reason)
+            else:
+                self.data(time_ns, data)
+
+    @property
+    def waits_too_long(self) -> bool:
+        """More waits than the limit allows."""
+        return self.waiting is not None and self._waiting_bytes > self._limits.waiting_bytes
+
+    def drop(self) -> None:
+        """Nothing more of the direction can be read, and what waits neither."""
+        self.state = State.SKIP
+        if self.waiting is not None:
+            self.resume()
+
+    def discard(self) -> None:
+        """Nothing more comes of the direction."""
+        self.drop()
+        self._notes.skipped_bytes += len(self._rest)
+        self._rest.clear()
+
+    def _hold(self, held: _Held, size: int) -> None:
+        assert self.waiting is not None  # noqa: S101  (the callers' condition, told to mypy)
+        self.waiting.append(held)
+        self._waiting_bytes += size
+
+    # The states.
+
+    def _consume(self, source: bytes | bytearray, time_ns: int) -> int:
+        """Read what can be read of ``source``; how many bytes need not be seen again."""
+        position, end = 0, len(source)
+        while position < end:
+            step = _STEPS[self.state](self, source, position, time_ns)
+            if step < 0:
+                break
+            position = step
+            if self.waiting is not None:
+                if position < end:
+                    self._hold((time_ns, bytes(source[position:]), 0, ""), end - position)
+                return end
+        return position
+
+    def _turn_to_wait(self) -> bool:
+        return not self._rest and self._owner.turn(self._side, synchronising=False) is Turn.WAIT
+
+    def _head(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        if self._started_ns is None:
+            if source[position] in b"\r\n":  # RFC 9112 §2.2: an empty line before a message is ignored
+                return position + 1
+            if self._owner.turn(self._side, synchronising=False) is Turn.WAIT:
+                self.wait()
+                return position
+            self._started_ns, self._searched = time_ns, 0
+        if self._searched < MAX_PREFIX_BYTES:
+            prefix = bytes(source[position : position + MAX_PREFIX_BYTES])
+            if not _plausible(self._side, prefix, self._recognised):
+                return self._refuse_head(position, time_ns, 1)
+        end = HEAD_END.search(source, position + max(self._searched - 2, 0))
+        if end is not None:
+            return self._read_head(bytes(source[position : end.end()]), position, time_ns)
+        self._searched = len(source) - position
+        if self._searched <= self._limits.head_bytes:
+            return -1
+        return self._refuse_head(position, time_ns, self._searched)
+
+    def _read_head(self, head: bytes, position: int, time_ns: int) -> int:
+        times = (self._started_ns or time_ns, time_ns)
+        framing = self._owner.message_began(self._side, head, times, self._recognised)
+        if framing is None:
+            return self._refuse_head(position, time_ns, len(head) if self._recognised else 1)
+        self._searched = 0
+        self._started_ns = None
+        self._recognised = False
+        self._frame(framing, time_ns)
+        return position + len(head)
+
+    def _refuse_head(self, position: int, time_ns: int, skipped: int) -> int:
+        """No head is at ``position``: synchronise from ``skipped`` bytes further on.
+
+        That is inside what was refused, where a head may follow something else. A head that was found by
+        synchronising is skipped as a whole, so that nothing is read three times.
+        """
+        recognised, self._recognised, self._started_ns = self._recognised, False, None
+        if recognised:
+            self.state = State.RESYNC
+        else:
+            self._owner.sync_lost(self._side, time_ns, None)
+        self._searched = 0
+        self._notes.skipped_bytes += skipped
+        return position + skipped
+
+    def _frame(self, framing: int, time_ns: int) -> None:
+        """The body of the message that began is framed in this way."""
+        self.trailers = NO_FIELDS
+        if framing == 0:
+            self._end_message(time_ns)
+        elif framing > 0:
+            self.state, self._remaining = State.LENGTH, framing
+        elif framing == Framing.UNKNOWN:
+            self._owner.sync_lost(self._side, time_ns, None)
+        else:
+            self.state = _STATE_OF_FRAMING[Framing(framing)]
+
+    def _end_message(self, time_ns: int) -> None:
+        self.state = State.HEAD
+        self.body.complete = True
+        self._owner.message_ended(self._side, time_ns)
+
+    def _length(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        end = min(len(source), position + self._remaining)
+        self.body.add(source[position:end], time_ns)
+        self._remaining -= end - position
+        if not self._remaining:
+            self._end_message(time_ns)
+        return end
+
+    def _until_close(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        self.body.add(source[position:], time_ns)
+        return len(source)
+
+    def _chunk_size(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        end = source.find(b"\n", position + self._searched) + 1
+        if not end and len(source) - position <= MAX_CHUNK_LINE_BYTES:
+            self._searched = len(source) - position
+            return -1
+        size = _CHUNK_SIZE.fullmatch(source, position, end) if end else None
+        if size is None:
+            return self._malformed(source, position, time_ns)
+        self._searched = 0
+        self.body.wire_bytes += end - position
+        self._remaining = int(size[1], 16)
+        self.state = State.CHUNK_DATA if self._remaining else State.TRAILERS
+        return end
+
+    def _chunk_data(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        end = min(len(source), position + self._remaining)
+        self.body.add(source[position:end], time_ns)
+        self._remaining -= end - position
+        if not self._remaining:
+            self.state = State.CHUNK_END
+        return end
+
+    def _chunk_end(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        ending = bytes(source[position : position + 2])
+        size = 2 if ending == b"\r\n" else 1 if ending[:1] == b"\n" else 0
+        if ending == b"\r":
+            return -1
+        if not size:
+            return self._malformed(source, position, time_ns)
+        self.body.wire_bytes += size
+        self.state = State.CHUNK_SIZE
+        return position + size
+
+    def _trailers(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        start = bytes(source[position : position + 2])
+        if start == b"\r":
+            return -1
+        if start == b"\r\n" or start[:1] == b"\n":
+            end = position + (2 if start == b"\r\n" else 1)
+        else:
+            found = HEAD_END.search(source, position + max(self._searched - 2, 0))
+            if found is None:
+                self._searched = len(source) - position
+                if self._searched <= self._limits.head_bytes:
+                    return -1
+                return self._malformed(source, position, time_ns)
+            end, self._searched = found.end(), 0
+            self.trailers = parse_fields(bytes(source[position:end])) or Fields()
+        self.body.wire_bytes += end - position
+        self._end_message(time_ns)
+        return end
+
+    def _resync(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        newline = source.rfind(b"\n", position + self._searched)
+        if newline < 0:
+            self._searched = len(source) - position
+            if self._searched < 2 * MAX_START_LINE_BYTES:
+                return -1
+            skipped = self._searched - MAX_START_LINE_BYTES
+            self._searched = MAX_START_LINE_BYTES
+            self._notes.skipped_bytes += skipped
+            return position + skipped
+        self._searched = 0
+        found = None
+        if self._owner.turn(self._side, synchronising=True) is Turn.GO:
+            found = _START[self._side].search(source, position, newline + 1)
+        if found is not None:
+            self.state, self._recognised, self._started_ns = State.HEAD, True, time_ns
+            self._notes.resynchronised += 1
+        end = found.start() if found is not None else newline + 1
+        self._notes.skipped_bytes += end - position
+        return end
+
+    def _switched(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        self._owner.switched_data(self._side, time_ns, bytes(source[position:]))
+        return len(source)
+
+    def _skip(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        self._notes.skipped_bytes += len(source) - position
+        return len(source)
+
+    # Losses.
+
+    def _gap_in_body(self, time_ns: int, length: int, reason: str) -> None:
+        inside = min(length, self._remaining)
+        self.body.lose(inside, reason)
+        self._remaining -= inside
+        if self._remaining:
+            return
+        if self.state is State.CHUNK_DATA:
+            self.state = State.CHUNK_END
+            return
+        self._end_message(time_ns)
+        if length > inside:
+            self._notes.lost_bytes -= length - inside
+            self.gap(time_ns, length - inside, reason)
+
+    def _malformed(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        self._lose_sync(time_ns, None, keep=True)
+        return position
+
+    def _lose_sync(self, time_ns: int, lost: Lost | None, keep: bool = False) -> None:
+        synchronised = self.state is not State.RESYNC and self.state is not State.SKIP
+        self._searched, self._recognised, self._started_ns = 0, False, None
+        if not keep:
+            self._notes.skipped_bytes += len(self._rest)
+            self._rest.clear()
+        if synchronised:
+            self._owner.sync_lost(self._side, time_ns, lost)
+
+
+_STATE_OF_FRAMING = {
+    Framing.CHUNKED: State.CHUNK_SIZE,
+    Framing.UNTIL_CLOSE: State.UNTIL_CLOSE,
+    Framing.SWITCHED: State.SWITCHED,
+}
+
+_STEPS = (
+    MessageReader._head,
+    MessageReader._length,
+    MessageReader._until_close,
+    MessageReader._chunk_size,
+    MessageReader._chunk_data,
+    MessageReader._chunk_end,
+    MessageReader._trailers,
+    MessageReader._resync,
+    MessageReader._switched,
+    MessageReader._skip,
+)
+"""Indexed by State."""

@@ -1,0 +1,232 @@
+"""What HTTP says, apart from how it was said: exchanges, messages, fields and bodies (RFC 9110).
+
+The same values come out of every version of HTTP. Bytes stay bytes, times are integer nanoseconds since the
+epoch, unknown is None, and what was lost is a Lost beside what was captured, never filler. This module knows
+no framing, no clock and no HAR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from capture.streams import Process, StreamOpened, Tls
+
+FieldPair = tuple[bytes, bytes]
+
+LOST_TO_LIMIT = "body-limit"
+"""Reason of a Lost whose bytes were captured, and left out because the body is larger than the limit."""
+
+
+class Fields:
+    """A header or trailer section: (name, value) pairs in the order and the case in which they were sent."""
+
+    __slots__ = ("_index", "pairs")
+
+    def __init__(self, pairs: tuple[FieldPair, ...] = ()) -> None:
+        self.pairs = pairs
+        self._index: dict[bytes, bytes] | None = None
+
+    def __iter__(self) -> Iterator[FieldPair]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fields) and self.pairs == other.pairs
+
+    def __hash__(self) -> int:
+        return hash(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"Fields({self.pairs!r})"
+
+    @property
+    def index(self) -> Mapping[bytes, bytes]:
+        """The combined value of each field by its name in lower case (RFC 9110 §5.2: joined by commas)."""
+        if self._index is None:
+            index = {name.lower(): value for name, value in self.pairs}
+            if len(index) < len(self.pairs):
+                index = {}
+                for name, value in self.pairs:
+                    lower = name.lower()
+                    index[lower] = index[lower] + b", " + value if lower in index else value
+            self._index = index
+        return self._index
+
+    def get(self, name: bytes) -> bytes | None:
+        """The combined value of the field ``name`` (in lower case), None where it was not sent."""
+        return self.index.get(name)
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Every value of the field ``name`` (in lower case) by itself, as Set-Cookie needs it."""
+        if name not in self.index:
+            return []
+        return [value for candidate, value in self.pairs if candidate.lower() == name]
+
+    def tokens(self, name: bytes) -> list[bytes]:
+        """The members of a comma-separated list in lower case, without their parameters (RFC 9110 §5.6.1)."""
+        combined = self.index.get(name)
+        if not combined:
+            return []
+        members = (member.split(b";", 1)[0].strip().lower() for member in combined.split(b","))
+        return [member for member in members if member]
+
+
+NO_FIELDS = Fields()
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """``length`` bytes that were sent after the first ``offset`` captured ones, and that are not there."""
+
+    offset: int
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A message's content as it was sent, without the framing around it (chunks, frames).
+
+    ``data`` holds the captured bytes, content codings still applied, with nothing in the place of what is
+    ``lost``. ``wire_bytes`` is what the body took on the wire, framing and lost bytes included. ``complete``
+    says that the end of the body was seen. ``transfer_codings`` are those beside chunked, in the order in
+    which they were applied (RFC 9112 §7). ``marks`` tells when the bytes from an offset on arrived, as
+    (offset, ns), for the media types that are sequences of messages.
+    """
+
+    data: bytes | bytearray = b""
+    wire_bytes: int = 0
+    lost: tuple[Lost, ...] = ()
+    complete: bool = True
+    transfer_codings: tuple[bytes, ...] = ()
+    marks: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def lost_bytes(self) -> int:
+        """How many bytes of the body are not in ``data``."""
+        return sum(lost.length for lost in self.lost)
+
+
+NO_BODY = Body()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request. ``method`` or ``target`` is None where it was sent before the recording, or was lost.
+
+    ``started_ns`` is the time of its first byte and ``ended_ns`` that of its last. ``head_bytes`` is the size
+    of the start line and the header section with the empty line after it; of HTTP/2, of the frames that
+    carried them. ``protocol`` is HTTP/2's :protocol (RFC 8441).
+    """
+
+    method: bytes | None
+    target: bytes | None
+    version: str
+    fields: Fields
+    started_ns: int
+    ended_ns: int
+    head_bytes: int | None = None
+    body: Body = NO_BODY
+    trailers: Fields = NO_FIELDS
+    scheme: bytes | None = None
+    authority: bytes | None = None
+    protocol: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response, final or interim; ``status`` is None where it is unknown. Times and sizes: see Request."""
+
+    status: int | None
+    reason: bytes
+    version: str
+    fields: Fields
+    started_ns: int
+    ended_ns: int
+    head_bytes: int | None = None
+    body: Body = NO_BODY
+    trailers: Fields = NO_FIELDS
+
+
+class Outcome(Enum):
+    """How an exchange ended."""
+
+    COMPLETE = "complete"
+    CLOSED = "the connection was closed"
+    RESET = "the connection was reset"
+    CANCELLED = "the stream was reset"
+    LOST = "bytes were lost"
+    MALFORMED = "the message is malformed"
+    UNFINISHED = "the recording ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What carried an exchange: a connection, or what runs inside a CONNECT tunnel through it.
+
+    ``authority`` is the tunnel's target. ``tls`` is the session whose plaintext the exchange is.
+    """
+
+    opened: StreamOpened
+    tls: Tls | None
+    authority: bytes | None = None
+
+    @property
+    def process(self) -> Process | None:
+        """The process that was recorded."""
+        return self.opened.process
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketMessage:
+    """A message or a control frame; ``from_client`` says who sent it. ``data`` is unmasked and inflated."""
+
+    time_ns: int
+    from_client: bool
+    opcode: int
+    data: bytes
+    lost_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and its response; either is None where it was not captured.
+
+    ``number`` counts the exchanges of a connection from 0. ``stream_id`` is HTTP/2's. ``interim`` are the 1xx
+    responses. ``lost`` are bytes of heads, that is of messages of which nothing can be shown. ``sockets`` are
+    the messages of a WebSocket, None for all else.
+    """
+
+    connection: Connection
+    number: int
+    request: Request | None
+    response: Response | None
+    outcome: Outcome
+    ended_ns: int
+    interim: tuple[Response, ...] = ()
+    lost: tuple[Lost, ...] = ()
+    stream_id: int | None = None
+    pushed: bool = False
+    priority: str | None = None
+    socket_messages: tuple[WebSocketMessage, ...] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def started_ns(self) -> int:
+        """The time of the first byte that was captured of it."""
+        if self.request is not None:
+            return self.request.started_ns
+        return self.response.started_ns if self.response is not None else self.ended_ns
+
+    @property
+    def lost_bytes(self) -> int:
+        """How many bytes of both messages were sent and are not there."""
+        bodies = [message.body for message in (self.request, self.response) if message is not None]
+        return sum(lost.length for lost in self.lost) + sum(body.lost_bytes for body in bodies)

@@ -1,0 +1,159 @@
+"""Which protocol a connection speaks: a row per protocol, by ALPN or by its first bytes.
+
+The sniffing layer stands in front of every connection, and of what runs inside a tunnel. It holds items until
+the first bytes of either side decide, then steps aside. What is no HTTP is dropped at its first line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from capture.streams import Side
+from exporters.http.heads import REQUEST_LINE, TOKEN
+from exporters.http.http1 import Http1Layer
+from exporters.http.messages import Connection, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.streams import Tls
+    from exporters.http.layers import Context, Layer
+
+MAX_SNIFFED_BYTES = 64 * 1024
+"""How long a first line may be before it is taken for something else."""
+
+MAX_MAGIC_BYTES = 64
+"""How much of a direction tells what it is where its first line does not: more than HTTP/2's preface."""
+
+
+class Verdict(Enum):
+    """Whether a direction's first bytes are a protocol's."""
+
+    YES = "yes"
+    NO = "no"
+    MORE = "more bytes needed"
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A row: ``alpn`` identifiers, ``recognise`` by a side's first bytes, and the layer that reads it."""
+
+    name: str
+    alpn: frozenset[str]
+    recognise: Callable[[Side, bytes], Verdict]
+    layer: Callable[[Context, Connection, bool], Layer]
+
+
+def _recognise_http1(side: Side, start: bytes) -> Verdict:
+    if side is Side.SERVER:
+        if start.startswith(b"HTTP/1."):
+            return Verdict.YES
+        return Verdict.MORE if b"HTTP/1.".startswith(start) else Verdict.NO
+    if REQUEST_LINE.match(start):
+        return Verdict.YES
+    method, _, rest = start.partition(b" ")
+    if TOKEN.fullmatch(method) is None or b"\n" in rest or len(start) > MAX_SNIFFED_BYTES:
+        return Verdict.NO
+    return Verdict.MORE
+
+
+PROTOCOLS = (Protocol("HTTP/1", frozenset(("http/1.1", "http/1.0")), _recognise_http1, Http1Layer),)
+
+
+class OpaqueLayer:
+    """A connection that is not HTTP: nothing of it is kept."""
+
+    def data(self, sender: Side, time_ns: int, data: bytes) -> None:
+        """See Layer."""
+
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+        """See Layer."""
+
+    def tls_started(self, time_ns: int, tls: Tls) -> None:
+        """See Layer."""
+
+    def closed(self, sender: Side, time_ns: int) -> None:
+        """See Layer."""
+
+    def finish(self, time_ns: int, outcome: Outcome) -> None:
+        """See Layer."""
+
+
+class SniffingLayer:
+    """Decides by the first bytes, then hands everything to the layer of the protocol."""
+
+    def __init__(self, context: Context, connection: Connection, joined: bool) -> None:
+        self._context = context
+        self._connection = connection
+        self._joined = joined
+        self._start = {Side.CLIENT: bytearray(), Side.SERVER: bytearray()}
+        self._held: list[tuple[Side, int, bytes]] = []
+        self._layer: Layer | None = None
+        alpn = connection.tls.alpn if connection.tls is not None else None
+        for protocol in PROTOCOLS:
+            if alpn in protocol.alpn:
+                self._layer = protocol.layer(context, connection, joined)
+
+    def data(self, sender: Side, time_ns: int, data: bytes) -> None:
+        """See Layer."""
+        if self._layer is not None:
+            self._layer.data(sender, time_ns, data)
+            return
+        self._held.append((sender, time_ns, data))
+        start = self._start[sender]
+        start += data[: MAX_SNIFFED_BYTES + 1 - len(start)]
+        if len(start) <= MAX_MAGIC_BYTES or b"\n" in data or len(start) > MAX_SNIFFED_BYTES:
+            self._decide(sender, bytes(start))
+
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+        """See Layer."""
+        if self._layer is None:
+            self._joined = True  # what comes after a gap is no beginning
+            self._take(PROTOCOLS[0].layer)
+        if self._layer is not None:
+            self._layer.gap(sender, time_ns, length, reason)
+
+    def tls_started(self, time_ns: int, tls: Tls) -> None:
+        """See Layer: a new plaintext begins, in the place of what there was."""
+        self.finish(time_ns, Outcome.CLOSED)
+        connection = Connection(self._connection.opened, tls, self._connection.authority)
+        self._layer = SniffingLayer(self._context, connection, False)
+
+    def closed(self, sender: Side, time_ns: int) -> None:
+        """See Layer."""
+        if self._layer is not None:
+            self._layer.closed(sender, time_ns)
+
+    def finish(self, time_ns: int, outcome: Outcome) -> None:
+        """See Layer."""
+        if self._layer is not None:
+            self._layer.finish(time_ns, outcome)
+        self._held.clear()
+
+    def _decide(self, side: Side, start: bytes) -> None:
+        verdicts = []
+        for protocol in PROTOCOLS:
+            verdict = protocol.recognise(side, start)
+            if verdict is Verdict.YES:
+                self._take(protocol.layer)
+                return
+            verdicts.append(verdict)
+        if Verdict.MORE in verdicts:
+            return
+        if self._joined:
+            self._take(PROTOCOLS[0].layer)
+            return
+        if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
+            self._context.notes.streams_encrypted += 1
+        else:
+            self._context.notes.streams_not_http += 1
+        self._take(lambda context, connection, joined: OpaqueLayer())
+
+    def _take(self, layer: Callable[[Context, Connection, bool], Layer]) -> None:
+        self._layer = layer(self._context, self._connection, self._joined)
+        for sender, time_ns, data in self._held:
+            self._layer.data(sender, time_ns, data)
+        self._held.clear()
+        self._start.clear()

@@ -85,7 +85,7 @@ pytest: dev
 
 bench: install
 	@.ci/install-packages $(BENCH_PACKAGES)
-	$(AS_ROOT) $(VENV)/bin/python benchmarks/run.py; status=$$?; $(HAND_OVER); exit $$status
+	$(AS_ROOT) env PYTHONPATH=tests/support $(VENV)/bin/python benchmarks/run.py; status=$$?; $(HAND_OVER); exit $$status
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.pcapng demo.har

@@ -78,7 +78,7 @@ def untraced(_folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plaintap(folder: Path, *options: object) -> Iterator[Recording]:
+def plaintap(folder: Path, options: tuple[object, ...] = ()) -> Iterator[Recording]:
     """``plaintap record`` into the folder."""
     with record(folder / "recording.pcapng", *options) as recording:
         yield recording

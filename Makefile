@@ -32,7 +32,7 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(VENV)/bin/pip install --quiet --disable-p
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 OWNER := $(shell stat --format=%u .)
 # Root also works here, on behalf of whoever owns the tree: what it makes is handed to them.
-HAND_OVER := $(AS_ROOT) find . -xdev -uid 0 ! -uid $(OWNER) -exec chown --no-dereference --reference=. {} +
+HAND_OVER := $(if $(filter 0,$(OWNER)),:,$(AS_ROOT) find . -xdev -uid 0 -exec chown --no-dereference --reference=. {} +)
 
 help:
 	@echo 'make install   system packages and .venv/bin/plaintap'
@@ -81,11 +81,11 @@ types: dev
 	MYPYPATH=tests/support $(VENV)/bin/mypy samples benchmarks tests/support tests/kernel tests/*.py
 
 pytest: dev
-	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest; status=$$?; $(HAND_OVER); exit $$status
+	status=0; $(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest || status=$$?; $(HAND_OVER); exit $$status
 
 bench: install
 	@.ci/install-packages $(BENCH_PACKAGES)
-	$(AS_ROOT) env PYTHONPATH=tests/support $(VENV)/bin/python benchmarks/run.py; status=$$?; $(HAND_OVER); exit $$status
+	status=0; $(AS_ROOT) env PYTHONPATH=tests/support $(VENV)/bin/python benchmarks/run.py || status=$$?; $(HAND_OVER); exit $$status
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.pcapng demo.har

@@ -85,7 +85,8 @@ def _enumerators(body: str) -> dict[str, int]:
 def _members(
     body: str, constants: dict[str, int], formats: dict[str, tuple[str, tuple[str, ...]]]
 ) -> tuple[str, tuple[str, ...]]:
-    fmt, names = "", []
+    fmt = ""
+    names: list[str] = []
     for declaration in filter(None, (part.strip() for part in body.split(";"))):
         found = _MEMBER.fullmatch(" ".join(declaration.split(",")[0].split()))
         if not found:

@@ -1,0 +1,91 @@
+"""The kernel side's maps as values: settings in, counters and last positions out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bpf import abi
+from bpf.program import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class OpenConnection:
+    """What the kernel side knows of a connection that user space was told of; ``ended``: its end was not told."""
+
+    key: int
+    connection: int
+    ended: bool
+    moved: tuple[int, int]
+    session: int
+    session_moved: tuple[int, int]
+    local_fin: int
+    peer_fin: int
+    local_reset: int
+    peer_reset: int
+
+
+class Tables:
+    """Reads and writes the maps of a compiled kernel side."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._constants = abi.header().constants
+        self._counters = tuple(abi.header().enums["counter"])[:-1]  # the last is their number
+
+    def want_pid(self, pid: int) -> None:
+        """Record this process (and, if children are followed, those it forks from now on)."""
+        self._add("wanted_pids", ctypes.c_uint32(pid))
+
+    def want_uid(self, uid: int) -> None:
+        """Record processes of this user."""
+        self._add("wanted_uids", ctypes.c_uint32(uid))
+
+    def want_port(self, port: int) -> None:
+        """Record connections with this port at either end."""
+        self._add("wanted_ports", ctypes.c_uint16(port))
+
+    def want_comm(self, comm: str) -> None:
+        """Record processes of this name; the kernel keeps 15 bytes of it."""
+        table = self._kernel.table("wanted_comms")
+        key = table.Key()
+        key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
+        table[key] = table.Leaf(1)
+
+    def _add(self, name: str, key: Any) -> None:  # noqa: ANN401 - any ctypes scalar
+        table = self._kernel.table(name)
+        table[key] = table.Leaf(1)
+
+    def set(self, own_pid: int, flags: Iterable[str]) -> None:
+        """Start (own_pid > 0), with flags by their names in events.h, or stop (0) reporting."""
+        table = self._kernel.table("settings")
+        leaf = table.Leaf()
+        leaf.self = own_pid
+        for flag in flags:
+            leaf.flags |= self._constants[flag]
+        table[table.Key(0)] = leaf
+
+    def counters(self) -> dict[str, int]:
+        """All counters, by their names in events.h without the prefix, in lower case."""
+        table = self._kernel.table("counters")
+        return {
+            name.removeprefix("COUNTER_").lower(): int(table[table.Key(self._constants[name])].value)
+            for name in self._counters
+        }
+
+    def connections(self) -> Iterator[OpenConnection]:
+        """Connections that user space was told of."""
+        for key, c in self._kernel.table("connections").items():
+            if c.announced:
+                yield OpenConnection(
+                    int(key.value), int(c.id), bool(c.ended), (int(c.position[0]), int(c.position[1])),
+                    int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
+                    int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
+                )  # fmt: skip
+
+    def forget_connection(self, key: int) -> None:
+        """Delete an entry whose socket is gone."""
+        table = self._kernel.table("connections")
+        del table[table.Key(key)]

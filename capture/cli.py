@@ -1,0 +1,154 @@
+"""The command line: parse, wire, report. Nothing is decided here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import click
+
+from capture.errors import PlaintapError, UsageError
+from capture.ledger import Ledger
+from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
+from capture.targets import check
+from exporters.packets import Framing, PcapngExporter
+from exporters.pcapng import SectionMetadata
+
+STDOUT = "-"
+
+
+def _say(message: str) -> None:
+    """Talk goes to stderr; stdout is data."""
+    click.echo(message, err=True)
+
+
+class _Group(click.Group):
+    """Prints plaintap's own errors as one sentence, with their exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except PlaintapError as error:
+            _say(f"plaintap: {error}")
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # The reader has gone; there is no one to tell.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="plaintap")
+def main() -> None:
+    """Record the plaintext of this machine's connections, for Wireshark and devtools."""
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@click.option("-w", "--write", "output", metavar="FILE", help="The pcapng to write; - is stdout.  [default: plaintap-DATE.pcapng]")
+@click.option("-p", "--pid", "pids", type=click.IntRange(min=1), multiple=True, metavar="PID", help="Record this process.")
+@click.option("-c", "--comm", "comms", multiple=True, metavar="COMM", help="Record processes of this name (as ps -o comm shows it).")
+@click.option("-u", "--user", "users", multiple=True, metavar="USER", help="Record processes of this user.")
+@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, metavar="N", help="Record connections with this port at either end.")
+@click.option("-d", "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time.")
+@click.option("--framing", type=click.Choice([f.value for f in Framing]), default=Framing.TLS.value, show_default=True, help="How decrypted streams are framed: tls for Wireshark, plain for other tools.")
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Also record children that the processes of -p start.")
+@click.option("--ring-size", type=click.IntRange(min=1), default=DEFAULT_RING_BYTES, metavar="BYTES", help="Kernel memory between probes and recorder; rounded up to a power of two.  [default: 32 MiB]")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def record(
+    output: str | None,
+    pids: tuple[int, ...],
+    comms: tuple[str, ...],
+    users: tuple[str, ...],
+    ports: tuple[int, ...],
+    duration: float | None,
+    framing: str,
+    follow: bool,  # noqa: FBT001 - click passes it
+    ring_size: int,
+    command: tuple[str, ...],
+) -> None:
+    """Record to a pcapng that Wireshark opens as if it had the keys.
+
+    Without -p, -c, -u, --port or a command, every process is recorded. Options of different kinds must all
+    fit, of several of one kind any. With a command, plaintap starts it, follows its children, and exits with
+    its exit code.
+
+    \b
+    Examples:
+      plaintap record                                 everything, until Ctrl-C
+      plaintap record -w a.pcapng -- curl https://example.com/
+      plaintap record -p 4711 -d 30                   a running process, for 30 seconds
+      plaintap record -c node --port 443
+      plaintap record -w - | wireshark -k -i -        watch live
+    """
+    targets = check(pids, comms, users, ports, follow=follow)
+    name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
+    with _opened(name) as file:
+        exporter = PcapngExporter(file.write, _metadata(command), Framing(framing))
+
+        def flush() -> None:
+            exporter.flush()
+            file.flush()
+
+        def finish(ledger: Ledger) -> None:
+            exporter.finish(
+                ledger=ledger.as_json(), summary="\n".join([*ledger.lines(), *ledger.warnings()]),
+                dropped=ledger.lost_bytes,
+            )
+            file.flush()
+
+        plan = Plan(targets, command, duration, _power_of_two(ring_size))
+        recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
+        flush()
+        ledger = recorder.run()
+    _report(ledger, name)
+    sys.exit(recorder.exit_code)
+
+
+def _report(ledger: Ledger, name: str) -> None:
+    for line in ledger.lines():
+        _say(line)
+    for warning in ledger.warnings():
+        _say(f"Warning: {warning}")
+    if name != STDOUT:
+        _say(f"Wrote {name}")
+
+
+def _power_of_two(size: int) -> int:
+    return max(1 << (size - 1).bit_length(), os.sysconf("SC_PAGE_SIZE"))
+
+
+def _metadata(command: tuple[str, ...]) -> SectionMetadata:
+    return SectionMetadata(
+        hardware=platform.machine(),
+        operating_system=f"{platform.system()} {platform.release()}",
+        application="plaintap",
+    )
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    """The output: captured secrets are for their owner only, who is the user behind sudo."""
+    if name == STDOUT:
+        if sys.stdout.isatty():
+            raise UsageError("The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -")
+        yield sys.stdout.buffer
+        return
+    path = Path(name)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"Cannot write {name}: {error.strerror}. Name another file with -w.") from None
+    with os.fdopen(fd, "wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, 0o600)
+        if "SUDO_UID" in os.environ:
+            with contextlib.suppress(OSError, ValueError):
+                os.fchown(fd, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
+        yield file

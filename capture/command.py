@@ -1,0 +1,92 @@
+"""The command of ``record -- CMD``: forked before the probes exist, run when they do.
+
+The child waits on a pipe until it is released, so that not an instruction of CMD runs unseen. It keeps our
+stdin, stdout, stderr, process group and terminal: Ctrl-C reaches it directly. If we die first, the pipe closes
+and the child, not yet released, exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+
+from capture.errors import PlaintapError
+
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+class CommandError(PlaintapError):
+    """CMD could not be run; the exit code is the shell's."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Command:
+    """A child that has not begun yet."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = list(arguments)
+        self.exit_code: int | None = None
+        go_read, self._go = os.pipe()
+        self._failed, failed_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go)
+            os.close(self._failed)
+            self._become(go_read, failed_write)
+        os.close(go_read)
+        os.close(failed_write)
+
+    def _become(self, go: int, failed: int) -> None:
+        """In the child: wait, then be CMD. Never returns."""
+        try:
+            if os.read(go, 1) == b"":
+                os._exit(1)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            os.execvp(self._arguments[0], self._arguments)  # noqa: S606 - running the user's command is the point
+        except OSError as error:
+            os.write(failed, str(error.errno).encode())
+        finally:
+            os._exit(_NOT_FOUND)
+
+    def run(self) -> None:
+        """Release the child. Raises CommandError if CMD cannot be executed."""
+        os.write(self._go, b"g")
+        os.close(self._go)
+        failure = os.read(self._failed, 16)
+        os.close(self._failed)
+        if failure:
+            os.waitpid(self.pid, 0)
+            code = int(failure)
+            name = self._arguments[0]
+            raise CommandError(
+                f"Cannot run {name!r}: {os.strerror(code)}.",
+                _NOT_FOUND if code == 2 else _NOT_EXECUTABLE,
+            )
+
+    def poll(self) -> bool:
+        """Whether CMD has ended; then ``exit_code`` is set, 128 + N for signal N as shells do."""
+        if self.exit_code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self.exit_code = 128 - code if code < 0 else code
+        return self.exit_code is not None
+
+    def abandon(self) -> None:
+        """End a child that was never released."""
+        with contextlib.suppress(OSError):
+            os.close(self._go)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on."""
+        with contextlib.suppress(ProcessLookupError):
+            if not self.poll():
+                os.kill(self.pid, number)

@@ -1,0 +1,383 @@
+"""Kernel events → stream items: connections by id, TLS sessions bound to them, both ends of local ones as one.
+
+Theory of operation
+-------------------
+The kernel announces a connection before its data, and gives every TLS session (an SSL object's life) an id.
+Plaintext carries the session, and the connection as soon as it is known; until then it waits here.
+
+A connection between two processes of this machine is announced twice, with mirrored addresses: two *views*.
+One is shown, the client's if it has content, else the server's. Which event comes first is chance, so where the
+peer may be local the first content waits DECISION_WINDOW_NS for the other end's. The rest streams through.
+
+Sans-IO: time comes in with ``tick``, processes and library names through the callables given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from capture.events import (
+    BytesMoved,
+    ConnectionAnnounced,
+    ConnectionEnded,
+    Event,
+    ProgramExecuted,
+    Protocol,
+    Reason,
+    SessionBound,
+    SessionEstablished,
+    SessionFreed,
+)
+from capture.streams import Process, Side, StreamItem
+from capture.views import Content, State, View
+
+# How long the first content of a connection that may be local waits for the other end's.
+DECISION_WINDOW_NS = 100_000_000
+# Beyond this a view is shown without waiting: its other end would have spoken.
+MAX_HELD_BYTES = 256 << 10
+# Plaintext whose socket is not known yet, over all sessions; the oldest is given up first.
+MAX_UNBOUND_BYTES = 16 << 20
+
+_Address = tuple[bytes, int, bytes, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """A connection's last positions, read from the kernel when the recording ends."""
+
+    moved: tuple[int, int]
+    session: int
+    session_moved: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this side of the ring adds to the kernel's counters, in bytes unless it says otherwise."""
+
+    connections: int = 0  # announced
+    streams: int = 0  # shown
+    cleartext: int = 0  # arrived
+    plaintext: int = 0  # arrived
+    cleartext_faults: int = 0
+    plaintext_faults: int = 0
+    mirrored: int = 0  # also seen at the end that is shown
+    never_decided_arrived: int = 0  # cleartext of connections that then spoke TLS, or nothing that was wanted
+    unknown_association: int = 0
+    filtered_plaintext: int = 0  # of connections that the user did not ask for
+    gaps: int = 0  # bytes shown as lost
+    late: int = 0
+    # (pid, comm, library or None) → bytes of TLS that no probe could read
+    unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Session:
+    connection: int = 0
+    library: int = 0
+    started: int | None = None
+    established: int | None = None
+    waiting: list[BytesMoved] = field(default_factory=list)
+    waiting_bytes: int = 0
+
+
+class Connections:
+    """All connections of a recording. Every method yields the items that are ready."""
+
+    def __init__(
+        self,
+        describe: Callable[[int, str], Process],
+        library_name: Callable[[int], str | None],
+        *,
+        all_protocols: bool = False,
+    ) -> None:
+        self.tally = Tally()
+        self._describe = describe
+        self._library_name = library_name
+        self._all_protocols = all_protocols
+        self._views: dict[int, View] = {}
+        self._by_address: dict[_Address, View] = {}
+        self._sessions: dict[int, _Session] = {}
+        self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
+        self._unbound_bytes = 0
+        self._undecided: dict[int, View] = {}  # views with held content
+        self._provisional: dict[int, list[BytesMoved]] = {}
+        self._waiting_flows: dict[int, View] = {}
+        self._handlers: dict[type, Callable[..., Iterator[StreamItem]]] = {
+            BytesMoved: self._moved,
+            ConnectionAnnounced: self._announced,
+            ConnectionEnded: self._ended,
+            SessionBound: self._bound,
+            SessionEstablished: self._established,
+            SessionFreed: self._freed,
+        }
+
+    def handle(self, event: Event) -> Iterator[StreamItem]:
+        """One kernel event, in the ring's order."""
+        if isinstance(event, ProgramExecuted):
+            return iter(())
+        return self._handlers[type(event)](event)
+
+    @property
+    def open_views(self) -> int:
+        """Connections that have not ended."""
+        return len(self._views)
+
+    # Connections
+
+    def _announced(self, event: ConnectionAnnounced) -> Iterator[StreamItem]:
+        view = self._views.get(event.connection)
+        if view:
+            return
+        self.tally.connections += 1
+        view = self._views[event.connection] = View(event)
+        own, mirrored = _addresses(event)
+        other = self._by_address.get(mirrored)
+        if other and other.other is None and not other.ended:
+            view.other, other.other = other, view
+        self._by_address[own] = view
+        yield from ()
+
+    def _moved(self, event: BytesMoved) -> Iterator[StreamItem]:
+        if event.session:
+            yield from self._plaintext(event)
+            return
+        view = self._views.get(event.connection)
+        if view is None:
+            self.tally.late += event.length
+            return
+        if event.hello:
+            view.protocol = Protocol.TLS
+            for early in self._provisional.pop(event.connection, ()):
+                self.tally.never_decided_arrived += len(early.payload)
+                view.tls.feed(early)
+            view.tls.feed(event)
+            return
+        self.tally.cleartext += len(event.payload)
+        if event.reason is Reason.FAULT:
+            self.tally.cleartext_faults += event.length
+        if event.protocol is Protocol.UNDECIDED and not self._all_protocols:
+            self._provisional.setdefault(event.connection, []).append(event)
+            return
+        view.protocol = event.protocol
+        for early in self._provisional.pop(event.connection, ()):
+            yield from self._contents(view, view.add(early))
+        yield from self._contents(view, view.add(event))
+        self._note_waiting(view)
+
+    def _note_waiting(self, view: View) -> None:
+        if view.waits:
+            self._waiting_flows[view.announced.connection] = view
+
+    def _contents(self, view: View, contents: Iterator[Content]) -> Iterator[StreamItem]:
+        for content in contents:
+            if view.state is State.SHOWN:
+                self.tally.gaps += content.lost
+                yield from view.give(content)
+            elif view.state is State.HIDDEN:
+                self.tally.mirrored += len(content.data)
+            else:
+                yield from self._hold(view, content)
+
+    def _hold(self, view: View, content: Content) -> Iterator[StreamItem]:
+        if not view.held:
+            view.held_since = content.time
+        view.held.append(content)
+        view.held_bytes += len(content.data)
+        other = view.other
+        if other and other.state is State.SHOWN:
+            self._hide(view)
+        elif other and other.held:
+            chosen = other if view.side is Side.SERVER or other.side is Side.CLIENT else view
+            yield from self._show(chosen)
+        elif view.held_bytes > MAX_HELD_BYTES or not _may_be_local(view.announced):
+            yield from self._show(view)
+        else:
+            self._undecided[view.announced.connection] = view
+
+    def _show(self, view: View) -> Iterator[StreamItem]:
+        self._undecided.pop(view.announced.connection, None)
+        self.tally.streams += 1
+        self.tally.gaps += sum(content.lost for content in view.held)
+        yield from view.open(self._describe)
+        if view.ended:
+            yield from view.close(view.ended)
+        if view.other and view.other.state is State.HOLDING:
+            self._hide(view.other)
+
+    def _hide(self, view: View) -> None:
+        self._undecided.pop(view.announced.connection, None)
+        view.state = State.HIDDEN
+        self.tally.mirrored += view.held_bytes
+        view.held, view.held_bytes = [], 0
+
+    def _ended(self, event: ConnectionEnded) -> Iterator[StreamItem]:
+        view = self._views.pop(event.connection, None)
+        if view is None:
+            return
+        view.ended = event
+        yield from self._finish(view, Final(event.moved, event.session, event.session_moved), event.time)
+        address, _ = _addresses(view.announced)
+        if self._by_address.get(address) is view:
+            del self._by_address[address]
+        for session in view.session_flows:
+            self._sessions.pop(session, None)
+        if view.state is State.SHOWN:
+            yield from view.close(event)
+
+    def _finish(self, view: View, final: Final, now: int) -> Iterator[StreamItem]:
+        """Everything that can still be said of a view's bytes."""
+        connection = view.announced.connection
+        self._waiting_flows.pop(connection, None)
+        for early in self._provisional.pop(connection, ()):
+            self.tally.never_decided_arrived += len(early.payload)
+        # Plaintext given out before this call flips the state; what the tail adds must not close twice.
+        ended, view.ended = view.ended, None
+        yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
+        view.ended = ended
+        if view.protocol is Protocol.TLS and not view.plaintext_seen:
+            yield from self._unreadable(view, sum(final.moved))
+
+    def _unreadable(self, view: View, ciphertext: int) -> Iterator[StreamItem]:
+        """TLS without plaintext: shown as what it is, unless the other end shows it."""
+        other = view.other
+        if other and (other.plaintext_seen or (view.side is Side.SERVER and not other.ended)):
+            return
+        a = view.announced
+        key = (a.pid, a.comm, view.tls.library)
+        self.tally.unreadable[key] = self.tally.unreadable.get(key, 0) + ciphertext
+        if view.state is State.HOLDING:
+            ended, view.ended = view.ended, None
+            yield from self._show(view)
+            view.ended = ended
+
+    # TLS sessions
+
+    def _session(self, number: int, library: int) -> _Session:
+        session = self._sessions.get(number)
+        if session is None:
+            session = self._sessions[number] = _Session()
+        session.library = library or session.library
+        return session
+
+    def _plaintext(self, event: BytesMoved) -> Iterator[StreamItem]:
+        self.tally.plaintext += len(event.payload)
+        if event.reason is Reason.FAULT:
+            self.tally.plaintext_faults += event.length
+        session = self._session(event.session, event.library)
+        if event.connection:
+            if session.connection != event.connection:
+                yield from self._bind(event.session, session, event.connection)
+            yield from self._deliver(session, event)
+        elif session.connection:
+            yield from self._deliver(session, event)
+        else:
+            session.waiting.append(event)
+            session.waiting_bytes += len(event.payload)
+            self._unbound[event.session] = None
+            self._unbound_bytes += len(event.payload)
+            while self._unbound_bytes > MAX_UNBOUND_BYTES:
+                self._abandon(next(iter(self._unbound)))
+
+    def _deliver(self, session: _Session, event: BytesMoved) -> Iterator[StreamItem]:
+        view = self._views.get(session.connection)
+        if view is None:
+            self.tally.filtered_plaintext += event.length
+            return
+        if view.tls.library is None:
+            view.tls.library = self._library_name(session.library)
+        yield from self._contents(view, view.add(event))
+        self._note_waiting(view)
+
+    def _bind(self, number: int, session: _Session, connection: int) -> Iterator[StreamItem]:
+        session.connection = connection
+        view = self._views.get(connection)
+        if view:
+            view.protocol = Protocol.TLS
+            view.tls.library = self._library_name(session.library) or view.tls.library
+            view.tls.established = session.established or view.tls.established
+            if view.tls.started is None:
+                view.tls.started = session.started
+        if number in self._unbound:
+            del self._unbound[number]
+            self._unbound_bytes -= session.waiting_bytes
+            waiting, session.waiting, session.waiting_bytes = session.waiting, [], 0
+            for event in waiting:
+                yield from self._deliver(session, event)
+
+    def _abandon(self, number: int) -> None:
+        session = self._sessions[number]
+        del self._unbound[number]
+        self._unbound_bytes -= session.waiting_bytes
+        self.tally.unknown_association += sum(event.length for event in session.waiting)
+        session.waiting, session.waiting_bytes = [], 0
+
+    def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
+        session = self._session(event.session, event.library)
+        if session.connection != event.connection:
+            yield from self._bind(event.session, session, event.connection)
+
+    def _established(self, event: SessionEstablished) -> Iterator[StreamItem]:
+        session = self._session(event.session, event.library)
+        session.started, session.established = event.started, event.time
+        if event.connection and session.connection != event.connection:
+            yield from self._bind(event.session, session, event.connection)
+        view = self._views.get(session.connection)
+        if view and view.tls.established is None:
+            view.tls.established = event.time
+
+    def _freed(self, event: SessionFreed) -> Iterator[StreamItem]:
+        session = self._sessions.get(event.session)
+        if session and event.session in self._unbound:
+            self._abandon(event.session)
+        if session and not session.connection:
+            del self._sessions[event.session]
+        yield from ()
+
+    # Time
+
+    def tick(self, now: int) -> Iterator[StreamItem]:
+        """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
+        for view in [v for v in self._undecided.values() if now - v.held_since > DECISION_WINDOW_NS]:
+            if view.state is State.HOLDING:
+                yield from self._show(view)
+        for connection, view in list(self._waiting_flows.items()):
+            yield from self._contents(view, view.expire(now))
+            if not view.waits:
+                del self._waiting_flows[connection]
+
+    def finish(self, now: int, finals: Mapping[int, Final]) -> Iterator[StreamItem]:
+        """The recording ends; connections stay open. ``finals`` are by connection id."""
+        for number in list(self._unbound):
+            self._abandon(number)
+        for connection, view in list(self._views.items()):
+            positions = (0, 0)
+            final = finals.get(connection, Final(positions, 0, positions))
+            yield from self._finish(view, final, now)
+        for view in list(self._undecided.values()):
+            if view.state is State.HOLDING:
+                yield from self._show(view)
+        self._views.clear()
+
+
+def _addresses(a: ConnectionAnnounced) -> tuple[_Address, _Address]:
+    """A view's key, and that of its other end. Loopback addresses mean something in their namespace only."""
+    netns = a.netns if _is_loopback(a.local) else 0
+    return (
+        (_unmapped(a.local), a.local_port, _unmapped(a.remote), a.remote_port, netns),
+        (_unmapped(a.remote), a.remote_port, _unmapped(a.local), a.local_port, netns),
+    )
+
+
+def _unmapped(address: bytes) -> bytes:
+    return address[12:] if len(address) == 16 and address[:12] == bytes(10) + b"\xff\xff" else address
+
+
+def _is_loopback(address: bytes) -> bool:
+    return ip_address(_unmapped(address)).is_loopback
+
+
+def _may_be_local(a: ConnectionAnnounced) -> bool:
+    """Whether the other end can be on this machine: loopback, or the very same address."""
+    return _unmapped(a.local) == _unmapped(a.remote) or _is_loopback(a.remote)

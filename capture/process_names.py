@@ -1,0 +1,48 @@
+"""Who a pid is, asked once and remembered: /proc while the process lives, else what its exec said."""
+
+from __future__ import annotations
+
+import shlex
+from collections import OrderedDict
+
+from capture.events import ProgramExecuted
+from capture.processes import read_process
+from capture.streams import Process
+
+# Short-lived processes come by the thousand; only recent ones are asked for.
+MAX_REMEMBERED = 4096
+
+
+class ProcessNames:
+    """Describes processes for the file."""
+
+    def __init__(self) -> None:
+        self._executed: OrderedDict[int, ProgramExecuted] = OrderedDict()
+        self._described: OrderedDict[tuple[int, str], Process] = OrderedDict()
+
+    def executed(self, event: ProgramExecuted) -> None:
+        """A process runs another program now."""
+        self._executed[event.pid] = event
+        for key in [key for key in self._described if key[0] == event.pid]:
+            del self._described[key]
+        if len(self._executed) > MAX_REMEMBERED:
+            self._executed.popitem(last=False)
+
+    def describe(self, pid: int, comm: str) -> Process:
+        """The process of this pid that was called ``comm`` by the kernel."""
+        key = (pid, comm)
+        known = self._described.get(key)
+        if known is None:
+            known = self._described[key] = self._look_up(pid, comm)
+            if len(self._described) > MAX_REMEMBERED:
+                self._described.popitem(last=False)
+        return known
+
+    def _look_up(self, pid: int, comm: str) -> Process:
+        executed = self._executed.get(pid)
+        running = read_process(pid)
+        if running and running.exe:
+            return Process(pid, comm, running.exe, running.command_line)
+        if executed:
+            return Process(pid, comm, executed.file, shlex.join(executed.arguments))
+        return Process(pid, comm)

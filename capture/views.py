@@ -1,0 +1,261 @@
+"""One end of a connection, as its process saw it, on the way to being a stream.
+
+A view collects what the handshakes say until the first content comes, then is *opened* (its StreamOpened and
+everything held is given out) or *hidden* (the other end, on the same machine, is shown instead). Which of the
+two is for capture.connections to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from capture.application import Speech, recognise
+from capture.events import BytesMoved, ConnectionAnnounced, ConnectionEnded, Direction, Protocol, Role
+from capture.flows import Flow, Hole
+from capture.streams import (
+    Data,
+    Endpoint,
+    Gap,
+    Process,
+    Side,
+    StreamClosed,
+    StreamItem,
+    StreamOpened,
+    Tls,
+    TlsStarted,
+)
+from capture.tls_hello import Hello, HelloReader
+
+RING_FULL = "ring-full"
+
+
+class State(Enum):
+    """Where a view is on its way."""
+
+    HOLDING = auto()  # no content yet, or not decided
+    SHOWN = auto()
+    HIDDEN = auto()  # the same bytes are shown from the other end
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A piece of one direction, in order: ``data`` captured, then ``lost`` bytes that were not."""
+
+    time: int
+    direction: Direction
+    data: bytes
+    lost: int
+    reason: str
+    tls: bool
+
+
+class TlsNotes:
+    """What is known of TLS on a connection, gathered from hellos, probes and plaintext."""
+
+    __slots__ = ("_readers", "alpn_chosen", "alpn_offered", "client", "established", "library", "server_name", "started")
+
+    def __init__(self) -> None:
+        self._readers = (HelloReader(), HelloReader())
+        self.client: Direction | None = None  # the direction of the ClientHello
+        self.server_name: str | None = None
+        self.alpn_offered: tuple[str, ...] = ()
+        self.alpn_chosen: str | None = None
+        self.library: str | None = None
+        self.started: int | None = None
+        self.established: int | None = None
+
+    def feed(self, event: BytesMoved) -> None:
+        """TLS records as they crossed the socket."""
+        hello = self._readers[event.direction].feed(event.payload)
+        if hello:
+            self._note(hello, event)
+
+    def _note(self, hello: Hello, event: BytesMoved) -> None:
+        if hello.from_client:
+            self.client = event.direction
+            self.server_name = hello.server_name
+            self.alpn_offered = hello.alpn
+            self.started = event.time
+        elif hello.alpn:
+            self.alpn_chosen = hello.alpn[0]
+
+    def describe(self, speech: Speech | None, first_content: int | None) -> Tls:
+        """For the file. ALPN is encrypted in TLS 1.3: then the plaintext tells which offer was taken."""
+        alpn = self.alpn_chosen
+        if alpn is None and speech is not None and (speech.alpn in self.alpn_offered or self.client is None):
+            alpn = speech.alpn
+        established = self.established
+        if self.started is not None and established is None:
+            established = first_content
+        return Tls(self.library, self.server_name, alpn, self.started, established)
+
+
+class View:
+    """One end: ``announced`` says which."""
+
+    __slots__ = (
+        "_flows",
+        "announced",
+        "ended",
+        "held",
+        "held_bytes",
+        "held_since",
+        "in_tls",
+        "other",
+        "plaintext_seen",
+        "protocol",
+        "session_flows",
+        "side",
+        "state",
+        "tls",
+    )
+
+    def __init__(self, announced: ConnectionAnnounced) -> None:
+        self.announced = announced
+        self.protocol = announced.protocol
+        self.state = State.HOLDING
+        self.side: Side | None = {Role.CLIENT: Side.CLIENT, Role.SERVER: Side.SERVER}.get(announced.role)
+        self.other: View | None = None
+        self.tls = TlsNotes()
+        self.in_tls = False  # whether what was given out last was plaintext of TLS
+        self.plaintext_seen = False
+        self.held: list[Content] = []
+        self.held_bytes = 0
+        self.held_since = 0
+        self.ended: ConnectionEnded | None = None
+        self._flows = (Flow[BytesMoved](announced.base[0]), Flow[BytesMoved](announced.base[1]))
+        self.session_flows: dict[int, tuple[Flow[BytesMoved], Flow[BytesMoved]]] = {}
+
+    def add(self, event: BytesMoved) -> Iterator[Content]:
+        """A piece of cleartext or plaintext; what is in order now."""
+        flow = self._flow(event)
+        tls = event.session != 0
+        if tls:
+            self.plaintext_seen = True
+        for piece in flow.add(event):
+            yield _content(piece, event.direction, tls=tls)
+
+    def _flow(self, event: BytesMoved) -> Flow[BytesMoved]:
+        if not event.session:
+            return self._flows[event.direction]
+        flows = self.session_flows.get(event.session)
+        if flows is None:
+            flows = self.session_flows[event.session] = (Flow[BytesMoved](0), Flow[BytesMoved](0))
+        return flows[event.direction]
+
+    @property
+    def waits(self) -> bool:
+        """Whether a flow holds a piece for one that may still come."""
+        return any(flow.waits for _, flow, _ in self._all_flows())
+
+    def expire(self, now: int) -> Iterator[Content]:
+        """Pieces that waited long enough for those before them."""
+        for direction, flow, tls in self._all_flows():
+            for piece in flow.expire(now):
+                yield _content(piece, direction, tls=tls)
+
+    def finish(self, moved: tuple[int, int], session: int, session_moved: tuple[int, int], now: int) -> Iterator[Content]:
+        """The end, at these final positions."""
+        for direction, flow, tls in self._all_flows():
+            # Once TLS, the socket's own positions count ciphertext, which was never to come.
+            final = flow.position
+            if not tls and self.protocol is not Protocol.TLS:
+                final = moved[direction]
+            for piece in flow.finish(final, now):
+                yield _content(piece, direction, tls=tls)
+        if session in self.session_flows:
+            for direction, flow in zip(Direction, self.session_flows[session], strict=True):
+                for piece in flow.finish(session_moved[direction], now):
+                    yield _content(piece, direction, tls=True)
+
+    def _all_flows(self) -> Iterator[tuple[Direction, Flow[BytesMoved], bool]]:
+        yield from ((d, f, False) for d, f in zip(Direction, self._flows, strict=True))
+        for flows in self.session_flows.values():
+            yield from ((d, f, True) for d, f in zip(Direction, flows, strict=True))
+
+    # Giving out
+
+    def open(self, describe: Callable[[int, str], Process]) -> Iterator[StreamItem]:
+        """The stream's beginning and what was held. From here on the view is shown."""
+        self.state = State.SHOWN
+        a = self.announced
+        first = self.held[0] if self.held else None
+        speech = self._first_speech()
+        side = self.side = self._decide_side(speech)
+        local, remote = Endpoint(a.local, a.local_port), Endpoint(a.remote, a.remote_port)
+        began = a.opened or self.tls.started or (first.time if first else a.time)
+        begins_in_tls = first.tls if first else self.protocol is Protocol.TLS
+        self.in_tls = begins_in_tls
+        other = self.other.announced if self.other else None
+        yield StreamOpened(
+            stream=a.connection,
+            time_ns=began,
+            established_ns=a.established or began,
+            client=local if side is Side.CLIENT else remote,
+            server=remote if side is Side.CLIENT else local,
+            side=side,
+            handshake_seen=a.opened is not None,
+            process=describe(a.pid, a.comm),
+            peer_process=describe(other.pid, other.comm) if other else None,
+            fd=a.fd,
+            tls=self.tls.describe(speech, first.time if first else None) if begins_in_tls else None,
+        )
+        held, self.held, self.held_bytes = self.held, [], 0
+        for content in held:
+            yield from self.give(content)
+
+    def give(self, content: Content) -> Iterator[StreamItem]:
+        """Items of an open view."""
+        assert self.side is not None
+        stream = self.announced.connection
+        sender = self.side if content.direction is Direction.SENT else self.side.other
+        if content.tls and not self.in_tls:
+            self.in_tls = True
+            yield TlsStarted(stream, content.time, self.tls.describe(recognise(content.data), content.time))
+        if content.data:
+            yield Data(stream, content.time, sender, content.data)
+        if content.lost:
+            yield Gap(stream, content.time, sender, content.lost, content.reason)
+
+    def close(self, ended: ConnectionEnded) -> Iterator[StreamItem]:
+        """How the connection ended, in order of time."""
+        assert self.side is not None
+        ends = [
+            (ended.local_fin, self.side, False),
+            (ended.peer_fin, self.side.other, False),
+            (ended.local_reset, self.side, True),
+            (ended.peer_reset, self.side.other, True),
+        ]
+        for time, sender, reset in sorted((e for e in ends if e[0] is not None), key=lambda e: (e[0], e[2])):
+            assert time is not None
+            yield StreamClosed(self.announced.connection, time, sender, reset)
+
+    def _first_speech(self) -> Speech | None:
+        """What the first held piece that is recognised speaks."""
+        return next((s for s in (recognise(c.data) for c in self.held[:8]) if s), None)
+
+    def _decide_side(self, speech: Speech | None) -> Side:
+        """connect() or accept() tells; before the recording, the hello, the content, or the lower port does."""
+        if self.side is not None:
+            return self.side
+        if self.tls.client is not None:
+            return Side.CLIENT if self.tls.client is Direction.SENT else Side.SERVER
+        if self.other and self.other.side:
+            return self.other.side.other
+        asks = {Speech.HTTP1_REQUEST, Speech.HTTP2_PREFACE}
+        for content in self.held[:8]:
+            said = recognise(content.data)
+            if said in asks or said is Speech.HTTP1_RESPONSE:
+                sent = content.direction is Direction.SENT
+                return Side.CLIENT if sent == (said in asks) else Side.SERVER
+        return Side.SERVER if self.announced.local_port < self.announced.remote_port else Side.CLIENT
+
+
+def _content(piece: BytesMoved | Hole, direction: Direction, *, tls: bool) -> Content:
+    if isinstance(piece, Hole):
+        return Content(piece.time, direction, b"", piece.length, RING_FULL, tls)
+    return Content(
+        piece.time, direction, piece.payload, piece.length - len(piece.payload), piece.reason.word, tls
+    )

@@ -281,6 +281,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server_version = "plaintap-sample"
     sys_version = ""
     disable_nagle_algorithm = True
+    raw_requestline = b""  # the base class's; empty when the client closed instead of asking
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
         """Say nothing: standard output carries one line, and a test's standard error is read by people."""
@@ -382,9 +383,11 @@ class Server(http.server.ThreadingHTTPServer):
                 super().finish_request(request, client_address)
                 return
             with self.context.wrap_socket(request, server_side=True) as wrapped:
-                super().finish_request(wrapped, client_address)
-                wrapped.settimeout(CLOSE_NOTIFY_SECONDS)
-                wrapped.unwrap().close()
+                handler = Handler(wrapped, client_address, self)
+                # To a client that has closed already, a close_notify would only be answered by a reset.
+                if handler.raw_requestline:
+                    wrapped.settimeout(CLOSE_NOTIFY_SECONDS)
+                    wrapped.unwrap().close()
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

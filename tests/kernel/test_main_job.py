@@ -154,6 +154,19 @@ def test_the_first_request_of_a_command_is_never_missing(servers: Servers, tmp_p
         ]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_body_that_only_the_end_of_the_connection_delimits(
+    servers: Servers, tmp_path: Path, scheme: str
+) -> None:
+    """In the HAR alone: tshark 4.0 never ends such a body over TLS, with or without close_notify and FIN."""
+    with record(tmp_path / "close.pcapng", "--port", servers.port(scheme)) as recording:
+        curl(servers, servers.url(scheme, "/close/70000"))
+        settle()
+    (entry,) = entries(recording.path)
+    assert response_sha256(entry) == sha256_of_sample(70_000)
+    assert expert_problems(recording.path) == []
+
+
 def test_wireshark_lists_every_exchange_by_its_url_without_complaint(
     servers: Servers, tmp_path: Path
 ) -> None:
@@ -163,7 +176,6 @@ def test_wireshark_lists_every_exchange_by_its_url_without_complaint(
         "/json?a=1&b=2",
         "/pixel.png",
         "/chunked/20000",
-        "/close/70000",
         "/encoded/gzip",
         "/status/204",
         "/status/304",

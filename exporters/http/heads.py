@@ -28,7 +28,7 @@ _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t](
 _FIELD_LINE = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*([^\r\n]*)\r?\n", re.MULTILINE)
 TOKEN = re.compile(_TOKEN)
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
-_TRAILING_SPACE = (b" \r\n", b"\t\r\n", b" \n", b"\t\n")
+_TRAILING_SPACE = re.compile(rb"[ \t]\r?\n")
 
 HEAD_END = re.compile(rb"\n\r?\n")
 """The end of a head's last line and the empty line after it."""
@@ -120,7 +120,7 @@ def parse_fields(section: bytes, start: int = 0, strict: bool = False) -> Fields
     # Each match is one whole line, so that as many matches as lines (but the empty one) leave nothing unread.
     if len(pairs) != section.count(b"\n", start) - 1:
         return _parse_fields_leniently(section[start:], strict)
-    if any(ending in section for ending in _TRAILING_SPACE):
+    if _TRAILING_SPACE.search(section, start):
         pairs = [(name, value.rstrip(b" \t")) for name, value in pairs]
     return Fields(tuple(pairs)) if pairs else NO_FIELDS
 

@@ -111,7 +111,7 @@ class Body:
     @property
     def lost_bytes(self) -> int:
         """How many bytes of the body are not in ``data``."""
-        return sum(lost.length for lost in self.lost)
+        return sum(lost.length for lost in self.lost) if self.lost else 0
 
 
 NO_BODY = Body()
@@ -228,5 +228,8 @@ class Exchange:
     @property
     def lost_bytes(self) -> int:
         """How many bytes of both messages were sent and are not there."""
-        bodies = [message.body for message in (self.request, self.response) if message is not None]
-        return sum(lost.length for lost in self.lost) + sum(body.lost_bytes for body in bodies)
+        total = sum(lost.length for lost in self.lost) if self.lost else 0
+        for message in (self.request, self.response):
+            if message is not None:
+                total += message.body.lost_bytes
+        return total

@@ -1,0 +1,154 @@
+"""HAR 1.2 archives, written as exchanges end.
+
+The file is valid JSON after every flush: what closes the archive (the end of the entries, and the pages) is
+written behind the entries each time, and overwritten by the next ones. Memory holds one entry, what has not
+been flushed, and a page per process. Where the output cannot be rewound, as on a pipe, the archive is closed
+once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+import orjson
+
+from exporters.har_entry import entry_of, iso_time
+from exporters.http.layers import Limits, Notes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from capture.streams import Process
+    from exporters.har_fields import Json
+    from exporters.http.messages import Exchange
+
+FLUSH_BYTES = 1024 * 1024
+"""How much is collected before it is written: the closing part, usually a few KiB, is rewritten each time."""
+
+MAX_PAGES = 10_000
+"""Processes that get a page; entries of later ones only name their process. Bounds the closing part."""
+
+
+@dataclass(slots=True)
+class HarResult:
+    """What was written: ``incomplete`` entries say so themselves, and so do those with ``lost_bytes``."""
+
+    entries: int = 0
+    incomplete: int = 0
+    lost_bytes: int = 0
+    bytes_written: int = 0
+
+
+class HarWriter:
+    """Writes exchanges to ``output``, a binary file. ``transform`` changes an entry, or drops it (None)."""
+
+    def __init__(
+        self,
+        output: BinaryIO,
+        limits: Limits | None = None,
+        transform: Callable[[Json], Json | None] | None = None,
+    ) -> None:
+        self.result = HarResult()
+        self._output = output
+        self._decoded_limit = (limits or Limits()).decoded_bytes
+        self._transform = transform
+        self._rewindable = output.seekable()
+        self._pages: dict[Process, Json] = {}
+        creator = {"name": "plaintap", "version": importlib.metadata.version("plaintap")}
+        head = b'{"log":{"version":"1.2","creator":' + orjson.dumps(creator) + b',"entries":['
+        self._pending = [head]
+        self._pending_bytes = len(head)
+        self._end = output.tell() if self._rewindable else 0
+        self._comment: str | None = None
+
+    def write(self, exchange: Exchange) -> None:
+        """Add ``exchange``; it is in the file after the next flush."""
+        entry: Json | None = entry_of(exchange, self._decoded_limit)
+        page = self._page_of(exchange)
+        if page is not None and entry is not None:
+            entry["pageref"] = page
+        if self._transform is not None and entry is not None:
+            entry = self._transform(entry)
+        if entry is None:
+            return
+        encoded = orjson.dumps(entry)
+        self._pending += (b",\n" if self.result.entries else b"\n", encoded)
+        self._pending_bytes += len(encoded) + 2
+        self.result.entries += 1
+        self.result.incomplete += "_outcome" in entry
+        self.result.lost_bytes += exchange.lost_bytes
+        if self._pending_bytes >= FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the file up to date: it is a whole archive of what was written so far."""
+        if self._rewindable:
+            self._write_entries(self._closing())
+        else:
+            self._write_entries(b"")
+        self._output.flush()
+
+    def close(self, notes: Notes | None = None) -> HarResult:
+        """Complete the archive; ``notes`` become its comment. The file itself stays open."""
+        if notes is not None and (numbers := notes.as_dict()):
+            self._comment = ", ".join(f"{name}: {number}" for name, number in numbers.items())
+        self._write_entries(self._closing())
+        if self._rewindable:
+            self._output.truncate()
+        self._output.flush()
+        return self.result
+
+    def _write_entries(self, closing: bytes) -> None:
+        entries = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._rewindable:
+            self._output.seek(self._end)
+        # One write for both: whoever reads in between, or after a crash, finds a whole archive.
+        self._output.write(entries + closing)
+        self._end += len(entries)
+        self.result.bytes_written = self._end + len(closing)
+
+    def _closing(self) -> bytes:
+        log = b'\n],"pages":' + orjson.dumps(list(self._pages.values()))
+        if self._comment is not None:
+            log += b',"comment":' + orjson.dumps(self._comment)
+        return log + b"}}\n"
+
+    def _page_of(self, exchange: Exchange) -> str | None:
+        """The page of the exchange's process; a pid that is used again gets another page."""
+        process = exchange.connection.process
+        if process is None:
+            return None
+        page = self._pages.get(process)
+        if page is None:
+            if len(self._pages) >= MAX_PAGES:
+                return None
+            title = process.command_line or process.exe or process.comm
+            page = {
+                "startedDateTime": iso_time(exchange.started_ns),
+                "id": f"page_{len(self._pages) + 1}_pid_{process.pid}",
+                "title": title.encode("utf-8", "replace").decode(),
+                "pageTimings": {"onContentLoad": -1, "onLoad": -1},
+            }
+            self._pages[process] = page
+        return str(page["id"])
+
+
+def write_har(
+    exchanges: Iterable[Exchange],
+    output: BinaryIO,
+    limits: Limits | None = None,
+    transform: Callable[[Json], Json | None] | None = None,
+    notes: Notes | None = None,
+) -> HarResult:
+    """Write all of ``exchanges`` as one archive to ``output``, a binary file; says what was written.
+
+    ``notes`` is the one that the exchanges' reader counts in.
+    """
+    writer = HarWriter(output, limits, transform)
+    for exchange in exchanges:
+        writer.write(exchange)
+    return writer.close(notes)

@@ -1,0 +1,344 @@
+"""One exchange as an entry of a HAR 1.2 log, as Chrome's network panel would have written it.
+
+Fields that HAR has no name for begin with an underscore; where Chrome has one it is Chrome's. What is not
+known is -1 for a number, as HAR has it, and for a method or a URL a placeholder that ``_unknown`` names.
+HAR's camel case begins here: nothing of it is known to exporters.http.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from exporters.har_fields import (
+    Json,
+    field_text,
+    multipart_parameters,
+    parameters,
+    query_of,
+    request_cookies,
+    response_cookies,
+)
+from exporters.http.content import Content, charset_of, decode_content, text_of
+from exporters.http.messages import Outcome
+from exporters.http.urls import address_text, exchange_url
+from exporters.resource_types import resource_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporters.http.messages import Body, Exchange, FieldPair, Fields, Lost, Request, Response
+
+UNKNOWN_METHOD = "UNKNOWN"
+"""Stands for a method that was not captured."""
+
+NO_MIME_TYPE = "x-unknown"
+"""What Chrome writes where there is no Content-Type."""
+
+MAX_IDLE_BEFORE_FIRST_REQUEST_NS = 1_000_000_000
+"""A client that has a request sends it when the connection is there: within microseconds, on a busy machine
+milliseconds. After a second it had opened the connection ahead of need: the request did not wait for it."""
+
+_HTTP_VERSIONS = {"HTTP/2": "HTTP/2.0"}
+_BODYLESS = frozenset(("GET", "HEAD", "CONNECT", "OPTIONS", "TRACE", UNKNOWN_METHOD))
+
+
+def entry_of(exchange: Exchange, decoded_limit: int) -> Json:
+    """The HAR entry of ``exchange``; at most ``decoded_limit`` bytes of each decoded body."""
+    started_ns, timings, total = timings_of(exchange)
+    opened = exchange.connection.opened
+    entry: Json = {
+        "startedDateTime": iso_time(started_ns),
+        "time": total,
+        "request": _request(exchange, decoded_limit),
+        "response": _response(exchange, decoded_limit),
+        "cache": {},
+        "timings": timings,
+        "serverIPAddress": address_text(opened.server),
+        "connection": str(opened.server.port),
+        "_connectionId": str(opened.stream),
+        "_resourceType": resource_type(exchange),
+    }
+    if exchange.priority is not None:
+        entry["_priority"] = exchange.priority
+    _describe_process(entry, exchange)
+    _describe_end(entry, exchange)
+    return entry
+
+
+# Time.
+
+
+@lru_cache(maxsize=64)
+def _iso_seconds(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def iso_time(time_ns: int) -> str:
+    """ISO 8601 in UTC with microseconds, which is as fine as Chrome reads it."""
+    return f"{_iso_seconds(time_ns // 10**9)}.{time_ns // 1000 % 10**6:06d}Z"
+
+
+def _milliseconds(duration_ns: int | None) -> float:
+    return -1 if duration_ns is None else max(duration_ns, 0) / 1e6
+
+
+def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
+    """When the exchange began (ns), its phases and their sum (ms), as HAR 1.2 has them.
+
+    The first request of a connection waits for it: ``connect`` contains ``ssl``, and ``blocked`` is the time
+    from the end of the handshakes to the request's first byte. On a connection that was there, ``blocked`` is
+    0 and the others are -1. An upload that goes on after the response began overlaps it: ``send`` ends there.
+    """
+    request, response = exchange.request, exchange.response
+    started_ns = exchange.started_ns
+    blocked_ns: int | None = 0 if exchange.number else None
+    connect_ns = ssl_ns = None
+    opened, tls = exchange.connection.opened, exchange.connection.tls
+    if exchange.number == 0 and opened.handshake_seen:
+        connect_from, connect_to = opened.time_ns, opened.established_ns
+        if tls is not None and tls.started_ns is not None and tls.established_ns is not None:
+            ssl_ns = tls.established_ns - tls.started_ns
+            connect_to = tls.established_ns
+        if exchange.connection.authority is not None:  # inside a tunnel only TLS is new
+            connect_from = tls.started_ns if ssl_ns is not None and tls and tls.started_ns else started_ns
+            connect_to = connect_to if ssl_ns is not None else started_ns
+        idle_ns = started_ns - connect_to
+        if idle_ns > MAX_IDLE_BEFORE_FIRST_REQUEST_NS:
+            blocked_ns, ssl_ns = 0, None
+        else:
+            blocked_ns, connect_ns = max(idle_ns, 0), connect_to - connect_from
+            started_ns = min(connect_from, started_ns)
+    send_ns = wait_ns = receive_ns = 0
+    if request is not None:
+        sent_ns = request.ended_ns if response is None else min(request.ended_ns, response.started_ns)
+        send_ns = sent_ns - request.started_ns
+        wait_ns = (exchange.ended_ns if response is None else response.started_ns) - sent_ns
+    if response is not None:
+        receive_ns = exchange.ended_ns - response.started_ns
+    phases = (blocked_ns, connect_ns, send_ns, wait_ns, receive_ns)
+    total_ns = sum(max(phase, 0) for phase in phases if phase is not None)
+    return (
+        started_ns,
+        {
+            "blocked": _milliseconds(blocked_ns),
+            "dns": -1,
+            "connect": _milliseconds(connect_ns),
+            "ssl": _milliseconds(ssl_ns),
+            "send": _milliseconds(send_ns),
+            "wait": _milliseconds(wait_ns),
+            "receive": _milliseconds(receive_ns),
+        },
+        total_ns / 1e6,
+    )
+
+
+# Messages.
+
+
+@lru_cache(maxsize=4096)
+def _header(pair: FieldPair) -> Json:
+    """One header; the same ones come again and again, so that they are made once. Not to be changed."""
+    name, value = pair
+    return {"name": field_text(name), "value": field_text(value)}
+
+
+def _headers(fields: Fields) -> list[Json]:
+    return [_header(pair) if len(pair[1]) < 100 else _header.__wrapped__(pair) for pair in fields.pairs]
+
+
+def _version(version: str) -> str:
+    return _HTTP_VERSIONS.get(version, version)
+
+
+def _request(exchange: Exchange, limit: int) -> Json:
+    request = exchange.request
+    url = exchange_url(exchange)
+    if request is None:
+        version = exchange.response.version if exchange.response is not None else ""
+        return {
+            "method": UNKNOWN_METHOD,
+            "url": url,
+            "httpVersion": _version(version),
+            "cookies": [],
+            "headers": [],
+            "queryString": [],
+            "headersSize": -1,
+            "bodySize": -1,
+            "_unknown": ["method", "url"],
+            "comment": "the request was not recorded",
+        }
+    result: Json = {
+        "method": UNKNOWN_METHOD if request.method is None else field_text(request.method),
+        "url": url,
+        "httpVersion": _version(request.version),
+        "cookies": request_cookies(request.fields),
+        "headers": _headers(request.fields),
+        "queryString": query_of(url),
+        "headersSize": -1 if request.head_bytes is None else request.head_bytes,
+        "bodySize": request.body.wire_bytes,
+    }
+    unknown = [name for name, value in (("method", request.method), ("url", request.target)) if value is None]
+    if unknown:
+        result["_unknown"] = unknown
+    if request.trailers:
+        result["_trailers"] = _headers(request.trailers)
+    if request.body.data or (request.body.wire_bytes and result["method"] not in _BODYLESS):
+        _describe_body(result, request.body, decoded := decode_content(request.body, request.fields, limit))
+        result["postData"] = _post_data(request, decoded)
+    elif request.body.lost:
+        _describe_body(result, request.body, Content(b""))
+    return result
+
+
+def _post_data(request: Request, content: Content) -> Json:
+    kind = request.fields.get(b"content-type") or b""
+    data = content.data
+    posted: Json = {"mimeType": field_text(kind)}
+    text = text_of(data, kind)
+    if text is None:
+        posted["text"] = base64.b64encode(data).decode("ascii")
+        posted["encoding"] = "base64"  # as HAR has it for responses; 1.2 forgot that requests can be binary
+    else:
+        posted["text"] = text
+    lowered = kind.lower()
+    if lowered.startswith(b"application/x-www-form-urlencoded") and text is not None:
+        posted["params"] = parameters(text.strip("\r\n"))
+    elif lowered.startswith(b"multipart/form-data"):
+        posted["params"] = multipart_parameters(data, kind)
+    return posted
+
+
+def _response(exchange: Exchange, limit: int) -> Json:
+    response = exchange.response
+    if response is None or response.status is None:
+        return {
+            "status": 0,
+            "statusText": "",
+            "httpVersion": "",
+            "cookies": [],
+            "headers": [],
+            "content": {"size": 0, "mimeType": NO_MIME_TYPE},
+            "redirectURL": "",
+            "headersSize": -1,
+            "bodySize": -1,
+            "_transferSize": 0,
+            "_error": f"no response: {exchange.outcome.value}",
+        }
+    body = response.body
+    decoded = decode_content(body, response.fields, limit)
+    result: Json = {
+        "status": response.status,
+        "statusText": field_text(response.reason),
+        "httpVersion": _version(response.version),
+        "cookies": response_cookies(response.fields, response.started_ns),
+        "headers": _headers(response.fields),
+        "content": _content(response, decoded),
+        "redirectURL": field_text(response.fields.get(b"location") or b""),
+        "headersSize": -1 if response.head_bytes is None else response.head_bytes,
+        "bodySize": body.wire_bytes,
+        "_transferSize": (response.head_bytes or 0) + body.wire_bytes,
+    }
+    if response.trailers:
+        result["_trailers"] = _headers(response.trailers)
+    if exchange.interim:
+        result["_interim"] = [_interim(interim) for interim in exchange.interim]
+    _describe_body(result, body, decoded)
+    if not body.complete or exchange.outcome not in (Outcome.COMPLETE, Outcome.LOST):
+        result["_error"] = f"incomplete: {exchange.outcome.value}"
+    return result
+
+
+def _interim(response: Response) -> Json:
+    return {
+        "status": response.status,
+        "statusText": field_text(response.reason),
+        "headers": _headers(response.fields),
+        "time": iso_time(response.started_ns),
+    }
+
+
+def _content(response: Response, decoded: Content) -> Json:
+    kind = response.fields.get(b"content-type") or b""
+    data, body = decoded.data, response.body
+    size = len(data) if decoded.codings else len(data) + body.lost_bytes
+    content: Json = {"size": size, "mimeType": field_text(kind) or NO_MIME_TYPE}
+    if decoded.codings:
+        content["compression"] = len(data) - len(body.data)
+        content["_codings"] = list(decoded.codings)
+    if not data:
+        return content
+    text = text_of(data, kind)
+    if text is None:
+        content["text"] = base64.b64encode(data).decode("ascii")
+        content["encoding"] = "base64"
+        charset = charset_of(kind, data)
+        if charset is not None:
+            content["_charset"] = charset
+    else:
+        content["text"] = text
+    return content
+
+
+# What is missing.
+
+
+def _describe_body(message: Json, body: Body, decoded: Content) -> None:
+    """Tell on a request or a response what its body lacks."""
+    comments = []
+    if body.lost:
+        message["_lostBytes"] = body.lost_bytes
+        message["_lostRanges"] = _ranges(body.lost)
+        reasons = ", ".join(sorted({lost.reason for lost in body.lost}))
+        comments.append(f"truncated: {body.lost_bytes} bytes lost ({reasons})")
+    if not body.complete:
+        message["_complete"] = False
+        comments.append(f"the body's end was not seen; {len(body.data)} bytes of it were")
+    if decoded.problem is not None:
+        message["_decodingProblem"] = decoded.problem
+        comments.append(decoded.problem)
+    if comments:
+        message["comment"] = "; ".join(comments)
+
+
+def _ranges(lost: Iterable[Lost]) -> list[Json]:
+    """Where the holes are: after how many bytes that are there (before decoding), how long, and why."""
+    return [{"offset": hole.offset, "length": hole.length, "reason": hole.reason} for hole in lost]
+
+
+def _describe_end(entry: Json, exchange: Exchange) -> None:
+    comments = list(exchange.notes)
+    lost = exchange.lost_bytes
+    if lost:
+        entry["_lostBytes"] = lost
+    if exchange.lost:
+        entry["_lostRanges"] = _ranges(exchange.lost)
+        reasons = ", ".join(sorted({hole.reason for hole in exchange.lost}))
+        comments.append(
+            f"{sum(hole.length for hole in exchange.lost)} bytes of its messages lost ({reasons})"
+        )
+    if exchange.outcome is not Outcome.COMPLETE:
+        entry["_outcome"] = exchange.outcome.value
+        comments.append(f"not complete: {exchange.outcome.value}")
+    if comments:
+        entry["comment"] = "; ".join(comments)
+
+
+def _describe_process(entry: Json, exchange: Exchange) -> None:
+    """Who held the recorded end of the connection, and who the other end where that is local."""
+    opened, tls = exchange.connection.opened, exchange.connection.tls
+    entry["_clientAddress"] = address_text(opened.client)
+    entry["_clientPort"] = opened.client.port
+    if opened.process is not None:
+        entry["_pid"] = opened.process.pid
+        entry["_comm"] = opened.process.comm
+        entry["_side"] = opened.side.name.lower()
+        if opened.process.exe is not None:
+            entry["_exe"] = opened.process.exe
+    if opened.peer_process is not None:
+        entry["_peerPid"] = opened.peer_process.pid
+        entry["_peerComm"] = opened.peer_process.comm
+    if tls is not None and tls.library is not None:
+        entry["_tlsLibrary"] = tls.library

@@ -1,0 +1,171 @@
+"""A body's content: codings undone, and whether it is text (RFC 9110 §8.3 and §8.4).
+
+Decoding goes as far as it can: of a truncated body the decodable beginning is kept, and what stopped it is
+told. Text is what stays the same when it is encoded as UTF-8 again, so that whoever hashes it gets the hash
+of what was sent; all else is for base64.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporters.http.messages import Body, Fields
+
+_CHARSET = re.compile(rb";[ \t]*charset[ \t]*=[ \t]*\"?([^\s\";]+)", re.IGNORECASE)
+_META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset[ \t]*=[ \t]*[\"']?([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"<\?xml[^>]{0,200}?encoding[ \t]*=[ \t]*[\"']([A-Za-z0-9_.:\-]+)")
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+
+META_BYTES = 1024
+"""How far into a document its own word on its charset is looked for (HTML, prescan of the byte stream)."""
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+_TEXT_TYPE = re.compile(
+    rb"text/|application/(?:json|xml|javascript|ecmascript|x-javascript|x-www-form-urlencoded|graphql|yaml|toml"
+    rb"|x-ndjson|sql|manifest)|[^;]*\+(?:json|xml|yaml|text)\b|image/svg"
+)
+_BINARY_TYPE = re.compile(
+    rb"image/|audio/|video/|font/|application/(?:grpc|protobuf|x-protobuf|zip|gzip|pdf|wasm|x-tar|zstd|cbor|msgpack)"
+)
+
+
+_NOT_ASCII_COMPATIBLE = re.compile(rb"charset[^;]*(?:utf-?16|utf-?32|utf-7|ucs-|iso-2022|hz-)")
+"""Charsets in which bytes that look like ASCII can be something else."""
+
+
+class Kind(Enum):
+    """What a media type says of the bytes."""
+
+    TEXT = "text"
+    WIDE = "text in a charset that does not contain ASCII"
+    BINARY = "no text"
+    UNKNOWN = "the bytes must show"
+
+
+@lru_cache(maxsize=512)
+def _kind_of(content_type: bytes) -> Kind:
+    lower = content_type.lower()
+    if _NOT_ASCII_COMPATIBLE.search(lower):
+        return Kind.WIDE
+    if _TEXT_TYPE.match(lower):
+        return Kind.TEXT
+    return Kind.BINARY if _BINARY_TYPE.match(lower) else Kind.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a body says. ``codings`` are those that were undone, and ``problem`` is why there is not more.
+
+    ``limited`` says that the problem is the limit against decompression bombs.
+    """
+
+    data: bytes | bytearray
+    codings: tuple[str, ...] = ()
+    problem: str | None = None
+    limited: bool = False
+
+
+def decode_content(body: Body, fields: Fields, limit: int) -> Content:
+    """Undo the codings of ``body``, up to ``limit`` bytes of content."""
+    names = fields.tokens(b"content-encoding") if b"content-encoding" in fields.index else []
+    codings = [
+        name.decode("latin-1") for name in (*names, *body.transfer_codings) if name not in (b"identity", b"")
+    ]
+    if not codings or not body.data:
+        return Content(body.data)
+    unknown = next((coding for coding in codings if coding not in DECODERS), None)
+    if unknown is not None:
+        return Content(body.data, (), f"content coding {unknown} is not known")
+    end = body.lost[0].offset if body.lost else len(body.data)
+    blocks: Iterator[bytes] = (
+        bytes(body.data[start : min(start + BLOCK_BYTES, end)]) for start in range(0, end, BLOCK_BYTES)
+    )
+    for coding in reversed(codings):
+        blocks = DECODERS[coding](blocks)
+    return _collect(blocks, tuple(codings), body, limit)
+
+
+def _collect(blocks: Iterator[bytes], codings: tuple[str, ...], body: Body, limit: int) -> Content:
+    data = bytearray()
+    try:
+        for block in blocks:
+            room = limit - len(data)
+            data += block[:room]
+            if len(block) > room:
+                return Content(data, codings, f"only the first {limit} decoded bytes are kept", limited=True)
+    except CorruptStreamError as error:
+        if not data and not body.lost:
+            return Content(body.data, (), str(error))  # what is labelled as encoded, and is not
+        return Content(data, codings, str(error))
+    if body.lost:
+        return Content(data, codings, "bytes were lost, and what comes after them cannot be decoded")
+    return Content(data, codings)
+
+
+def charset_of(content_type: bytes, data: bytes | bytearray) -> str | None:
+    """The charset by Content-Type, byte order mark, or the document itself; None where none of them tells.
+
+    RFC 9110 §8.3.2; named as Python names it. A byte order mark wins, as in the HTML standard.
+    """
+    for mark, name in _BOMS:
+        if data.startswith(mark):
+            return name
+    start = bytes(data[:META_BYTES])
+    found = _CHARSET.search(content_type)
+    if found is None:
+        found = _META_CHARSET.search(start) if b"html" in content_type else _XML_ENCODING.match(start)
+    if found is None:
+        return None
+    try:
+        return codecs.lookup(found[1].decode("latin-1")).name
+    except (LookupError, ValueError):
+        return None
+
+
+def text_of(data: bytes | bytearray, content_type: bytes) -> str | None:
+    """``data`` as text that is ``data`` again when encoded as UTF-8; None where there is none.
+
+    Of bytes in another charset there is text only if they are the same in UTF-8, that is ASCII.
+    """
+    kind = _kind_of(content_type)
+    if kind is Kind.BINARY or (kind is Kind.UNKNOWN and _CONTROLS.search(data)):
+        return None
+    try:
+        text = str(data, "utf-8")
+    except UnicodeDecodeError:
+        return None
+    if kind is not Kind.WIDE and text.isascii():
+        return text
+    charset = charset_of(content_type, data)
+    return text if charset in (None, "utf-8", "ascii") else None
+
+
+def readable_text(data: bytes | bytearray, content_type: bytes) -> str | None:
+    """``data`` as a person reads it, by its charset; None where it is no text. Not to be hashed."""
+    text = text_of(data, content_type)
+    if text is not None:
+        return text
+    charset = charset_of(content_type, data)
+    if charset is None or _kind_of(content_type) is Kind.BINARY:
+        return None
+    try:
+        return str(data, charset)
+    except (UnicodeDecodeError, LookupError):
+        return None

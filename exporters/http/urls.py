@@ -1,0 +1,103 @@
+"""The URL of a request (RFC 9110 §7.1, RFC 9112 §3.2): what the client meant, as far as it can be known."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capture.streams import Endpoint
+    from exporters.http.messages import Connection, Exchange, Request
+
+NOT_RECORDED_PATH = "/(not-recorded)"
+"""Stands for a target that was not captured; marked as unknown beside it."""
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
+_AUTHORITY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%@\[\]\-]+")
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://")
+_UNSAFE = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e|]")
+
+
+def exchange_url(exchange: Exchange) -> str:
+    """The URL of an exchange; of one without a request, with NOT_RECORDED_PATH in the place of the path."""
+    connection = exchange.connection
+    request = exchange.request
+    if request is None:
+        return f"{_scheme(connection)}://{_authority_of(connection)}{NOT_RECORDED_PATH}"
+    target = request.target
+    if target is not None and request.method == b"CONNECT" and request.protocol is None:
+        return _connect_url(target)
+    if target is not None and _ABSOLUTE.match(target):
+        return _escape(target)
+    scheme = _scheme(connection) if request.scheme is None else request.scheme.decode("latin-1").lower()
+    if request.protocol == b"websocket" or _is_websocket(exchange):
+        scheme = "wss" if scheme == "https" else "ws" if scheme == "http" else scheme
+    authority = _authority(request, connection, scheme)
+    if target is None:
+        return f"{scheme}://{authority}{NOT_RECORDED_PATH}"
+    if target == b"*":
+        return f"{scheme}://{authority}"  # RFC 9112 §3.3: the asterisk form has neither path nor query
+    path = _escape(target)
+    return f"{scheme}://{authority}{path}" if path.startswith("/") else f"{scheme}://{authority}/{path}"
+
+
+def address_text(endpoint: Endpoint) -> str:
+    """An address as text; IPv6 in the form of RFC 5952, an IPv4-mapped one as the IPv4 address that it is."""
+    return _address_text(endpoint.address)
+
+
+@lru_cache(maxsize=1024)
+def _address_text(packed: bytes) -> str:
+    address = ipaddress.ip_address(packed)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def _scheme(connection: Connection) -> str:
+    return "https" if connection.tls is not None else "http"
+
+
+def _is_websocket(exchange: Exchange) -> bool:
+    response = exchange.response
+    return (
+        response is not None
+        and response.status == 101
+        and (response.fields.get(b"upgrade") or b"").lower() == b"websocket"
+    )
+
+
+def _authority(request: Request, connection: Connection, scheme: str) -> str:
+    named = request.authority or request.fields.get(b"host")
+    if named is None or _AUTHORITY.fullmatch(named) is None:
+        return _authority_of(connection)
+    return named.decode("latin-1").removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
+
+
+def _authority_of(connection: Connection) -> str:
+    """Whom the connection is to, where no request says so: the tunnel's target, the SNI, or the address."""
+    default = _DEFAULT_PORTS[_scheme(connection)]
+    if connection.authority is not None and _AUTHORITY.fullmatch(connection.authority):
+        return connection.authority.decode("latin-1").removesuffix(default)
+    server = connection.opened.server
+    host = connection.tls.server_name if connection.tls is not None else None
+    if host is None:
+        host = address_text(server)
+        if ":" in host:
+            host = f"[{host}]"
+    return f"{host}:{server.port}".removesuffix(default)
+
+
+def _connect_url(target: bytes) -> str:
+    """CONNECT has no URL, only an authority (RFC 9110 §9.3.6); its port tells what the tunnel is for."""
+    authority = _escape(target)
+    return f"https://{authority}" if authority.endswith(":443") else f"http://{authority}"
+
+
+def _escape(target: bytes) -> str:
+    """As it was sent, but for bytes that no URI may contain (RFC 3986 §2), which are percent-encoded."""
+    text = target.decode("latin-1")
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text)

@@ -31,8 +31,16 @@ _LEDGER_PART_CHARACTERS: Final = 60_000
 _PLAIN_VALUE: Final = re.compile(r"[\w@%+:,./*-]+", re.ASCII)
 _WORD: Final = re.compile(r'([a-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s"]+))(?:\s+|$)')
 
+_SIDES: Final = {side.name.lower(): side for side in Side}
+
 HANDSHAKE_SEEN: Final = "seen"
 HANDSHAKE_SYNTHETIC: Final = "synthetic"
+TLS_FRAMED: Final = "framed"
+TLS_BARE: Final = "bare"
+"""Whether a TLS session's plaintext is inside a record layer, or in the segments as it is."""
+
+CONTINUES: Final = "continues"
+"""The word of a SYN that begins no connection but goes on with one, after lost bytes."""
 
 TCP_HANDSHAKE_HINT: Final = "This TCP handshake is synthetic: the connection is older than the recording."
 TLS_HANDSHAKE_HINT: Final = "This TLS handshake is synthetic: the real one was before the recording."
@@ -100,10 +108,10 @@ def _process_words(process: Process | None, prefix: str) -> dict[str, str | int 
     }
 
 
-def tls_words(tls: Tls) -> dict[str, str | int | None]:
-    """The words of a TLS session: its presence, library, host, ALPN and the times of its handshake in ns."""
+def tls_words(tls: Tls, framing: str) -> dict[str, str | int | None]:
+    """The words of a TLS session: how its plaintext is shown, library, host, ALPN, handshake times in ns."""
     return {
-        "tls": HANDSHAKE_SEEN if tls.established_ns is not None else HANDSHAKE_SYNTHETIC,
+        "tls": framing,
         "lib": tls.library,
         "host": tls.server_name,
         "alpn": tls.alpn,
@@ -112,14 +120,16 @@ def tls_words(tls: Tls) -> dict[str, str | int | None]:
     }
 
 
-def stream_words(opened: StreamOpened, original_port: int | None) -> dict[str, str | int | None]:
+def stream_words(
+    opened: StreamOpened, framing: str, original_port: int | None
+) -> dict[str, str | int | None]:
     """The words of a stream's first packet; ``original_port`` is the server's where packets show another."""
     return {
         **_process_words(opened.process, ""),
         "fd": opened.fd,
         "side": opened.side.name.lower(),
         "handshake": HANDSHAKE_SEEN if opened.handshake_seen else HANDSHAKE_SYNTHETIC,
-        **(tls_words(opened.tls) if opened.tls is not None else {}),
+        **(tls_words(opened.tls, framing) if opened.tls is not None else {}),
         "port": original_port,
         **_process_words(opened.peer_process, "peer_"),
     }
@@ -152,7 +162,7 @@ def _number(words: Mapping[str, str], key: str) -> int | None:
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 20 else None
 
 
-def _parse_process(words: Mapping[str, str], prefix: str) -> Process | None:
+def _read_process(words: Mapping[str, str], prefix: str) -> Process | None:
     pid = _number(words, f"{prefix}pid")
     if pid is None:
         return None
@@ -164,7 +174,7 @@ def _parse_process(words: Mapping[str, str], prefix: str) -> Process | None:
     )
 
 
-def parse_tls(words: Mapping[str, str]) -> Tls | None:
+def read_tls(words: Mapping[str, str]) -> Tls | None:
     """The TLS session that ``tls_words`` told of."""
     if "tls" not in words:
         return None
@@ -177,17 +187,16 @@ def parse_tls(words: Mapping[str, str]) -> Tls | None:
     )
 
 
-def parse_stream(
-    comment: str, stream: int, times_ns: tuple[int, int], client: Endpoint, server: Endpoint
+def read_stream(
+    words: Mapping[str, str], stream: int, times_ns: tuple[int, int], client: Endpoint, server: Endpoint
 ) -> StreamOpened | None:
-    """The StreamOpened whose ``stream_words`` are ``comment``; None for a comment that is not one.
+    """The StreamOpened of ``stream_words``; None for words that are not a stream's.
 
     ``times_ns`` are those of the SYN and of the handshake's last segment; the server's port is replaced by
-    the original one, where the comment has it.
+    the original one, where the words have it.
     """
-    words = parse_words(comment)
-    side = {"client": Side.CLIENT, "server": Side.SERVER}.get((words or {}).get("side", ""))
-    if words is None or side is None or "handshake" not in words:
+    side = _SIDES.get(words.get("side", ""))
+    if side is None or "handshake" not in words:
         return None
     port = _number(words, "port")
     return StreamOpened(
@@ -198,18 +207,14 @@ def parse_stream(
         server=server if port is None or port > 0xFFFF else Endpoint(server.address, port),
         side=side,
         handshake_seen=words["handshake"] == HANDSHAKE_SEEN,
-        process=_parse_process(words, ""),
-        peer_process=_parse_process(words, "peer_"),
+        process=_read_process(words, ""),
+        peer_process=_read_process(words, "peer_"),
         fd=_number(words, "fd"),
-        tls=parse_tls(words),
+        tls=read_tls(words),
     )
 
 
-def parse_gap(comment: str) -> tuple[int, str] | None:
-    """The length and the reason that ``gap_words`` told of."""
-    words = parse_words(comment)
-    if words is None:
-        return None
-    length = _number(words, "lost")
-    reason = words.get("reason")
+def read_gap(words: Mapping[str, str]) -> tuple[int, str] | None:
+    """The length and the reason of ``gap_words``."""
+    length, reason = _number(words, "lost"), words.get("reason")
     return (length, reason) if length is not None and reason is not None else None

@@ -250,7 +250,11 @@ class PcapngExporter:
             stream.unwritten_tls = item.tls
         comments = [
             packet_comments.format_words(
-                packet_comments.stream_words(item, item.server.port if port != item.server.port else None)
+                packet_comments.stream_words(
+                    item,
+                    packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED,
+                    item.server.port if port != item.server.port else None,
+                )
             )
         ]
         if not item.handshake_seen:
@@ -315,7 +319,8 @@ class PcapngExporter:
         if self._framing is Framing.TLS:
             stream.framed = True
             stream.unwritten_tls = item.tls
-        stream.comments = (packet_comments.format_words(packet_comments.tls_words(item.tls)),)
+        framing = packet_comments.TLS_FRAMED if stream.framed else packet_comments.TLS_BARE
+        stream.comments += (packet_comments.format_words(packet_comments.tls_words(item.tls, framing)),)
 
     # Bytes
 

@@ -1,0 +1,138 @@
+"""Packets to TCP segments: Ethernet, IPv4, IPv6 and TCP by hand, everything else through scapy.
+
+The headers that our own captures have, and most of other people's, are read here with struct; VLAN tags,
+other link types, extension headers and fragments go to ``exporters.foreign_packets``, which is
+imported when the first of them is met.
+
+This module knows one packet at a time; order and connections are for ``exporters.tcp_reassembly``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from capture.streams import Endpoint
+from exporters.pcapng import LINKTYPE_ETHERNET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.streams import Process
+    from exporters.capture_files import Packet
+
+PROTOCOL_TCP: Final = 6
+
+_ETHERNET_BYTES: Final = 14
+_IPV6_BYTES: Final = 40
+_TCP_BYTES: Final = 20
+_ETHERTYPE_IPV4: Final = b"\x08\x00"
+_ETHERTYPE_IPV6: Final = b"\x86\xdd"
+_FRAGMENT_MASK: Final = 0x3FFF
+"""More fragments, and the offset (RFC 791 §3.1)."""
+_TCP_FIELDS: Final = struct.Struct(">IIBB")
+
+
+TcpFields = tuple[bytes, int, int, int, bytes, int]
+"""The fields of a Segment from ``path`` to ``missing``."""
+
+
+class Segment(NamedTuple):
+    """A TCP segment. ``path`` is source address, destination address, source port, destination port, packed.
+
+    ``sequence`` and ``acknowledgement`` are as in the header (32 bits); ``missing`` bytes follow ``payload``
+    on the wire and are not in the capture.
+    """
+
+    time_ns: int
+    path: bytes
+    sequence: int
+    acknowledgement: int
+    flags: int
+    payload: bytes
+    missing: int
+    comments: tuple[str, ...] = ()
+    process: Process | None = None
+    outbound: bool | None = None
+
+
+def path_endpoints(path: bytes) -> tuple[Endpoint, Endpoint]:
+    """A path's source and destination."""
+    size = (len(path) - 4) // 2
+    source_port, destination_port = struct.unpack_from(">HH", path, 2 * size)
+    return Endpoint(path[:size], source_port), Endpoint(path[size : 2 * size], destination_port)
+
+
+def reverse_path(path: bytes) -> bytes:
+    """The path of the other direction."""
+    size = (len(path) - 4) // 2
+    return path[size : 2 * size] + path[:size] + path[-2:] + path[-4:-2]
+
+
+class Dissector:
+    """Finds the TCP segment in a packet.
+
+    ``undecodable`` counts packets that no part of it could read; packets of other protocols are not counted.
+    """
+
+    def __init__(self) -> None:
+        self._foreign: Callable[[Packet], Segment | None] | None = None
+        self.undecodable = 0
+
+    def segment(self, packet: Packet) -> Segment | None:
+        """The packet's TCP segment; None where it has none, or has one only together with other packets."""
+        time_ns, link_type, data, original, comments, process, outbound = packet
+        if link_type == LINKTYPE_ETHERNET and len(data) >= 54:
+            ethertype = data[12:14]
+            if ethertype == _ETHERTYPE_IPV4:
+                at = _ETHERNET_BYTES + (data[14] & 15) * 4
+                fragmented = (data[20] << 8 | data[21]) & _FRAGMENT_MASK
+                # Where the segmentation was left to the network card, the total length may be 0.
+                size = data[16] << 8 | data[17] or original - _ETHERNET_BYTES
+                end = _ETHERNET_BYTES + size
+                if data[14] >> 4 == 4 and at >= 34 and not fragmented:
+                    if data[23] != PROTOCOL_TCP:
+                        return None
+                    found = tcp_segment(data, at, end, data[26:34])
+                    if found is not None:
+                        return Segment(time_ns, *found, comments, process, outbound)
+            elif ethertype == _ETHERTYPE_IPV6 and data[14] >> 4 == 6 and data[20] == PROTOCOL_TCP:
+                size = data[18] << 8 | data[19] or original - _ETHERNET_BYTES - _IPV6_BYTES
+                at = _ETHERNET_BYTES + _IPV6_BYTES
+                found = tcp_segment(data, at, at + size, data[22:54])
+                if found is not None:
+                    return Segment(time_ns, *found, comments, process, outbound)
+        return self._by_scapy(packet)
+
+    def _by_scapy(self, packet: Packet) -> Segment | None:
+        if self._foreign is None:
+            from exporters.foreign_packets import ForeignPackets  # noqa: PLC0415  (scapy costs up to 1 s)
+
+            self._foreign = ForeignPackets().segment
+        try:
+            return self._foreign(packet)
+        except ValueError:
+            self.undecodable += 1
+            return None
+
+
+def tcp_segment(data: bytes, at: int, end: int, addresses: bytes) -> TcpFields | None:
+    """The TCP header at ``at`` and its payload; ``end`` is where the datagram ends.
+
+    What is in ``data`` after ``end`` is padding. None where the header is cut or impossible.
+    """
+    if len(data) < at + _TCP_BYTES:
+        return None
+    sequence, acknowledgement, offset, flags = _TCP_FIELDS.unpack_from(data, at + 4)
+    start = at + (offset >> 4) * 4
+    if offset < 0x50 or start > end:
+        return None
+    payload = data[start:end]
+    return (
+        addresses + data[at : at + 4],
+        sequence,
+        acknowledgement,
+        flags,
+        payload,
+        end - start - len(payload),
+    )

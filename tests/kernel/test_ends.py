@@ -163,7 +163,8 @@ def test_killed_in_the_middle_it_leaves_a_file_and_nothing_else(servers: Servers
             for number in range(5, 200):
                 client.request(f"/json?number={number}")
             recording.process.kill()
-            assert recording.process.wait(5) == -signal.SIGKILL
+            # The kernel lets go of each tracepoint in its own time, and the process is not gone before.
+            assert recording.process.wait(20) == -signal.SIGKILL
         # The traced processes go on; that no program stays loaded is checked after every kernel test.
         answer = client.request("/bytes/70001")
         assert answer["sha256"] == sample_server().sample_sha256(70_001)

@@ -1,0 +1,116 @@
+"""A recording that cannot keep up: its losses are counted to the byte, shown as holes, and never filled in."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from clients import curl
+from https_client import sample_body
+from judges import expert_problems, rows
+from recording import decoded, entries, record, settle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import Servers
+
+pytestmark = pytest.mark.kernel
+
+LENGTH = 24 << 20
+# Two of the ring's smallest records of 16 KiB: a burst of 1 MiB writes must overflow it.
+RING_BYTES = 65_536
+SCHEMES = ("http", "https")
+ACCOUNT = re.compile(r"^(sockets|TLS): ([\d,]+) bytes [^=]+= (.+)$", re.MULTILINE)
+PART = re.compile(r"([\d,]+) bytes? (captured|suppressed as ciphertext|filtered|lost)")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What the server sent in one packet: its place in the stream, what was captured and what was not."""
+
+    start: int
+    data: bytes
+    missing: int
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def accounts(stderr: str) -> dict[str, tuple[int, dict[str, int]]]:
+    """The ledger as printed: what was reported, and the sum of each fate."""
+    found = {}
+    for name, reported, parts in ACCOUNT.findall(stderr):
+        fates: dict[str, int] = {}
+        for amount, fate in PART.findall(parts):
+            fates[fate] = fates.get(fate, 0) + number(amount)
+        found[name] = (number(reported), fates)
+    return found
+
+
+def server_segments(capture: Path, port: int) -> list[Segment]:
+    """The server's side of the only connection, positions counted from its first byte."""
+    fields = ("tcp.seq", "tcp.payload", "frame.len", "frame.cap_len")
+    found = rows(capture, f"tcp.srcport=={port} && frame.len>66", *fields)
+    return [
+        Segment(int(sequence) - 1, bytes.fromhex(payload), int(length) - int(captured))
+        for sequence, payload, length, captured in found
+    ]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_ring_that_is_too_small(servers: Servers, tmp_path: Path, scheme: str) -> None:
+    port = servers.port(scheme)
+    options = ("-c", "curl", "--port", port, "--framing", "plain", "--ring-size", RING_BYTES)
+    with record(tmp_path / "loss.pcapng", *options) as recording:
+        curl(servers, servers.url(scheme, f"/bytes/{LENGTH}"))
+        settle()
+        done = recording.stop()
+    assert done.returncode == 0, done.stderr
+
+    # The ledger adds up to the byte, and knows of a loss.
+    for reported, fates in accounts(done.stderr).values():
+        assert reported == sum(fates.values()), done.stderr
+    _reported, fates = accounts(done.stderr)["TLS" if scheme == "https" else "sockets"]
+    assert 0 < fates["lost"] < LENGTH
+
+    # The pcapng shows every hole at its place, and what is there is what was sent at that place.
+    sent = server_segments(recording.path, port)
+    missing = sum(segment.missing for segment in sent)
+    total = max(segment.start + len(segment.data) + segment.missing for segment in sent)
+    assert missing == fates["lost"], "the file and the ledger disagree"
+    assert sum(len(segment.data) + segment.missing for segment in sent) == total
+    head = total - LENGTH
+    assert 100 < head < 1000
+    body = sample_body(LENGTH)
+    for segment in sent:
+        data = segment.data[max(0, head - segment.start) :]
+        start = max(segment.start, head) - head
+        assert data == body[start : start + len(data)]
+    assert expert_problems(recording.path) == []
+
+    # The HAR says so too, and holds a part of the body without a byte that was not sent.
+    (entry,) = entries(recording.path)
+    content = entry["response"]["content"]
+    assert str(missing) in json.dumps(entry).replace(",", "")
+    assert len(decoded(content)) == LENGTH - missing
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_without_a_loss_the_ledger_adds_up_too(servers: Servers, tmp_path: Path, scheme: str) -> None:
+    with record(tmp_path / "all.pcapng", "-c", "curl", "--port", servers.port(scheme)) as recording:
+        curl(servers, servers.url(scheme, "/bytes/1048583"))
+        settle()
+        done = recording.stop()
+    found = accounts(done.stderr)
+    assert set(found) == {"sockets", "TLS"}
+    for reported, fates in found.values():
+        assert reported == sum(fates.values()), done.stderr
+        assert "lost" not in fates, done.stderr
+    reported, fates = found["TLS" if scheme == "https" else "sockets"]
+    assert fates["captured"] > 1_048_583
+    assert "Warning" not in done.stderr

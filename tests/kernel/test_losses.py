@@ -1,4 +1,4 @@
-"""A recording that cannot keep up: its losses are counted to the byte, shown as holes, and never filled in."""
+"""A recording that cannot keep up: losses are counted to the byte, shown as holes, and never filled in."""
 
 from __future__ import annotations
 

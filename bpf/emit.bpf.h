@@ -73,6 +73,19 @@ INLINE int put(struct job *j, u64 from, u64 n, u64 position)
 	return put3(j, from, n, position);
 }
 
+/* Says that bytes moved which cannot be copied. */
+INLINE void put_gap(struct job *j, u64 n, u8 reason)
+{
+	struct record0 *r = ring.ringbuf_reserve(sizeof(*r));
+	if (!r) {
+		count(COUNTER_EVENTS_RING_FULL, 1);
+		return;
+	}
+	fill_head(&r->head, j, 0, n, j->position);
+	r->head.reason = reason;
+	submit(r);
+}
+
 /* One round. 1: bytes are left for another. */
 INLINE int emit_round(u32 tid)
 {
@@ -90,8 +103,10 @@ INLINE int emit_round(u32 tid)
 			u64 block[2] = {}, at = j->block;
 			if (at >= j->blocks)
 				break;
-			if (bpf_probe_read_user(block, sizeof(block), (void *)(j->vector + 16 * at)))
+			if (bpf_probe_read_user(block, sizeof(block), (void *)(j->vector + 16 * at))) {
+				j->unreadable = 1;
 				break;
+			}
 			j->base = block[0];
 			j->length = block[1] < j->left ? block[1] : j->left;
 			j->offset = 0;
@@ -131,6 +146,8 @@ INLINE void emit_done(u32 tid)
 		if (j->left)
 			count(COUNTER_LOST_LIMIT, j->left);
 	}
+	if (j->left)
+		put_gap(j, j->left, j->unreadable ? REASON_FAULT : REASON_LIMIT);
 	jobs.delete(&tid);
 }
 
@@ -152,6 +169,14 @@ int continue_from_uprobe(struct pt_regs *ctx)
 	return 0;
 }
 
+/* 0 before the start and after the end: whatever is in flight then is nobody's. */
+INLINE int recording(void)
+{
+	int zero = 0;
+	struct settings *s = settings.lookup(&zero);
+	return s && s->self;
+}
+
 /* Ends a program; where a job is ready, by copying its bytes. */
 INLINE int finish_tracepoint(void *ctx, int ready)
 {
@@ -165,19 +190,6 @@ INLINE int finish_uprobe(struct pt_regs *ctx, int ready)
 	if (ready)
 		emit_from_uprobe.call(ctx, 0);
 	return 0;
-}
-
-/* Says that bytes moved which cannot be copied. */
-INLINE void put_gap(struct job *j, u64 n, u8 reason)
-{
-	struct record0 *r = ring.ringbuf_reserve(sizeof(*r));
-	if (!r) {
-		count(COUNTER_EVENTS_RING_FULL, 1);
-		return;
-	}
-	fill_head(&r->head, j, 0, n, j->position);
-	r->head.reason = reason;
-	submit(r);
 }
 
 /* Tells user space of a connection, once, before its first data. 0: no room, so its data must wait too. */

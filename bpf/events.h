@@ -47,6 +47,20 @@ enum role {
 	ROLE_SERVER = 2,
 };
 
+/* The shape of a call: where its arguments are, and what its return means. capture.call_shapes has the C. */
+enum shape {
+	SHAPE_READ_INT = 1,	/* (object, buffer, n) → bytes, or ≤ 0 */
+	SHAPE_WRITE_INT,
+	SHAPE_READ_LONG,
+	SHAPE_WRITE_LONG,
+	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
+	SHAPE_WRITE_EX,
+	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
+	SHAPE_HANDSHAKE,	/* (object) → 1 when done */
+	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
+	SHAPE_FREE,		/* (object) */
+};
+
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */
 enum reason {
 	REASON_NONE = 0,

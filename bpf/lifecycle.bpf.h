@@ -80,7 +80,7 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 	u64 sk = ctx->args[0];
 	struct connection *c = connections.lookup(&sk);
 
-	if (!c)
+	if (!c || !recording())
 		return 0;
 	if (c->ssl) {
 		struct session_key key = {.ssl = c->ssl, .tgid = c->tgid};

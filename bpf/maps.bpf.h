@@ -83,7 +83,7 @@ struct job {
 	u64 captured, ring_full, fault;
 	u32 tgid, tid, library;
 	u8 kind, direction, protocol;
-	u8 pad;
+	u8 unreadable;		/* the iovec array itself */
 };
 
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);

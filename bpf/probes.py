@@ -7,11 +7,12 @@ file descriptor: closing it detaches, and so does the kernel when we die, howeve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bpf import system
+from bpf import abi, system
 from bpf.program import Kernel, ProgramError
 from bpf.tracefs import Tracefs
 
@@ -40,11 +41,11 @@ _Event = TypeVar("_Event", int, str)
 
 @dataclass(frozen=True, slots=True)
 class UprobeSite:
-    """One program at one file offset."""
+    """A function of a library: its shape (``enum shape`` without the prefix), file offsets of entry and return."""
 
-    program: str
-    offset: int
-    at_return: bool
+    shape: str
+    entry_offset: int
+    return_offset: int | None
 
 
 class Probes:
@@ -54,7 +55,7 @@ class Probes:
         self._kernel = kernel
         self._fds: list[int] = []
         self._programs: dict[tuple[str, str], int] = {}
-        self._multi: bool | None = None
+        self._shapes = abi.header().enums["shape"]
         self.missing: list[str] = []
 
     def attach_tracepoints(self) -> None:
@@ -84,40 +85,43 @@ class Probes:
                 "or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH."
             ) from None
 
-    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], cookie: int) -> None:
-        """Attach at offsets of one file, in every process that maps it; samples carry ``cookie`` as their library.
+    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> None:
+        """Attach to functions of one file, in every process that maps it; samples will carry ``library``.
 
         Raises OSError, ProgramError.
         """
+        attach = self._attach_multi if self._kernel.uprobe_multi else self._attach_perf
         attached: list[int] = []
-        groups: dict[tuple[str, bool], list[int]] = {}
-        for site in sites:
-            groups.setdefault((site.program, site.at_return), []).append(site.offset)
         try:
-            # Entries last: a return without its entry is ignored, an entry without its return is kept in vain.
-            for (program, at_return), offsets in sorted(groups.items(), key=lambda group: not group[0][1]):
-                attached += self._attach_group(program, path, offsets, cookie, at_return=at_return)
+            for fd in attach(path, sites, library):
+                attached.append(fd)  # noqa: PERF402 - what was attached before an error is let go
         except OSError:
             for fd in attached:
                 os.close(fd)
             raise
         self._fds += attached
 
-    def _attach_group(
-        self, program: str, path: str, offsets: Sequence[int], cookie: int, *, at_return: bool
-    ) -> list[int]:
-        if self._multi is not False:
-            try:
-                fd = system.link_uprobe_multi(self._load_multi(program), path, offsets, cookie, at_return=at_return)
-            except OSError:
-                if self._multi:
-                    raise
-                self._multi = False
-            else:
-                self._multi = True
-                return [fd]
-        perf = self._load(program, "KPROBE")
-        return [self._kernel.attach_uprobe(perf, path, offset, at_return=at_return) for offset in offsets]
+    def _attach_multi(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
+        """One link for all returns of a file, then one for all entries: a return without its entry is ignored."""
+        for program, at_return in (("return_by_cookie", True), ("enter_by_cookie", False)):
+            points = [
+                (offset, self._shapes[f"SHAPE_{site.shape}"] | library << 8)
+                for site in sites
+                for offset in [site.return_offset if at_return else site.entry_offset]
+                if offset is not None
+            ]
+            if points:
+                yield system.link_uprobe_multi(self._load_multi(program), path, points, at_return=at_return)
+
+    def _attach_perf(self, path: str, sites: Sequence[UprobeSite], _library: int) -> Iterator[int]:
+        """A perf event for each place."""
+        if ("continue_from_uprobe", "KPROBE") not in self._programs:
+            self._kernel.set_tail_call("emit_from_uprobe", self._load("continue_from_uprobe", "KPROBE"))
+        for site in sites:
+            for side, offset in (("return", site.return_offset), ("enter", site.entry_offset)):
+                if offset is not None:
+                    program = self._load(f"{side}_{site.shape.lower()}", "KPROBE")
+                    yield self._kernel.attach_uprobe(program, path, offset, at_return=side == "return")
 
     def _load(self, program: str, kind: str) -> int:
         key = (program, kind)
@@ -126,15 +130,20 @@ class Probes:
         return self._programs[key]
 
     def _load_multi(self, program: str) -> int:
+        """A program for uprobe_multi. A tail call needs the same expected attach type on both sides (Linux 6.17)."""
         key = (program, "MULTI")
         if key not in self._programs:
-            self._load(program, "KPROBE")
             fd = system.load_uprobe_multi_program(self._kernel.instructions(program), program)
             self._programs[key] = fd
             self._fds.append(fd)
+            if (continued := "continue_from_uprobe") != program:
+                self._kernel.set_tail_call("emit_from_uprobe", self._load_multi(continued))
         return self._programs[key]
 
     def detach(self) -> None:
         """Let go of everything."""
-        while self._fds:
-            os.close(self._fds.pop())
+        fds, self._fds = self._fds, []
+        if fds:
+            # Each close waits for a grace period of RCU (70 ms and more); side by side they share it.
+            with ThreadPoolExecutor(len(fds)) as pool:
+                list(pool.map(os.close, fds))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bpf import abi, btf
+from bpf import abi, btf, system
 from bpf.bcc_module import load_bcc
 from capture.errors import PlaintapError
 
@@ -41,10 +41,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "net": ("ns.inum",),
 }  # fmt: skip
 
-_EMITTERS = (
-    ("emit_from_tracepoint", "continue_from_tracepoint", "TRACEPOINT"),
-    ("emit_from_uprobe", "continue_from_uprobe", "KPROBE"),
-)
+NO_RIGHTS = "Recording needs root: sudo plaintap …, or the capabilities CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."
 
 
 class ProgramError(PlaintapError):
@@ -94,16 +91,17 @@ class Kernel:
         Raises BccError, BtfError, ProgramError.
         """
         self._bcc = load_bcc()
+        self.uprobe_multi = _has_uprobe_multi()
         flags = ["-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}", *offset_flags()]
+        if self.uprobe_multi:
+            flags.append("-DUPROBE_MULTI")
         try:
             with _stand_in_headers():
                 self._module: Any = self._bcc.BPF(text=source(), cflags=flags)
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
             raise ProgramError(f"The kernel side cannot be compiled or its maps made: {_reason(error)}") from None
         self.ring_bytes = ring_bytes
-        for array, program, kind in _EMITTERS:
-            table = self._module[array]
-            table[table.Key(0)] = table.Leaf(self.load(program, kind))
+        self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
 
     def load(self, program: str, kind: str) -> int:
         """Load a program of BCC's kind (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
@@ -111,6 +109,11 @@ class Kernel:
             return int(self._module.load_func(program, getattr(self._bcc.BPF, kind)).fd)
         except Exception as error:  # noqa: BLE001 - as above
             raise ProgramError(f"The kernel refused the program {program}: {_reason(error)}") from None
+
+    def set_tail_call(self, array: str, program: int) -> None:
+        """Where programs that copy bytes go on."""
+        table = self._module[array]
+        table[table.Key(0)] = table.Leaf(program)
 
     def instructions(self, program: str) -> bytes:
         """A program's bytecode, map descriptors in place."""
@@ -134,9 +137,20 @@ class Kernel:
         self._module.cleanup()
 
 
+def _has_uprobe_multi() -> bool:
+    try:
+        return system.has_uprobe_multi()
+    except PermissionError:
+        raise ProgramError(NO_RIGHTS) from None
+    except OSError as error:
+        raise ProgramError(
+            f"The kernel loads no BPF programs ({error.strerror}): plaintap needs CONFIG_BPF_SYSCALL, Linux 5.8 or newer."
+        ) from None
+
+
 def _reason(error: Exception) -> str:
     if os.geteuid() != 0 and "ermission" in str(error) or "EPERM" in str(error):
-        return "permission denied; run as root (sudo plaintap …), or with CAP_BPF and CAP_PERFMON."
+        return NO_RIGHTS
     return f"{error}".replace("b'", "'")
 
 

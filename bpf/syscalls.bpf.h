@@ -116,6 +116,8 @@ INLINE int io_exit(long result)
 
 	if (!call)
 		return 0;
+	if (!recording())
+		goto out;
 	u64 sk = call->sk;
 	c = connections.lookup(&sk);
 	if (result <= 0 || (call->flags & (MSG_PEEK | MSG_OOB)) || !c || c->id != call->id)

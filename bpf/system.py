@@ -6,6 +6,7 @@ Thin: arguments in, a file descriptor out, OSError with the kernel's errno other
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -66,16 +67,29 @@ def load_uprobe_multi_program(instructions: bytes, name: str) -> int:
     return _bpf(_BPF_PROG_LOAD, attributes)
 
 
-def link_uprobe_multi(program: int, path: str, offsets: Sequence[int], cookie: int, *, at_return: bool) -> int:
-    """Attach one program at file offsets of one file, in every process (Linux 6.6); it can read the cookie."""
-    array = (ctypes.c_uint64 * len(offsets))(*offsets)
-    cookies = (ctypes.c_uint64 * len(offsets))(*[cookie] * len(offsets))
+def has_uprobe_multi() -> bool:
+    """Whether the kernel can attach one program at many places (Linux 6.6): a directory is then a bad file to it."""
+    nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
+    program = load_uprobe_multi_program(nothing, "nothing")
+    try:
+        os.close(link_uprobe_multi(program, "/", [(0, 0)], at_return=False))
+    except OSError as error:
+        return error.errno == errno.EBADF
+    finally:
+        os.close(program)
+    return True
+
+
+def link_uprobe_multi(program: int, path: str, points: Sequence[tuple[int, int]], *, at_return: bool) -> int:
+    """Attach one program at file offsets of one file, each with a cookie, in every process (Linux 6.6)."""
+    count = len(points)
+    offsets = (ctypes.c_uint64 * count)(*(offset for offset, _ in points))
+    cookies = (ctypes.c_uint64 * count)(*(cookie for _, cookie in points))
     name = ctypes.create_string_buffer(os.fsencode(path))
     attributes = struct.pack(
         "<IIIIQQQQIII",
-        program, 0, _BPF_TRACE_UPROBE_MULTI, 0, ctypes.addressof(name), ctypes.addressof(array), 0,
-        ctypes.addressof(cookies),
-        len(offsets), _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, 0,
+        program, 0, _BPF_TRACE_UPROBE_MULTI, 0, ctypes.addressof(name), ctypes.addressof(offsets), 0,
+        ctypes.addressof(cookies), count, _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, 0,
     )  # fmt: skip
     return _bpf(_BPF_LINK_CREATE, attributes)
 

@@ -17,7 +17,7 @@
 #define STACK_AT_RETURN(ctx) ((ctx)->sp)
 #endif
 
-INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 done_pointer)
+INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 done_pointer, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct tls_call_key key = {.tid = id};
@@ -34,7 +34,7 @@ INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 d
 	}
 	struct tls_call call = {
 		.ssl = ssl, .buffer = buffer, .count = count_, .done_pointer = done_pointer,
-		.entered = bpf_ktime_get_ns(), .stack = STACK_AT_ENTRY(ctx), .library = bpf_get_attach_cookie(ctx),
+		.entered = bpf_ktime_get_ns(), .stack = STACK_AT_ENTRY(ctx), .library = library,
 	};
 	if (tls_calls.update(&key, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
@@ -152,122 +152,10 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	return 0;
 }
 
-enum result_shape {
-	RESULT_INT,		/* bytes, or ≤ 0 */
-	RESULT_LONG,
-	RESULT_POINTER,		/* 1, and the bytes behind a pointer argument */
-};
-
-INLINE int tls_return(struct pt_regs *ctx, u32 direction, int shape)
+INLINE int tls_free(struct pt_regs *ctx, u64 ssl)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct tls_call_key key = {.tid = id};
-	struct tls_call *call = tls_returning(ctx, &key);
-	u64 room;
-	s64 n;
-	int ready = 0;
-
-	if (!call)
-		return 0;
-	n = shape == RESULT_LONG ? (s64)PT_REGS_RC(ctx) : (int)PT_REGS_RC(ctx);
-	if (shape == RESULT_POINTER) {
-		u64 done = 0;
-		if (n == 1 && call->done_pointer)
-			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
-		n = n == 1 ? done : 0;
-	}
-	/* The upper half of an int argument's register is anyone's. */
-	room = shape == RESULT_INT ? (u32)call->count : call->count;
-	if (n > 0 && call->buffer && n <= room) {
-		ready = tls_moved(call, id, direction, n);
-	} else if (call->connection) {
-		struct session *s = session_of(call, id);
-		if (s)
-			bind(s, call, id);
-	}
-	tls_calls.delete(&key);
-	return ready;
-}
-
-#define TLS_RETURN(name, direction, shape)				\
-int return_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, tls_return(ctx, direction, shape));	\
-}
-
-int enter_buffer(struct pt_regs *ctx)
-{
-	return tls_enter(ctx, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
-}
-
-int enter_buffer_done4(struct pt_regs *ctx)
-{
-	return tls_enter(ctx, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx));
-}
-
-int enter_buffer_done5(struct pt_regs *ctx)
-{
-	return tls_enter(ctx, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM5(ctx));
-}
-
-TLS_RETURN(read_int, DIRECTION_RECEIVED, RESULT_INT)
-TLS_RETURN(write_int, DIRECTION_SENT, RESULT_INT)
-TLS_RETURN(read_long, DIRECTION_RECEIVED, RESULT_LONG)
-TLS_RETURN(write_long, DIRECTION_SENT, RESULT_LONG)
-TLS_RETURN(read_pointer, DIRECTION_RECEIVED, RESULT_POINTER)
-TLS_RETURN(write_pointer, DIRECTION_SENT, RESULT_POINTER)
-
-/* Handshake, shutdown: no plaintext, but system calls inside tell the socket. */
-int enter_object(struct pt_regs *ctx)
-{
-	return tls_enter(ctx, PT_REGS_PARM1(ctx), 0, 0, 0);
-}
-
-INLINE int object_return(struct pt_regs *ctx, int handshake, int success)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	struct tls_call_key key = {.tid = id};
-	struct tls_call *call = tls_returning(ctx, &key);
-	struct session *s;
-
-	if (!call)
-		return 0;
-	s = session_of(call, id);
-	if (s) {
-		bind(s, call, id);
-		if (handshake && !s->handshake_started)
-			s->handshake_started = call->entered;
-		if (handshake && !s->established && (int)PT_REGS_RC(ctx) == success) {
-			s->established = 1;
-			put_session_event(SAMPLE_HANDSHAKE, s, s->handshake_started, id);
-		}
-	} else {
-		finish_uprobe(ctx, 1);	/* finds no job: see the head of this file */
-	}
-	tls_calls.delete(&key);
-	return 0;
-}
-
-int return_handshake(struct pt_regs *ctx)
-{
-	return object_return(ctx, 1, 1);
-}
-
-/* GnuTLS and its like return 0 for success. */
-int return_handshake_zero(struct pt_regs *ctx)
-{
-	return object_return(ctx, 1, 0);
-}
-
-int return_object(struct pt_regs *ctx)
-{
-	return object_return(ctx, 0, 0);
-}
-
-int enter_free(struct pt_regs *ctx)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	struct session_key key = {.ssl = PT_REGS_PARM1(ctx), .tgid = id >> 32};
+	struct session_key key = {.ssl = ssl, .tgid = id >> 32};
 	struct session *s;
 
 	if (!wanted(id))
@@ -281,3 +169,116 @@ int enter_free(struct pt_regs *ctx)
 		finish_uprobe(ctx, 1);	/* finds no job: see the head of this file */
 	return 0;
 }
+
+INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
+{
+	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx), done = 0;
+
+	/* Read before they are chosen between: the verifier wants no computed offset into the context. */
+	asm volatile("" : "+r"(fourth), "+r"(fifth));
+	if (shape == SHAPE_FREE)
+		return tls_free(ctx, object);
+	if (shape == SHAPE_HANDSHAKE || shape == SHAPE_HANDSHAKE_ZERO)
+		return tls_enter(ctx, object, 0, 0, 0, library);
+	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
+		done = fourth;
+	if (shape == SHAPE_WRITE_EX2)
+		done = fifth;
+	return tls_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), done, library);
+}
+
+/* Bytes that a returning call moved; 0: none, or it is not a call that moves any. */
+INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
+{
+	s64 n = (int)PT_REGS_RC(ctx);
+	/* The upper half of an int argument's register is anyone's. */
+	u64 room = (u32)call->count, done = 0;
+
+	if (shape >= SHAPE_READ_LONG)
+		room = call->count;
+	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG)
+		n = PT_REGS_RC(ctx);
+	if (shape >= SHAPE_READ_EX) {
+		if (n == 1 && call->done_pointer)
+			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
+		n = done;
+	}
+	return n > 0 && call->buffer && n <= room ? n : 0;
+}
+
+INLINE int shape_return(struct pt_regs *ctx, int shape)
+{
+	u64 id = bpf_get_current_pid_tgid(), n;
+	struct tls_call_key key = {.tid = id};
+	struct tls_call *call = tls_returning(ctx, &key);
+	struct session *s;
+	int ready = 0;
+
+	if (!call)
+		return 0;
+	if (!recording())
+		goto out;
+	if (shape < SHAPE_HANDSHAKE) {
+		n = bytes_moved(ctx, call, shape);
+		if (n) {
+			int writes = shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG ||
+				shape == SHAPE_WRITE_EX || shape == SHAPE_WRITE_EX2;
+			ready = tls_moved(call, id, writes ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+			goto out;
+		}
+		if (!call->connection)
+			goto out;
+	}
+	s = session_of(call, id);
+	if (!s)
+		goto out;
+	bind(s, call, id);
+	if (shape >= SHAPE_HANDSHAKE && !s->established) {
+		if (!s->handshake_started)
+			s->handshake_started = call->entered;
+		if ((int)PT_REGS_RC(ctx) == (shape == SHAPE_HANDSHAKE)) {
+			s->established = 1;
+			put_session_event(SAMPLE_HANDSHAKE, s, s->handshake_started, id);
+		}
+	}
+out:
+	tls_calls.delete(&key);
+	return ready;
+}
+
+#ifdef UPROBE_MULTI
+/* One pair serves all shapes: the cookie is shape | library << 8. Closing a link costs 0.1 s. */
+int enter_by_cookie(struct pt_regs *ctx)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	return shape_enter(ctx, cookie & 0xff, cookie >> 8);
+}
+
+int return_by_cookie(struct pt_regs *ctx)
+{
+	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff));
+}
+
+#else
+/* Perf events (before Linux 6.6) carry no cookie: a pair for each shape, and no library. */
+#define SHAPE(name, shape)						\
+int enter_##name(struct pt_regs *ctx)					\
+{									\
+	return shape_enter(ctx, shape, 0);				\
+}									\
+int return_##name(struct pt_regs *ctx)					\
+{									\
+	return finish_uprobe(ctx, shape_return(ctx, shape));		\
+}
+
+SHAPE(read_int, SHAPE_READ_INT)
+SHAPE(write_int, SHAPE_WRITE_INT)
+SHAPE(read_long, SHAPE_READ_LONG)
+SHAPE(write_long, SHAPE_WRITE_LONG)
+SHAPE(read_ex, SHAPE_READ_EX)
+SHAPE(write_ex, SHAPE_WRITE_EX)
+SHAPE(write_ex2, SHAPE_WRITE_EX2)
+SHAPE(handshake, SHAPE_HANDSHAKE)
+SHAPE(handshake_zero, SHAPE_HANDSHAKE_ZERO)
+SHAPE(free, SHAPE_FREE)
+#endif

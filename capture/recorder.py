@@ -135,7 +135,7 @@ class Recorder:
             if command:
                 command.run()
             self._loop(drain, decoder, connections, tls, command)
-            return self._end(kernel, probes, tables, drain, decoder, connections, offset)
+            return self._end(probes, tables, drain, decoder, connections, offset)
 
     def _want(self, tables: Tables, command: Command | None) -> None:
         targets = self._plan.targets
@@ -190,7 +190,6 @@ class Recorder:
 
     def _end(
         self,
-        kernel: Kernel,
         probes: Probes,
         tables: Tables,
         drain: Drain,
@@ -199,7 +198,8 @@ class Recorder:
         offset: int,
     ) -> Ledger:
         tables.set(0, ())
-        probes.detach()
+        detaching = threading.Thread(target=probes.detach)
+        detaching.start()
         time.sleep(_SETTLE_S)
         drain.stop()
         while not drain.finished:
@@ -222,6 +222,7 @@ class Recorder:
         self._write(connections.finish(time.time_ns(), finals))
         ledger = balance(tables.counters(), connections.tally)
         self._exporter.finish(ledger)
+        detaching.join()
         return ledger
 
 

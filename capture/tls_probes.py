@@ -1,38 +1,15 @@
-"""Attaches probes to the TLS libraries of this machine: rows of call shapes → programs of the kernel side."""
+"""Attaches probes to the TLS libraries of this machine: a library's rows → the kernel side's shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from bpf import abi
 from bpf.probes import Probes, UprobeSite
-from capture.call_shapes import Call, LibraryProbes
+from capture.call_shapes import LibraryProbes
 from capture.errors import PlaintapError
 from capture.processes import ExecutableFile, discover_files
 from capture.tls_libraries import may_hold_tls, probes_for
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """The pair of a call shape."""
-
-    entry: str
-    at_return: str | None
-
-
-# Shapes without a row have no program: they are not attached.
-PROGRAMS: dict[Call, Programs] = {
-    Call.READ_INT: Programs("enter_buffer", "return_read_int"),
-    Call.WRITE_INT: Programs("enter_buffer", "return_write_int"),
-    Call.READ_LONG: Programs("enter_buffer", "return_read_long"),
-    Call.WRITE_LONG: Programs("enter_buffer", "return_write_long"),
-    Call.READ_EX: Programs("enter_buffer_done4", "return_read_pointer"),
-    Call.WRITE_EX: Programs("enter_buffer_done4", "return_write_pointer"),
-    Call.WRITE_EX2: Programs("enter_buffer_done5", "return_write_pointer"),
-    Call.HANDSHAKE: Programs("enter_object", "return_handshake"),
-    Call.HANDSHAKE_ZERO: Programs("enter_object", "return_handshake_zero"),
-    Call.FREE: Programs("enter_free", None),
-}
 
 
 class TlsProbes:
@@ -42,6 +19,8 @@ class TlsProbes:
         self._probes = probes
         self._seen: set[tuple[int, int]] = set()
         self._names: list[str] = []
+        # Call shapes without a program are not attached.
+        self._shapes = abi.header().enums["shape"]
         self.warnings: list[str] = []
 
     def attach_all(self) -> None:
@@ -72,14 +51,11 @@ class TlsProbes:
         return attached
 
     def _attach(self, found: LibraryProbes) -> None:
-        sites = []
-        for site in found.sites:
-            programs = PROGRAMS.get(site.call)
-            if programs is None:
-                continue
-            sites.append(UprobeSite(programs.entry, site.entry_offset, at_return=False))
-            if programs.at_return and site.return_offset is not None:
-                sites.append(UprobeSite(programs.at_return, site.return_offset, at_return=True))
+        sites = [
+            UprobeSite(site.call.name, site.entry_offset, site.return_offset)
+            for site in found.sites
+            if f"SHAPE_{site.call.name}" in self._shapes
+        ]
         if sites:
             self._names.append(found.library)
             self._probes.attach_uprobes(found.path, sites, len(self._names))

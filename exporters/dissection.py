@@ -30,6 +30,10 @@ _ETHERTYPE_IPV4: Final = b"\x08\x00"
 _ETHERTYPE_IPV6: Final = b"\x86\xdd"
 _FRAGMENT_MASK: Final = 0x3FFF
 """More fragments, and the offset (RFC 791 §3.1)."""
+_LOCALLY_ADMINISTERED: Final = 0x02
+_SHARED_PATH_SUM: Final = 0x01 + 0x02
+"""Of the second bytes of both hardware addresses, where the rest is a stream's number: see
+``exporters.packets``. Normally both are 0."""
 _TCP_FIELDS: Final = struct.Struct(">IIBB")
 
 
@@ -38,7 +42,8 @@ TcpFields = tuple[bytes, int, int, int, bytes, int]
 
 
 class Segment(NamedTuple):
-    """A TCP segment. ``path`` is source address, destination address, source port, destination port, packed.
+    """A TCP segment. ``path`` is source address, destination address, source port, destination port, packed,
+    and four bytes more where a recording has several streams with these.
 
     ``sequence`` and ``acknowledgement`` are as in the header (32 bits); ``missing`` bytes follow ``payload``
     on the wire and are not in the capture.
@@ -56,17 +61,28 @@ class Segment(NamedTuple):
     outbound: bool | None = None
 
 
+def _address_bytes(path: bytes) -> int:
+    return 4 if len(path) < 36 else 16
+
+
 def path_endpoints(path: bytes) -> tuple[Endpoint, Endpoint]:
     """A path's source and destination."""
-    size = (len(path) - 4) // 2
+    size = _address_bytes(path)
     source_port, destination_port = struct.unpack_from(">HH", path, 2 * size)
     return Endpoint(path[:size], source_port), Endpoint(path[size : 2 * size], destination_port)
 
 
 def reverse_path(path: bytes) -> bytes:
     """The path of the other direction."""
-    size = (len(path) - 4) // 2
-    return path[size : 2 * size] + path[:size] + path[-2:] + path[-4:-2]
+    size = _address_bytes(path)
+    ports = 2 * size
+    return (
+        path[size:ports]
+        + path[:size]
+        + path[ports + 2 : ports + 4]
+        + path[ports : ports + 2]
+        + path[ports + 4 :]
+    )
 
 
 class Dissector:
@@ -84,6 +100,7 @@ class Dissector:
         time_ns, link_type, data, original, comments, process, outbound = packet
         if link_type == LINKTYPE_ETHERNET and len(data) >= 54:
             ethertype = data[12:14]
+            found = None
             if ethertype == _ETHERTYPE_IPV4:
                 at = _ETHERNET_BYTES + (data[14] & 15) * 4
                 fragmented = (data[20] << 8 | data[21]) & _FRAGMENT_MASK
@@ -94,14 +111,15 @@ class Dissector:
                     if data[23] != PROTOCOL_TCP:
                         return None
                     found = tcp_segment(data, at, end, data[26:34])
-                    if found is not None:
-                        return Segment(time_ns, *found, comments, process, outbound)
             elif ethertype == _ETHERTYPE_IPV6 and data[14] >> 4 == 6 and data[20] == PROTOCOL_TCP:
                 size = data[18] << 8 | data[19] or original - _ETHERNET_BYTES - _IPV6_BYTES
                 at = _ETHERNET_BYTES + _IPV6_BYTES
                 found = tcp_segment(data, at, at + size, data[22:54])
-                if found is not None:
-                    return Segment(time_ns, *found, comments, process, outbound)
+            if found is not None:
+                path = found[0]
+                if data[0] == data[6] == _LOCALLY_ADMINISTERED and data[1] + data[7] == _SHARED_PATH_SUM:
+                    path += data[2:6]
+                return Segment(time_ns, path, *found[1:], comments, process, outbound)
         return self._by_scapy(packet)
 
     def _by_scapy(self, packet: Packet) -> Segment | None:

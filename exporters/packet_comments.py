@@ -42,6 +42,10 @@ TLS_BARE: Final = "bare"
 CONTINUES: Final = "continues"
 """The word of a SYN that begins no connection but goes on with one, after lost bytes."""
 
+CONTINUES_HINT: Final = (
+    "This is no new connection: after lost bytes the stream goes on under new sequence numbers, "
+    "so that what follows is dissected."
+)
 TCP_HANDSHAKE_HINT: Final = "This TCP handshake is synthetic: the connection is older than the recording."
 TLS_HANDSHAKE_HINT: Final = "This TLS handshake is synthetic: the real one was before the recording."
 

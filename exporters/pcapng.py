@@ -7,9 +7,11 @@ or our own reader show are here. This module knows no file, no stream and no TCP
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 BLOCK_SECTION_HEADER: Final = 0x0A0D0D0A
 BLOCK_INTERFACE_DESCRIPTION: Final = 1
@@ -52,7 +54,8 @@ MAX_OPTION_BYTES: Final = 0xFFFF
 _UNKNOWN_SECTION_LENGTH: Final = -1
 _NO_SNAPLEN: Final = 0
 
-Options = Iterable[tuple[int, bytes]]
+Option = tuple[int, bytes]
+"""An option's code and value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def encode_text(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def encode_options(options: Options, *, end: bool = True) -> bytes:
+def encode_options(options: Iterable[Option], *, end: bool = True) -> bytes:
     """Type, length, value each (§3.5), then the end marker; nothing at all where there are no options.
 
     A value that is too long for an option is cut.
@@ -133,7 +136,7 @@ def encode_time(time_ns: int) -> bytes:
     return struct.pack("<II", time_ns >> 32, time_ns & 0xFFFFFFFF)
 
 
-def interface_statistics(interface: int, time_ns: int, options: Options) -> bytes:
+def interface_statistics(interface: int, time_ns: int, options: Iterable[Option]) -> bytes:
     """An Interface Statistics Block (§4.6)."""
     fixed = struct.pack("<I", interface) + encode_time(time_ns)
     return encode_block(BLOCK_INTERFACE_STATISTICS, fixed + encode_options(options))

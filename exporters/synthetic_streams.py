@@ -1,0 +1,280 @@
+"""One stream as the packets of a synthetic TCP connection, with or without a TLS record layer.
+
+Theory of operation. A StreamOpened becomes SYN, SYN-ACK and ACK at the connection's times, Data becomes
+segments with PSH and ACK, StreamClosed a FIN or a RST. An acknowledgement number is always the highest
+sequence number that the other side has sent, so that no pure acknowledgement is needed. A Gap is one segment
+whose bytes are on the wire and not in the file (captured length below original length): skipped sequence
+numbers make Wireshark report unseen segments, and filler would be invented data.
+
+A stream is *settled* once nothing has to be decided about its next bytes: the TLS handshake is written, the
+client's first bytes have been looked at, and no gap needs mending. Data of settled streams takes the short
+way.
+
+Mending: inside TLS, Wireshark does not count bytes that were not captured, and takes what follows for the
+rest of the message that lacks them. Where an HTTP/1 message begins after a gap, the stream goes on as a new
+TCP connection on the same ports, with a comment that says so. HTTP/2 is left alone, since its header
+compression does not survive a new connection.
+
+
+Times of a stream never go back. Values in, blocks out: this module knows no section and no file.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from capture.streams import Side, StreamOpened, Tls
+from exporters import packet_comments, pcapng, tls_framing
+from exporters.segments import ACK, FIN, MAX_PAYLOAD_BYTES, PSH, RST, SYN, SYN_OPTIONS, Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from exporters.pcapng import Option
+
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""RFC 9113 §3.4. Wireshark recognises it only where it is whole in one segment."""
+ALPN_HTTP2: Final = "h2"
+
+_HTTP1_STARTS: Final = (
+    (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"TRACE ", b"PATCH "),
+    (b"HTTP/1.",),
+)
+"""How a message of either side begins (RFC 9112 §3, §4; RFC 9110 §9.3, RFC 5789)."""
+
+_PUSH: Final = PSH | ACK
+_RECORDS_PER_SEGMENT: Final = MAX_PAYLOAD_BYTES // (
+    tls_framing.MAX_RECORD_BYTES + tls_framing.RECORD_OVERHEAD_BYTES
+)
+_FRAMED_PAYLOAD_BYTES: Final = _RECORDS_PER_SEGMENT * tls_framing.MAX_RECORD_BYTES
+_DROP_COUNT: Final = ((pcapng.EPB_DROPCOUNT, struct.pack("<Q", 1)),)
+
+
+class SyntheticStream:
+    """An open stream. ``emit`` takes the time and the bytes of each block."""
+
+    __slots__ = (
+        "_broken",
+        "_client_spoke",
+        "_comments",
+        "_emit",
+        "_flows",
+        "_framed",
+        "_held",
+        "_last_ns",
+        "_settled",
+        "_tls",
+        "_unwritten_handshake",
+        "finished",
+    )
+
+    def __init__(self, emit: Callable[[int, bytes], object], flows: tuple[Flow, Flow]) -> None:
+        """``flows`` are the client's and the server's."""
+        self._emit = emit
+        self._flows = flows
+        self._last_ns = 0
+        self._tls: Tls | None = None
+        self._framed = False
+        self._settled = False
+        self._unwritten_handshake = False
+        """Whether the handshake of ``_tls`` comes before the next bytes."""
+        self._client_spoke = False
+        self._held = b""
+        """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
+        self._comments: tuple[str, ...] = ()
+        """For the next packet."""
+        self._broken: Side | None = None
+        """Whose bytes were lost in a record layer, until the stream is mended."""
+        self.finished: Side | None = None
+        """The side that has sent its FIN."""
+
+    # Handshakes
+
+    def open(self, item: StreamOpened, *, bare: bool, original_port: int | None) -> None:
+        """The three segments of the TCP handshake, the first with all that the file has to say."""
+        framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
+        words = packet_comments.stream_words(item, framing, original_port)
+        hints = () if item.handshake_seen else (packet_comments.TCP_HANDSHAKE_HINT,)
+        self._comments = (packet_comments.format_words(words), *hints)
+        self._shake_hands(item.time_ns, max(item.time_ns, item.established_ns))
+        if item.tls is not None:
+            self._begin_tls(item.tls, bare=bare)
+
+    def start_tls(self, tls: Tls, time_ns: int, *, bare: bool) -> None:
+        """TLS begins after cleartext (STARTTLS, CONNECT)."""
+        self.settle()
+        self._last_ns = max(self._last_ns, time_ns)
+        self._begin_tls(tls, bare=bare)
+        framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
+        self._comments += (packet_comments.format_words(packet_comments.tls_words(tls, framing)),)
+
+    def _begin_tls(self, tls: Tls, *, bare: bool) -> None:
+        self._tls = tls
+        self._framed = self._unwritten_handshake = not bare
+        self._settled = self._client_spoke = False
+
+    def _shake_hands(self, time_ns: int, established_ns: int) -> None:
+        self._segment(Side.CLIENT, time_ns, SYN, tcp_options=SYN_OPTIONS)
+        self._segment(Side.SERVER, established_ns, SYN | ACK, tcp_options=SYN_OPTIONS)
+        self._segment(Side.CLIENT, established_ns, ACK)
+
+    def _write_handshake(self, time_ns: int | None) -> None:
+        """The TLS handshake, if it is still to be written.
+
+        ``time_ns`` is that of bytes that prove it to be over; without such bytes a session whose end of
+        handshake is unknown gets its ClientHello alone, or nothing.
+        """
+        tls = self._tls
+        if tls is None or not self._unwritten_handshake:
+            return
+        self._unwritten_handshake = False
+        if tls.started_ns is None:
+            self._comments += (packet_comments.TLS_HANDSHAKE_HINT,)
+        established_ns = tls.established_ns if tls.established_ns is not None else time_ns
+        started_ns = tls.started_ns if tls.started_ns is not None else established_ns
+        if started_ns is None:
+            return
+        hello = tls_framing.client_hello(tls.server_name, tls.alpn)
+        self._segment(Side.CLIENT, started_ns, _PUSH, hello)
+        if established_ns is None:
+            return
+        for sender, records in (
+            (Side.SERVER, tls_framing.server_hello(tls.alpn)),
+            (Side.CLIENT, tls_framing.client_finished()),
+            (Side.SERVER, tls_framing.server_finished()),
+        ):
+            self._segment(sender, established_ns, _PUSH, records)
+
+    # Bytes
+
+    def data(self, sender: Side, time_ns: int, data: bytes) -> None:
+        """Bytes that ``sender`` sent."""
+        if not self._settled:
+            ready = self._settle_for(sender, time_ns, data)
+            if ready is None:
+                return
+            data = ready
+        if not self._framed:
+            for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+                self._segment(sender, time_ns, _PUSH, data[start : start + MAX_PAYLOAD_BYTES])
+        else:
+            for start in range(0, len(data), _FRAMED_PAYLOAD_BYTES):
+                records = tls_framing.application_data(data[start : start + _FRAMED_PAYLOAD_BYTES])
+                self._segment(sender, time_ns, _PUSH, records)
+
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+        """``length`` bytes that ``sender`` sent and that were not captured."""
+        self.settle(time_ns)
+        self._client_spoke = True
+        # A record each, so that its header tells how much plaintext is lost and where the next one begins.
+        step = tls_framing.MAX_RECORD_BYTES if self._framed else MAX_PAYLOAD_BYTES
+        options: tuple[Option, ...] = _DROP_COUNT
+        for start in range(0, length, step):
+            lost = min(step, length - start)
+            self._comments += (packet_comments.format_words(packet_comments.gap_words(lost, reason)),)
+            if self._framed:
+                header, missing = tls_framing.record_header(lost), lost + tls_framing.MAC_BYTES
+                self._segment(sender, time_ns, _PUSH, header, missing=missing, options=options)
+            else:
+                self._segment(sender, time_ns, _PUSH, missing=lost, options=options)
+            options = ()
+        self._settled = not self._framed or self._is_http2()
+        self._broken = None if self._settled else sender
+
+    def _settle_for(self, sender: Side, time_ns: int, data: bytes) -> bytes | None:
+        """Decides what was left to the next bytes; returns these, or None where they wait for more."""
+        self._write_handshake(time_ns)
+        if self._broken is not None:
+            self._mend(sender, time_ns, data)
+            return data
+        if sender is Side.SERVER:
+            self._release()
+            return data
+        data = self._held + data
+        if not self._client_spoke and len(data) < len(HTTP2_PREFACE) and HTTP2_PREFACE.startswith(data):
+            self._held = data
+            self._last_ns = max(self._last_ns, time_ns)
+            return None
+        self._held = b""
+        self._client_spoke = self._settled = True
+        if self._tls is not None and self._tls.alpn is None and data.startswith(HTTP2_PREFACE):
+            self._tls = Tls(alpn=ALPN_HTTP2)
+        return data
+
+    def _release(self) -> None:
+        """Writes the client's bytes that were held, since the stream has moved on."""
+        if self._held:
+            data, self._held = self._held, b""
+            self._client_spoke = self._settled = True
+            self.data(Side.CLIENT, self._last_ns, data)
+
+    def _is_http2(self) -> bool:
+        return self._tls is not None and self._tls.alpn == ALPN_HTTP2
+
+    def _mend(self, sender: Side, time_ns: int, data: bytes) -> None:
+        """Goes on as a new connection, if ``sender`` begins a message and the other's bytes were lost."""
+        if sender is self._broken or not data.startswith(_HTTP1_STARTS[sender]):
+            return
+        self._broken = None
+        self._settled = True
+        words = packet_comments.format_words({packet_comments.CONTINUES: "after-loss"})
+        self._comments += (words, packet_comments.CONTINUES_HINT)
+        self._shake_hands(time_ns, time_ns)
+        tls = self._tls or Tls()
+        self._tls = Tls(tls.library, tls.server_name, tls.alpn, time_ns, time_ns)
+        self._unwritten_handshake = True
+        self._write_handshake(time_ns)
+
+    def settle(self, time_ns: int | None = None) -> None:
+        """Writes whatever waits for more, before a gap or an end; ``time_ns`` as for ``_write_handshake``."""
+        self._write_handshake(time_ns)
+        self._release()
+
+    # Ends
+
+    def close(self, sender: Side, time_ns: int, *, reset: bool) -> bool:
+        """FIN or RST; whether the connection is over."""
+        self.settle()
+        if reset:
+            self._segment(sender, time_ns, RST | ACK)
+            return True
+        if self.finished is sender:
+            return False
+        self._segment(sender, time_ns, FIN | ACK)
+        if self.finished is None:
+            self.finished = sender
+            return False
+        self._segment(sender.other, time_ns, ACK)
+        return True
+
+    def _segment(
+        self,
+        sender: Side,
+        time_ns: int,
+        flags: int,
+        payload: bytes = b"",
+        *,
+        missing: int = 0,
+        tcp_options: bytes = b"",
+        options: Iterable[Option] = (),
+    ) -> None:
+        self._last_ns = time_ns = max(self._last_ns, time_ns)
+        encoded = b""
+        if self._comments or options:
+            comments = [(pcapng.OPT_COMMENT, pcapng.encode_text(comment)) for comment in self._comments]
+            self._comments = ()
+            encoded = pcapng.encode_options([*comments, *options], end=False)
+        flows = self._flows
+        # The first SYN acknowledges nothing.
+        acknowledged = flows[1 - sender].next_sequence if flags & ACK else 0
+        block = flows[sender].segment(
+            time_ns,
+            acknowledged,
+            flags,
+            payload,
+            missing=missing,
+            tcp_options=tcp_options,
+            options=encoded,
+        )
+        self._emit(time_ns, block)

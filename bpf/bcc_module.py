@@ -9,11 +9,17 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from capture.errors import PlaintapError
 
-_REMEDY = "Install the distribution's package: apt install python3-bpfcc (Debian, Ubuntu), dnf install python3-bcc (Fedora)."
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_REMEDY = (
+    "Install the distribution's package: apt install python3-bpfcc (Debian, Ubuntu) "
+    "or dnf install python3-bcc (Fedora)."
+)
 
 
 class BccError(PlaintapError):

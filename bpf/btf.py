@@ -7,10 +7,13 @@ looked up in the wanted structs, through anonymous structs and unions.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
@@ -39,7 +42,9 @@ class Btf:
         except struct.error:
             magic = 0
         if magic != _MAGIC:
-            raise BtfError("The kernel's BTF cannot be read: not in the known format. Is /sys/kernel/btf/vmlinux whole?")
+            raise BtfError(
+                "The kernel's BTF cannot be read: not in the known format. Is /sys/kernel/btf/vmlinux whole?"
+            )
         self._blob = blob
         self._strings = header + strings
         self._offsets = [0]
@@ -60,7 +65,9 @@ class Btf:
             try:
                 fixed, each = _TRAILER[kind]
             except KeyError:
-                raise BtfError(f"The kernel's BTF has a kind of type ({kind}) that plaintap does not know.") from None
+                raise BtfError(
+                    f"The kernel's BTF has a kind of type ({kind}) that plaintap does not know."
+                ) from None
             at += 12 + fixed + each * (info & 0xFFFF)
 
     def offset(self, struct_name: str, path: str) -> int:

@@ -7,14 +7,16 @@ file descriptor: closing it detaches, and so does the kernel when we die, howeve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bpf import abi, system
 from bpf.program import Kernel, ProgramError
 from bpf.tracefs import Tracefs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 # (event, program). Each system call that moves bytes shares one exit program.
 _MOVING = ("read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg", "sendfile64")
@@ -94,7 +96,7 @@ class Probes:
         attached: list[int] = []
         try:
             for fd in attach(path, sites, library):
-                attached.append(fd)  # noqa: PERF402 - what was attached before an error is let go
+                attached.append(fd)
         except OSError:
             for fd in attached:
                 os.close(fd)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpf import abi, btf, system
 from bpf.bcc_module import load_bcc
 from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent.resolve()
 MAIN = FOLDER / "plaintap.bpf.c"
@@ -41,7 +43,10 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "net": ("ns.inum",),
 }  # fmt: skip
 
-NO_RIGHTS = "Recording needs root: sudo plaintap …, or the capabilities CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."
+NO_RIGHTS = (
+    "Recording needs root: sudo plaintap …, or the capabilities CAP_BPF, CAP_PERFMON, "
+    "CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."
+)
 
 
 class ProgramError(PlaintapError):
@@ -99,7 +104,9 @@ class Kernel:
             with _stand_in_headers():
                 self._module: Any = self._bcc.BPF(text=source(), cflags=flags)
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
-            raise ProgramError(f"The kernel side cannot be compiled or its maps made: {_reason(error)}") from None
+            raise ProgramError(
+                f"The kernel side cannot be compiled or its maps made: {_reason(error)}"
+            ) from None
         self.ring_bytes = ring_bytes
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
 
@@ -119,7 +126,7 @@ class Kernel:
         """A program's bytecode, map descriptors in place."""
         return bytes(self._module.dump_func(program))
 
-    def table(self, name: str) -> Any:  # noqa: ANN401 - bcc's tables have no common type
+    def table(self, name: str) -> Any:
         """A map, as bcc shows it."""
         return self._module[name]
 
@@ -127,7 +134,9 @@ class Kernel:
         """A perf-event uprobe, for kernels without uprobe_multi. Raises OSError."""
         kind, prefix = (1, "r") if at_return else (0, "p")
         name = f"{prefix}_plaintap_{os.getpid()}_{abs(hash((path, offset))):x}".encode()
-        fd = int(self._bcc.libbcc.lib.bpf_attach_uprobe(program, kind, name, os.fsencode(path), offset, -1, 0))
+        fd = int(
+            self._bcc.libbcc.lib.bpf_attach_uprobe(program, kind, name, os.fsencode(path), offset, -1, 0)
+        )
         if fd < 0:
             raise OSError(f"no uprobe at {path}+{offset:#x}")
         return fd
@@ -144,12 +153,13 @@ def _has_uprobe_multi() -> bool:
         raise ProgramError(NO_RIGHTS) from None
     except OSError as error:
         raise ProgramError(
-            f"The kernel loads no BPF programs ({error.strerror}): plaintap needs CONFIG_BPF_SYSCALL, Linux 5.8 or newer."
+            f"The kernel loads no BPF programs ({error.strerror}): "
+            "plaintap needs CONFIG_BPF_SYSCALL, Linux 5.8 or newer."
         ) from None
 
 
 def _reason(error: Exception) -> str:
-    if os.geteuid() != 0 and "ermission" in str(error) or "EPERM" in str(error):
+    if (os.geteuid() != 0 and "ermission" in str(error)) or "EPERM" in str(error):
         return NO_RIGHTS
     return f"{error}".replace("b'", "'")
 

@@ -13,7 +13,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
-from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PAGE_BYTES = mmap.PAGESIZE
 _BUSY, _DISCARD = 1 << 31, 1 << 30
@@ -45,7 +48,9 @@ class Ring:
     def __init__(self, map_fd: int, size: int) -> None:
         self._size = size
         self._position_page = mmap.mmap(map_fd, PAGE_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._shared = mmap.mmap(map_fd, PAGE_BYTES + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE_BYTES)
+        self._shared = mmap.mmap(
+            map_fd, PAGE_BYTES + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE_BYTES
+        )
         self._consumer = ctypes.c_uint64.from_buffer(self._position_page)
         view = memoryview(self._shared)
         self._producer = view[:8].cast("Q")
@@ -54,7 +59,7 @@ class Ring:
         self._fence = _fence()
 
     def drain(self) -> Batch | None:
-        """The next records, in order, at most MAX_BATCH_BYTES; None if there are none (or the next is being written)."""
+        """The next records, in order, at most MAX_BATCH_BYTES; None if there are none, or the next is being written."""
         consumed, produced = self._consumer.value, self._producer[0]
         if consumed == produced:
             return None

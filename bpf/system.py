@@ -11,7 +11,10 @@ import fcntl
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _NUMBERS = {
     "x86_64": {"bpf": 321, "perf_event_open": 298},
@@ -40,7 +43,9 @@ class _Libc:
         self._libc.syscall.restype = ctypes.c_long
         self._numbers = _NUMBERS.get(platform.machine(), _NUMBERS["x86_64"])
 
-    def __call__(self, number: str | int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+    def __call__(
+        self, number: str | int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
+    ) -> int:
         nr = self._numbers[number] if isinstance(number, str) else number
         wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
         result = int(self._libc.syscall(ctypes.c_long(nr), *wide))

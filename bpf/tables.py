@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpf import abi
-from bpf.program import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from bpf.program import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Tables:
         key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
         table[key] = table.Leaf(1)
 
-    def _add(self, name: str, key: Any) -> None:  # noqa: ANN401 - any ctypes scalar
+    def _add(self, name: str, key: Any) -> None:
         table = self._kernel.table(name)
         table[key] = table.Leaf(1)
 

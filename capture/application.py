@@ -10,7 +10,9 @@ from enum import Enum
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{2,24} [^ \r\n]+ HTTP/1\.[01]\r?\n")
-_REQUEST_BEGINNING = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT) [/*h\w]")
+_REQUEST_BEGINNING = re.compile(
+    rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT) [/*h\w]"
+)
 
 # Frame type → the payload lengths it may have (None: any), and whether it belongs to a stream (None: either).
 _FRAMES: dict[int, tuple[int | None, bool | None]] = {

@@ -5,22 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from capture.errors import PlaintapError, UsageError
-from capture.ledger import Ledger
 from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
 from capture.targets import check
+from exporters import har_stats, summary
+from exporters.har import HarResult, HarWriter
+from exporters.http import Notes, exchanges
 from exporters.packets import Framing, PcapngExporter
 from exporters.pcapng import SectionMetadata
+from exporters.reassembly import read_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.ledger import Ledger
 
 STDOUT = "-"
+
+
+class NoHttpError(PlaintapError):
+    """A capture was read and has no HTTP in it."""
 
 
 def _say(message: str) -> None:
@@ -37,7 +50,10 @@ class _Group(click.Group):
         except PlaintapError as error:
             _say(f"plaintap: {error}")
             ctx.exit(error.exit_code)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                _say(f"plaintap: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+                ctx.exit(1)
             # The reader has gone; there is no one to tell.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,15 +67,66 @@ def main() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": False})
-@click.option("-w", "--write", "output", metavar="FILE", help="The pcapng to write; - is stdout.  [default: plaintap-DATE.pcapng]")
-@click.option("-p", "--pid", "pids", type=click.IntRange(min=1), multiple=True, metavar="PID", help="Record this process.")
-@click.option("-c", "--comm", "comms", multiple=True, metavar="COMM", help="Record processes of this name (as ps -o comm shows it).")
+@click.option(
+    "-w",
+    "--write",
+    "output",
+    metavar="FILE",
+    help="The pcapng to write; - is stdout.  [default: plaintap-DATE.pcapng]",
+)
+@click.option(
+    "-p",
+    "--pid",
+    "pids",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="PID",
+    help="Record this process.",
+)
+@click.option(
+    "-c",
+    "--comm",
+    "comms",
+    multiple=True,
+    metavar="COMM",
+    help="Record processes of this name (as ps -o comm shows it).",
+)
 @click.option("-u", "--user", "users", multiple=True, metavar="USER", help="Record processes of this user.")
-@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, metavar="N", help="Record connections with this port at either end.")
-@click.option("-d", "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time.")
-@click.option("--framing", type=click.Choice([f.value for f in Framing]), default=Framing.TLS.value, show_default=True, help="How decrypted streams are framed: tls for Wireshark, plain for other tools.")
-@click.option("--follow/--no-follow", default=True, show_default=True, help="Also record children that the processes of -p start.")
-@click.option("--ring-size", type=click.IntRange(min=1), default=DEFAULT_RING_BYTES, metavar="BYTES", help="Kernel memory between probes and recorder; rounded up to a power of two.  [default: 32 MiB]")
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    metavar="N",
+    help="Record connections with this port at either end.",
+)
+@click.option(
+    "-d",
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after this time.",
+)
+@click.option(
+    "--framing",
+    type=click.Choice([f.value for f in Framing]),
+    default=Framing.TLS.value,
+    show_default=True,
+    help="How decrypted streams are framed: tls for Wireshark, plain for other tools.",
+)
+@click.option(
+    "--follow/--no-follow",
+    default=True,
+    show_default=True,
+    help="Also record children that the processes of -p start.",
+)
+@click.option(
+    "--ring-size",
+    type=click.IntRange(min=1),
+    default=DEFAULT_RING_BYTES,
+    metavar="BYTES",
+    help="Kernel memory between probes and recorder; rounded up to a power of two.  [default: 32 MiB]",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: str | None,
@@ -69,7 +136,7 @@ def record(
     ports: tuple[int, ...],
     duration: float | None,
     framing: str,
-    follow: bool,  # noqa: FBT001 - click passes it
+    follow: bool,
     ring_size: int,
     command: tuple[str, ...],
 ) -> None:
@@ -89,7 +156,7 @@ def record(
     """
     targets = check(pids, comms, users, ports, follow=follow)
     name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
-    with _opened(name) as file:
+    with _opened(name, "pcapng", "-w") as file:
         exporter = PcapngExporter(file.write, _metadata(command), Framing(framing))
 
         def flush() -> None:
@@ -98,7 +165,8 @@ def record(
 
         def finish(ledger: Ledger) -> None:
             exporter.finish(
-                ledger=ledger.as_json(), summary="\n".join([*ledger.lines(), *ledger.warnings()]),
+                ledger=ledger.as_json(),
+                summary="\n".join([*ledger.lines(), *ledger.warnings()]),
                 dropped=ledger.lost_bytes,
             )
             file.flush()
@@ -109,6 +177,97 @@ def record(
         ledger = recorder.run()
     _report(ledger, name)
     sys.exit(recorder.exit_code)
+
+
+@main.command()
+@click.argument("file", metavar="FILE")
+@click.option(
+    "-o", "--output", metavar="OUT", help="The HAR to write; - is stdout.  [default: FILE with .har]"
+)
+def export(file: str, output: str | None) -> None:
+    """Turn a capture into a HAR 1.2 archive that devtools import.
+
+    FILE is a capture of plaintap's, or any pcap or pcapng with plaintext HTTP, also .gz or .zst; - is stdin.
+
+    \b
+    Examples:
+      plaintap export a.pcapng                  writes a.har
+      plaintap export a.pcapng -o - | jq '.log.entries[].request.url'
+      tcpdump -w - port 80 | plaintap export - -o web.har
+    """
+    name = output or (STDOUT if file == STDOUT else str(Path(file).with_suffix(".har")))
+    reader = read_streams(file)
+    found = exchanges(reader, notes=(notes := Notes()))
+    first = next(found, None)
+    if first is None:
+        _tell(reader.notes)
+        raise NoHttpError(_no_http(reader.name, notes))
+    with _opened(name, "har", "-o") as out:
+        writer = HarWriter(out)
+        try:
+            for exchange in chain((first,), found):
+                writer.write(exchange)
+        finally:
+            # Whatever stops the reading, what was read is a whole archive.
+            result = writer.close(notes)
+    _tell(reader.notes)
+    _say(f"Wrote {result.entries} {_plural(result.entries, 'exchange')} to {name}{_shortfall(result)}")
+
+
+@main.command()
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--stats", is_flag=True, help="Page, size, status and slowest requests instead, as haralyzer counts them."
+)
+def show(file: str, stats: bool) -> None:
+    """List a capture's HTTP exchanges: time, process, method, URL, status, sizes, duration.
+
+    \b
+    Examples:
+      plaintap show a.pcapng
+      plaintap show --stats a.pcapng
+    """
+    reader = read_streams(file)
+    found = exchanges(reader, notes=(notes := Notes()))
+    first = next(found, None)
+    if first is None:
+        _tell(reader.notes)
+        raise NoHttpError(_no_http(reader.name, notes))
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    every = chain((first,), found)
+    for line in (
+        har_stats.lines(har_stats.stats_of_exchanges(every)) if stats else summary.lines(every, columns)
+    ):
+        click.echo(line)
+    _tell(reader.notes)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        _say(f"Note: {note}")
+
+
+def _no_http(name: str, notes: Notes) -> str:
+    if not notes.streams:
+        return f"{name} has no TCP streams: there is nothing to export."
+    encrypted = f", {notes.streams_encrypted} of them encrypted" if notes.streams_encrypted else ""
+    return (
+        f"{name} has no HTTP in its {notes.streams} {_plural(notes.streams, 'stream')}{encrypted}: "
+        "open it in Wireshark to see what it has."
+    )
+
+
+def _shortfall(result: HarResult) -> str:
+    parts = []
+    if result.incomplete:
+        parts.append(f"{result.incomplete} unfinished")
+    if result.lost_bytes:
+        parts.append(f"{result.lost_bytes} bytes lost, marked as truncated")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _plural(n: int, word: str) -> str:
+    return word if n == 1 else f"{word}s"
 
 
 def _report(ledger: Ledger, name: str) -> None:
@@ -133,18 +292,20 @@ def _metadata(command: tuple[str, ...]) -> SectionMetadata:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
+def _opened(name: str, kind: str, option: str) -> Iterator[BinaryIO]:
     """The output: captured secrets are for their owner only, who is the user behind sudo."""
     if name == STDOUT:
-        if sys.stdout.isatty():
-            raise UsageError("The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -")
+        if kind == "pcapng" and sys.stdout.isatty():
+            raise UsageError(
+                "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
+            )
         yield sys.stdout.buffer
         return
     path = Path(name)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise UsageError(f"Cannot write {name}: {error.strerror}. Name another file with -w.") from None
+        raise UsageError(f"Cannot write {name}: {error.strerror}. Name another file with {option}.") from None
     with os.fdopen(fd, "wb", buffering=0) as file:
         with contextlib.suppress(OSError):
             os.fchmod(fd, 0o600)

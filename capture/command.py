@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 

@@ -14,9 +14,9 @@ Sans-IO: time comes in with ``tick``, processes and library names through the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from capture.events import (
     BytesMoved,
@@ -32,6 +32,9 @@ from capture.events import (
 )
 from capture.streams import Process, Side, StreamItem
 from capture.views import Content, State, View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 # How long the first content of a connection that may be local waits for the other end's.
 DECISION_WINDOW_NS = 100_000_000

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
-from bpf.ring import Batch, Ring
+if TYPE_CHECKING:
+    from bpf.ring import Batch, Ring
 
 # With the ring and the compiler's remains this keeps the whole tracer below 300 MB.
 MAX_QUEUED_BYTES = 64 << 20

@@ -7,11 +7,14 @@ become wall-clock nanoseconds by a constant offset: CLOCK_MONOTONIC orders, the 
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
+
+if TYPE_CHECKING:
+    import struct
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class Direction(IntEnum):
@@ -186,7 +189,9 @@ class Layout(TypingProtocol):
 class Decoder:
     """Decodes samples of one ABI, at one offset between the clocks (nanoseconds to add)."""
 
-    def __init__(self, layouts: Mapping[str, Layout], constants: Mapping[str, int], clock_offset: int) -> None:
+    def __init__(
+        self, layouts: Mapping[str, Layout], constants: Mapping[str, int], clock_offset: int
+    ) -> None:
         self._offset = clock_offset
         self._head = layouts["sample"].codec
         self._connection = layouts["connection_sample"]
@@ -214,7 +219,22 @@ class Decoder:
             yield kinds[head[0]](buffer, start, head)
 
     def _data(self, buffer: bytes, start: int, head: tuple[int, ...], *, hello: bool = False) -> BytesMoved:
-        _, direction, reason, protocol, captured, time, connection, session, position, length, pid, tid, lib, _ = head
+        (
+            _,
+            direction,
+            reason,
+            protocol,
+            captured,
+            time,
+            connection,
+            session,
+            position,
+            length,
+            pid,
+            tid,
+            lib,
+            _,
+        ) = head
         begin = start + self._head.size
         return BytesMoved(
             connection, session, time + self._offset, self._directions[direction], position, length,
@@ -266,7 +286,9 @@ class Decoder:
         half = 256  # EXEC_TEXT_BYTES / 2
         file = _text(buffer[at : at + half])
         words = buffer[at + half : at + half + head[4]].split(b"\0")
-        return ProgramExecuted(head[10], head[5] + self._offset, file, tuple(_text(w) for w in words[:-1] or words))
+        return ProgramExecuted(
+            head[10], head[5] + self._offset, file, tuple(_text(w) for w in words[:-1] or words)
+        )
 
 
 def _text(raw: bytes) -> str:

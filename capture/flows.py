@@ -7,9 +7,11 @@ that comes early waits a moment for what may still come before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # How long a hole may be a piece that another thread is still writing into the ring.
 REORDER_WINDOW_NS = 100_000_000

@@ -10,10 +10,13 @@ Pure values: the counters come from the kernel side, the tally from capture.conn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from capture.connections import Tally
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from capture.connections import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +99,19 @@ class Ledger:
         """Everything that is not as the user would take for granted."""
         found = []
         if self.lost_bytes:
-            reasons = sorted({reason for account in (self.sockets, self.tls) for reason, n in account.lost.items() if n})
+            reasons = sorted(
+                {reason for account in (self.sockets, self.tls) for reason, n in account.lost.items() if n}
+            )
             remedy = " A larger --ring-size loses less." if "ring-full" in reasons else ""
-            found.append(f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}): shown as gaps.{remedy}")
+            found.append(
+                f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}): shown as gaps.{remedy}"
+            )
         if self.events_lost:
             found.append(f"{self.events_lost} events other than data found no room in the ring.")
         if self.table_overflows:
-            found.append(f"{self.table_overflows} entries found no room in the kernel's tables: some traffic was not seen.")
+            found.append(
+                f"{self.table_overflows} entries found no room in the kernel's tables: some traffic was not seen."
+            )
         for account, name in ((self.sockets, "sockets"), (self.tls, "TLS")):
             if account.residue:
                 found.append(f"the account of {name} is off by {account.residue} bytes: please report this.")

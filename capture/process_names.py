@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
-from capture.events import ProgramExecuted
 from capture.processes import read_process
 from capture.streams import Process
+
+if TYPE_CHECKING:
+    from capture.events import ProgramExecuted
 
 # Short-lived processes come by the thousand; only recent ones are asked for.
 MAX_REMEMBERED = 4096

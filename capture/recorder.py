@@ -13,9 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import FrameType
+from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.probes import Probes
@@ -25,12 +24,18 @@ from bpf.tables import Tables
 from capture.command import Command
 from capture.connections import Connections, Final
 from capture.drain import Drain
+from capture.errors import PlaintapError
 from capture.events import ConnectionEnded, Decoder, ProgramExecuted, Protocol
 from capture.ledger import Ledger, balance
 from capture.process_names import ProcessNames
-from capture.streams import StreamItem
-from capture.targets import Targets
 from capture.tls_probes import TlsProbes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+
+    from capture.streams import StreamItem
+    from capture.targets import Targets
 
 DEFAULT_RING_BYTES = 32 << 20
 # The file on disk is at most this much behind.
@@ -79,6 +84,10 @@ class _Looks:
         return ready
 
 
+class WriteError(PlaintapError):
+    """The output takes no more."""
+
+
 class Recorder:
     """One recording."""
 
@@ -122,7 +131,9 @@ class Recorder:
         header = abi.header()
         offset = time.time_ns() - time.monotonic_ns()
         decoder = Decoder(header.layouts, header.constants, offset)
-        connections = Connections(self._names.describe, tls.library_name, all_protocols=self._plan.all_protocols)
+        connections = Connections(
+            self._names.describe, tls.library_name, all_protocols=self._plan.all_protocols
+        )
         ring = Ring(kernel.table("ring").map_fd, self._plan.ring_bytes)
         drain = Drain(ring)
         flags = set(self._plan.targets.flags(with_command=bool(command)))
@@ -134,8 +145,20 @@ class Recorder:
             self._say("Recording. Press Ctrl-C to stop." if not command else "Recording.")
             if command:
                 command.run()
-            self._loop(drain, decoder, connections, tls, command)
+            try:
+                self._loop(drain, decoder, connections, tls, command)
+            except OSError as error:
+                self._wait_for(command)
+                raise WriteError(
+                    f"Writing the capture failed ({error.strerror}): it ends where it was written last. "
+                    "Make room, or name another file with -w."
+                ) from None
             return self._end(probes, tables, drain, decoder, connections, offset)
+
+    def _wait_for(self, command: Command | None) -> None:
+        """A recording that fails must not take its command with it."""
+        while command and not command.poll():
+            time.sleep(TICK_INTERVAL_S)
 
     def _want(self, tables: Tables, command: Command | None) -> None:
         targets = self._plan.targets
@@ -149,7 +172,12 @@ class Recorder:
             tables.want_port(port)
 
     def _loop(
-        self, drain: Drain, decoder: Decoder, connections: Connections, tls: TlsProbes, command: Command | None
+        self,
+        drain: Drain,
+        decoder: Decoder,
+        connections: Connections,
+        tls: TlsProbes,
+        command: Command | None,
     ) -> None:
         started = time.monotonic()
         deadline = started + self._plan.duration_s if self._plan.duration_s is not None else None
@@ -210,7 +238,9 @@ class Recorder:
         for c in tables.connections():
             finals[c.connection] = Final(c.moved, c.session, c.session_moved)
             if c.ended:
-                times = [t + offset if t else None for t in (c.local_fin, c.peer_fin, c.local_reset, c.peer_reset)]
+                times = [
+                    t + offset if t else None for t in (c.local_fin, c.peer_fin, c.local_reset, c.peer_reset)
+                ]
                 self._write(
                     connections.handle(
                         ConnectionEnded(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pwd
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from capture.errors import UsageError
 from capture.processes import require_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,12 @@ class Targets:
 
 
 def check(
-    pids: tuple[int, ...], comms: tuple[str, ...], users: tuple[str, ...], ports: tuple[int, ...], *, follow: bool
+    pids: tuple[int, ...],
+    comms: tuple[str, ...],
+    users: tuple[str, ...],
+    ports: tuple[int, ...],
+    *,
+    follow: bool,
 ) -> Targets:
     """Targets from the command line. Raises ProcessError (no such pid) and UsageError (no such user)."""
     for pid in pids:
@@ -47,4 +55,6 @@ def _uid(user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise UsageError(f"There is no user {user!r} on this machine: give a name of /etc/passwd or a number.") from None
+        raise UsageError(
+            f"There is no user {user!r} on this machine: give a name of /etc/passwd or a number."
+        ) from None

@@ -71,7 +71,9 @@ def _parse(message: bytes) -> Hello | None:
         extensions = _extensions(message, from_client=kind == _CLIENT_HELLO)
     except IndexError:
         extensions = {}
-    return Hello(kind == _CLIENT_HELLO, _server_name(extensions.get(_SERVER_NAME)), _alpn(extensions.get(_ALPN)))
+    return Hello(
+        kind == _CLIENT_HELLO, _server_name(extensions.get(_SERVER_NAME)), _alpn(extensions.get(_ALPN))
+    )
 
 
 def _extensions(message: bytes, *, from_client: bool) -> dict[int, bytes]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
-from capture.call_shapes import LibraryProbes
 from capture.errors import PlaintapError
 from capture.processes import ExecutableFile, discover_files
 from capture.tls_libraries import may_hold_tls, probes_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.call_shapes import LibraryProbes
 
 
 class TlsProbes:

@@ -7,9 +7,9 @@ two is for capture.connections to decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from capture.application import Speech, recognise
 from capture.events import BytesMoved, ConnectionAnnounced, ConnectionEnded, Direction, Protocol, Role
@@ -27,6 +27,9 @@ from capture.streams import (
     TlsStarted,
 )
 from capture.tls_hello import Hello, HelloReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 RING_FULL = "ring-full"
 
@@ -54,7 +57,16 @@ class Content:
 class TlsNotes:
     """What is known of TLS on a connection, gathered from hellos, probes and plaintext."""
 
-    __slots__ = ("_readers", "alpn_chosen", "alpn_offered", "client", "established", "library", "server_name", "started")
+    __slots__ = (
+        "_readers",
+        "alpn_chosen",
+        "alpn_offered",
+        "client",
+        "established",
+        "library",
+        "server_name",
+        "started",
+    )
 
     def __init__(self) -> None:
         self._readers = (HelloReader(), HelloReader())
@@ -156,7 +168,9 @@ class View:
             for piece in flow.expire(now):
                 yield _content(piece, direction, tls=tls)
 
-    def finish(self, moved: tuple[int, int], session: int, session_moved: tuple[int, int], now: int) -> Iterator[Content]:
+    def finish(
+        self, moved: tuple[int, int], session: int, session_moved: tuple[int, int], now: int
+    ) -> Iterator[Content]:
         """The end, at these final positions."""
         for direction, flow, tls in self._all_flows():
             # Once TLS, the socket's own positions count ciphertext, which was never to come.
@@ -208,9 +222,8 @@ class View:
 
     def give(self, content: Content) -> Iterator[StreamItem]:
         """Items of an open view."""
-        assert self.side is not None
         stream = self.announced.connection
-        sender = self.side if content.direction is Direction.SENT else self.side.other
+        sender = self._sender(content.direction)
         if content.tls and not self.in_tls:
             self.in_tls = True
             yield TlsStarted(stream, content.time, self.tls.describe(recognise(content.data), content.time))
@@ -221,16 +234,18 @@ class View:
 
     def close(self, ended: ConnectionEnded) -> Iterator[StreamItem]:
         """How the connection ended, in order of time."""
-        assert self.side is not None
-        ends = [
-            (ended.local_fin, self.side, False),
-            (ended.peer_fin, self.side.other, False),
-            (ended.local_reset, self.side, True),
-            (ended.peer_reset, self.side.other, True),
-        ]
-        for time, sender, reset in sorted((e for e in ends if e[0] is not None), key=lambda e: (e[0], e[2])):
-            assert time is not None
-            yield StreamClosed(self.announced.connection, time, sender, reset)
+        ends = (
+            (ended.local_fin, Direction.SENT, False),
+            (ended.peer_fin, Direction.RECEIVED, False),
+            (ended.local_reset, Direction.SENT, True),
+            (ended.peer_reset, Direction.RECEIVED, True),
+        )
+        for time, reset, direction in sorted((time, reset, d) for time, d, reset in ends if time is not None):
+            yield StreamClosed(self.announced.connection, time, self._sender(direction), reset)
+
+    def _sender(self, direction: Direction) -> Side:
+        local = self.side or Side.CLIENT
+        return local if direction is Direction.SENT else local.other
 
     def _first_speech(self) -> Speech | None:
         """What the first held piece that is recognised speaks."""

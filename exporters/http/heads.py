@@ -23,7 +23,7 @@ from exporters.http.messages import NO_FIELDS, Fields
 # Every expression here is linear in its input: none has two neighbouring repetitions that can match the same
 # byte, so that no head, however made, costs more than its size.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ \t\r\n]+) HTTP/([0-9])\.([0-9])\r?\n")
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ \t\r\n]+) HTTP/([0-9])\.([0-9])\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t]([^\r\n]*))?\r?\n")
 _FIELD_LINE = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*([^\r\n]*)\r?\n", re.MULTILINE)
 TOKEN = re.compile(_TOKEN)
@@ -69,7 +69,7 @@ _VERSIONS = {(b"1", b"1"): "HTTP/1.1", (b"1", b"0"): "HTTP/1.0"}
 
 def parse_request_head(head: bytes, strict: bool = False) -> RequestHead | None:
     """The request whose head, up to and with the empty line, is ``head``; None where it is malformed."""
-    match = REQUEST_LINE.match(head)
+    match = _REQUEST_LINE.match(head)
     if match is None:
         return None if strict else _parse_request_head_leniently(head)
     method, target, major, minor = match.groups()

@@ -10,6 +10,8 @@ Where bytes are missing, pairing rests on what is certain:
 - Until the first request of a connection that is older than the recording, and after a loss among the
   requests, a response without an outstanding request answers one that was not captured: it becomes an
   exchange without a request. Only where the response's start is certain: none is looked for inside a body.
+  Whether such a response has a body is not known either, as the request may have been HEAD: it has none if
+  another response or a request follows at once.
 - A loss over a response's head or its framing ends the exchange of the first outstanding request. The next
   response is the first one recognised after a further request, which the client sent because it had the
   response before it. Where requests were pipelined that does not hold: none of the connection's later
@@ -330,7 +332,9 @@ class Http1Layer:
         pending = _Pending(self._count, head, times, len(data))
         self._count += 1
         self._requests_missing = False
-        if (strict and self._outstanding) or len(self._outstanding) >= self._context.limits.outstanding:
+        self._readers[Side.SERVER].resolve_doubt(times[0])
+        unpaired = strict or self._readers[Side.SERVER].state is State.RESYNC
+        if (unpaired and self._outstanding) or len(self._outstanding) >= self._context.limits.outstanding:
             self._lose_pairing(times[1])
         self._outstanding.append(pending)
         framing = request_framing(head)
@@ -369,6 +373,7 @@ class Http1Layer:
             self._context.notes.requests_not_seen += 1
         pending = self._outstanding[0]
         framing = response_framing(pending.head.method if pending.head is not None else None, head)
+        self._readers[Side.SERVER].doubtful = pending.head is None
         self._answering = pending
         if head.status < 200 and head.status != 101:
             pending.interim += (

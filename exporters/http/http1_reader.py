@@ -5,6 +5,7 @@
     anything ──gap over framing, malformed──▶ RESYNC ──recognised head──▶ HEAD
     HEAD ──switched──▶ SWITCHED        the rest belongs to another protocol
     anything ──dropped──▶ SKIP         the rest cannot be read
+    HEAD ──head of a response to an unknown request──▶ DOUBT ─▶ LENGTH … | HEAD
 
 A reader knows nothing of the other direction: its owner says how each body is framed, and may have it wait.
 Bytes that were consumed are never looked at again, and those that were searched for the end of a line or of a
@@ -34,6 +35,7 @@ MAX_START_LINE_BYTES = 64 * 1024
 MAX_PREFIX_BYTES = 20
 """How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
 
+_RESPONSE = b"HTTP/1."
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 _START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
 
@@ -41,7 +43,7 @@ _START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
 def _plausible(side: Side, prefix: bytes, strict: bool) -> bool:
     """Whether ``prefix``, of any length, can be the beginning of a head."""
     if side is Side.SERVER:
-        return prefix.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(prefix)
+        return prefix.startswith(_RESPONSE) or _RESPONSE.startswith(prefix)
     method, space, _ = prefix.partition(b" ")
     if strict:
         return method in KNOWN_METHODS if space else any(known.startswith(method) for known in KNOWN_METHODS)
@@ -61,6 +63,7 @@ class State(IntEnum):
     RESYNC = 7
     SWITCHED = 8
     SKIP = 9
+    DOUBT = 10
 
 
 class Framing(IntEnum):
@@ -118,10 +121,9 @@ class BodyBuilder:
     def add(self, piece: bytes | bytearray, time_ns: int) -> None:
         """``piece`` is the next part of the body."""
         self.wire_bytes += len(piece)
-        room = self._limit - len(self.data)
-        if len(piece) > room:
-            self._lose(len(piece) - room, LOST_TO_LIMIT)
-            piece = piece[:room]
+        beyond = len(self.data) + len(piece) - self._limit
+        if beyond > 0:
+            piece = piece[:-beyond]
         if self.marks is not None:
             self.marks.append((len(self.data), time_ns))
         if not self.data:
@@ -130,6 +132,8 @@ class BodyBuilder:
             if isinstance(self.data, bytes):
                 self.data = bytearray(self.data)
             self.data += piece
+        if beyond > 0:
+            self._lose(beyond, LOST_TO_LIMIT)
 
     def lose(self, length: int, reason: str) -> None:
         """The next ``length`` bytes of the body were not captured."""
@@ -161,6 +165,8 @@ class MessageReader:
         self.body = BodyBuilder(0)
         self.trailers = NO_FIELDS
         self.state = State.HEAD
+        self.doubtful = False  # set by the owner when it does not know whether the message has a body
+        self._doubted = 0
         self.waiting: deque[_Held] | None = None
         self._side = side
         self._owner = owner
@@ -200,6 +206,8 @@ class MessageReader:
             self._hold((time_ns, None, length, reason), 0)
             return
         self._notes.lost_bytes += length
+        if self.state is State.DOUBT and not self._rest:
+            self._frame(self._doubted, time_ns)  # something was sent: a body, in all likelihood
         state = self.state
         if state is State.UNTIL_CLOSE:
             self.body.lose(length, reason)
@@ -329,7 +337,10 @@ class MessageReader:
     def _frame(self, framing: int, time_ns: int) -> None:
         """The body of the message that began is framed in this way."""
         self.trailers = NO_FIELDS
-        if framing == 0:
+        if self.doubtful and framing:
+            self.doubtful, self._doubted = False, framing
+            self.state = State.DOUBT
+        elif framing == 0:
             self._end_message(time_ns)
         elif framing > 0:
             self.state, self._remaining = State.LENGTH, framing
@@ -337,6 +348,22 @@ class MessageReader:
             self._owner.sync_lost(self._side, time_ns, None)
         else:
             self.state = _STATE_OF_FRAMING[Framing(framing)]
+
+    def _doubt(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        """Whether there is a body where the request may have been HEAD: not if a response begins here."""
+        start = bytes(source[position : position + len(_RESPONSE)])
+        if start == _RESPONSE:
+            self._end_message(time_ns)
+        elif _RESPONSE.startswith(start):
+            return -1
+        else:
+            self._frame(self._doubted, time_ns)
+        return position
+
+    def resolve_doubt(self, time_ns: int) -> None:
+        """The client has gone on: had there been a body, it would have waited for its beginning."""
+        if self.state is State.DOUBT and not self._rest:
+            self._end_message(time_ns)
 
     def _end_message(self, time_ns: int) -> None:
         self.state = State.HEAD
@@ -457,12 +484,11 @@ class MessageReader:
         return position
 
     def _lose_sync(self, time_ns: int, lost: Lost | None, keep: bool = False) -> None:
-        synchronised = self.state is not State.RESYNC and self.state is not State.SKIP
         self._searched, self._recognised, self._started_ns = 0, False, None
         if not keep:
             self._notes.skipped_bytes += len(self._rest)
             self._rest.clear()
-        if synchronised:
+        if self.state is not State.SKIP:
             self._owner.sync_lost(self._side, time_ns, lost)
 
 
@@ -483,5 +509,6 @@ _STEPS = (
     MessageReader._resync,
     MessageReader._switched,
     MessageReader._skip,
+    MessageReader._doubt,
 )
 """Indexed by State."""

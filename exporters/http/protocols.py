@@ -6,12 +6,13 @@ the first bytes of either side decide, then steps aside. What is no HTTP is drop
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.heads import REQUEST_LINE, TOKEN
+from exporters.http.heads import TOKEN
 from exporters.http.http1 import Http1Layer
 from exporters.http.messages import Connection, Outcome
 
@@ -26,6 +27,9 @@ MAX_SNIFFED_BYTES = 64 * 1024
 
 MAX_MAGIC_BYTES = 64
 """How much of a direction tells what it is where its first line does not: more than HTTP/2's preface."""
+
+
+_FIRST_LINE = re.compile(TOKEN.pattern + rb"[ \t][^\r\n]*HTTP/1\.[0-9][ \t]*\r?\n")
 
 
 class Verdict(Enum):
@@ -51,7 +55,7 @@ def _recognise_http1(side: Side, start: bytes) -> Verdict:
         if start.startswith(b"HTTP/1."):
             return Verdict.YES
         return Verdict.MORE if b"HTTP/1.".startswith(start) else Verdict.NO
-    if REQUEST_LINE.match(start):
+    if _FIRST_LINE.match(start):
         return Verdict.YES
     method, _, rest = start.partition(b" ")
     if TOKEN.fullmatch(method) is None or b"\n" in rest or len(start) > MAX_SNIFFED_BYTES:
@@ -116,7 +120,10 @@ class SniffingLayer:
             self._layer.gap(sender, time_ns, length, reason)
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
-        """See Layer: a new plaintext begins, in the place of what there was."""
+        """See Layer: a new plaintext begins, in the place of what there was or inside it."""
+        if self._layer is not None and not isinstance(self._layer, OpaqueLayer):
+            self._layer.tls_started(time_ns, tls)
+            return
         self.finish(time_ns, Outcome.CLOSED)
         connection = Connection(self._connection.opened, tls, self._connection.authority)
         self._layer = SniffingLayer(self._context, connection, False)

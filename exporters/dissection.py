@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.streams import Process
-    from exporters.capture_files import Packet
+    from exporters.pcap import Packet
 
 PROTOCOL_TCP: Final = 6
 

@@ -7,16 +7,18 @@ segment is then read as everywhere else.
 
 from __future__ import annotations
 
-import importlib
-import logging
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
+
+from scapy.config import conf
+from scapy.layers import inet, inet6
 
 from exporters.dissection import PROTOCOL_TCP, Segment, TcpFields, tcp_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporters.capture_files import Packet
+    from exporters.pcap import Packet
 
 MAX_FRAGMENTED_DATAGRAMS: Final = 256
 """Datagrams whose fragments are waited for; the oldest is given up. Linux holds 4 MiB of fragments: 64 of
@@ -60,14 +62,8 @@ class ForeignPackets:
     """Reads packets one after another and remembers fragments."""
 
     def __init__(self) -> None:
-        # scapy talks about IPv6 routes and missing link types while it is being imported.
-        logging.getLogger("scapy").setLevel(logging.CRITICAL)
-        conf = importlib.import_module("scapy.config").conf
-        inet = importlib.import_module("scapy.layers.inet")
-        inet6 = importlib.import_module("scapy.layers.inet6")
 
         self._link_layers: Any = conf.l2types
-        self._inet, self._inet6 = inet, inet6
         self._readers: dict[type, Callable[[Any, int], TcpFields | None]] = {
             inet.IP: self._ipv4,
             inet6.IPv6: self._ipv6,
@@ -96,7 +92,7 @@ class ForeignPackets:
         """The packet as scapy's layers."""
         if packet.link_type in _LINKTYPES_RAW:
             version = packet.data[0] >> 4 if packet.data else 0
-            layer = {4: self._inet.IP, 6: self._inet6.IPv6}.get(version)
+            layer = {4: inet.IP, 6: inet6.IPv6}.get(version)
         else:
             layer = self._link_layer(packet.link_type)
         if layer is None:
@@ -109,7 +105,7 @@ class ForeignPackets:
     def _link_layer(self, link_type: int) -> Any:
         if link_type not in self._link_layers.num2layer and not self._all_layers:
             self._all_layers = True
-            importlib.import_module("scapy.layers.all")  # half a second more, for rare link types
+            import_module("scapy.layers.all")  # half a second more, for rare link types
         return self._link_layers.num2layer.get(link_type)
 
     def _ipv4(self, layer: Any, cut: int) -> TcpFields | None:
@@ -140,9 +136,9 @@ class ForeignPackets:
         inner = first
         while inner:
             before = len(first.original) - len(inner.original)
-            if isinstance(inner, self._inet.TCP):
+            if isinstance(inner, inet.TCP):
                 return tcp_segment(inner.original, 0, size - before, addresses)
-            if isinstance(inner, self._inet6.IPv6ExtHdrFragment):
+            if isinstance(inner, inet6.IPv6ExtHdrFragment):
                 data = inner.original[_IPV6_FRAGMENT_HEADER_BYTES : size - before]
                 payload = self._whole(
                     (addresses, inner.id, inner.nh),
@@ -152,7 +148,7 @@ class ForeignPackets:
                     cut=len(inner.original) < size - before,
                 )
                 return tcp_segment(payload, 0, len(payload), addresses) if payload else None
-            if isinstance(inner, self._inet6.IPv6):
+            if isinstance(inner, inet6.IPv6):
                 return None
             inner = inner.payload
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from clients import curl, curl_command, keep_alive_client
 from https_client import sample_server
-from judges import requests
+from judges import requests, rows
 from processes import PLAINTAP, running, wait_until
 from recording import READY, entries, path_of, plaintap, record, record_command
 
@@ -105,7 +105,11 @@ def test_others_than_the_command_are_left_out(servers: Servers, tmp_path: Path) 
         assert process.stdout.readline() == b"up\n"
         curl(servers, servers.url("https", "/text"))
         assert process.wait(10) == 0
-    assert entries(capture) == []
+    assert rows(capture, "tcp", "frame.number") == []
+    done = plaintap("export", capture, "-o", "-")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "nothing to export" in done.stderr
 
 
 def test_the_capture_goes_down_a_pipe_while_it_is_made(servers: Servers, tmp_path: Path) -> None:

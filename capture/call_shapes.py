@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-Level = Literal["internal", "exports"]
+# How sure the places are, and what they are: OpenSSL's internal functions, proven; functions named by
+# symbols; functions named by what their code does (capture.located_libraries), to be dropped if a call is
+# implausible.
+Level = Literal["internal", "exports", "located"]
 
 
 class Call(Enum):
@@ -46,7 +49,8 @@ class Call(Enum):
     SET_FDS = "set_fds", False
     # libcrypto: f(bio, buffer, int length) → bytes moved (int), 0 or negative for none
     BIO_READ = "bio_read", True
-    BIO_WRITE = "bio_write", True
+    # libcrypto: f(bio, buffer, int or size_t length, ...): are about to be written
+    BIO_WRITE = "bio_write", False
     # NSPR: f(PRFileDesc *, buffer, int32 length [, flags, timeout]) → bytes moved (int32); any kind of file
     NSPR_READ = "nspr_read", True
     NSPR_WRITE = "nspr_write", True
@@ -59,24 +63,40 @@ class Call(Enum):
     # NSS: f(PRFileDesc *model, PRFileDesc *) → the PRFileDesc * that has TLS from now on, or NULL
     NSS_IMPORT = "nss_import", True
 
-    takes_return: bool
+    # Go: in registers as capture.golang says; f(conn, buffer, length, capacity) → count and error
+    GO_READ = "go_read", False, True
+    GO_WRITE = "go_write", False, True
+    # Go: f(conn, context) → error (first word 0: the handshake is done)
+    GO_HANDSHAKE = "go_handshake", False, True
+    # Go: f(conn): close_notify is about to be sent; closed
+    GO_SHUTDOWN = "go_shutdown", False
+    GO_CLOSE = "go_close", False
 
-    def __new__(cls, value: str, takes_return: bool) -> Call:
-        """Keep ``takes_return`` beside the value."""
+    takes_return: bool
+    has_results: bool
+
+    def __new__(cls, value: str, takes_return: bool, has_results: bool = False) -> Call:
+        """Keep ``takes_return`` (a uretprobe) and ``has_results`` (probes on each RET) beside the value."""
         member = object.__new__(cls)
         member._value_ = value
         member.takes_return = takes_return
+        member.has_results = has_results
         return member
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeSite:
-    """A function to probe: its call shape, its name for messages, and file offsets (bytes)."""
+    """A function to probe: its call shape, its name for messages, and file offsets (bytes).
+
+    ``return_offset`` is for a uretprobe; ``results_offsets`` are the function's RET instructions, for
+    probes of the plain kind on each, where there may be no uretprobe (Go).
+    """
 
     call: Call
     symbol: str
     entry_offset: int
     return_offset: int | None
+    results_offsets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

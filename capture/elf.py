@@ -18,7 +18,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from capture.file_view import ElfError, FileView
 
@@ -32,6 +32,7 @@ X86_64 = 62
 AARCH64 = 183
 _MACHINE_NAMES = {3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S390", 40: "ARM", 243: "RISC-V"}
 
+_ET_EXEC, _ET_DYN = 2, 3
 _PT_LOAD, _PT_DYNAMIC, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 4, 0x6474E550
 _PF_EXECUTE, _PF_WRITE = 1, 2
 _SHT_SYMTAB, _SHT_NOBITS = 2, 8
@@ -101,6 +102,14 @@ class Function:
     end: int
 
 
+class _Unwind(NamedTuple):
+    """Ascending function starts and the places of their unwind entries, relative to ``base``."""
+
+    base: int
+    starts: array[int]
+    entries: array[int]
+
+
 class ElfFile:
     """One ELF file, open for look-ups. A context manager; every failure is an ElfError."""
 
@@ -134,11 +143,11 @@ class ElfFile:
             )
         header = _HEADER.unpack(self.view.read(0, _HEADER.size))
         self.machine: int = machine
-        self.position_independent = header[1] == 3
+        self.position_independent = header[1] == _ET_DYN
         self._section_table = (header[6], header[11], header[12], header[13])
         entry_size, count = header[9], header[10]
-        if entry_size != _PROGRAM_HEADER.size:
-            raise ElfError(self.path, f"has program headers of {entry_size} bytes")
+        if entry_size != _PROGRAM_HEADER.size or header[1] not in (_ET_EXEC, _ET_DYN):
+            raise ElfError(self.path, "is an ELF file, but no program and no shared library")
         self._program = list(_PROGRAM_HEADER.iter_unpack(self.view.read(header[5], entry_size * count)))
         self.segments: tuple[Segment, ...] = tuple(
             Segment(address, offset, size, bool(flags & _PF_EXECUTE), bool(flags & _PF_WRITE))
@@ -150,10 +159,8 @@ class ElfFile:
 
     def offset_of(self, address: int) -> int | None:
         """The file offset of a virtual address; None where nothing of the file is loaded there."""
-        for segment in self.segments:
-            if segment.address <= address < segment.address + segment.size:
-                return address - segment.address + segment.offset
-        return None
+        segment = self.segment_at(address)
+        return address - segment.address + segment.offset if segment else None
 
     def address_of(self, offset: int) -> int | None:
         """The virtual address that a file offset is loaded at; None where it isn't."""
@@ -164,15 +171,26 @@ class ElfFile:
 
     def is_code(self, address: int) -> bool:
         """Whether the address is in an executable segment."""
-        return any(s.executable and s.address <= address < s.address + s.size for s in self.segments)
+        segment = self.segment_at(address)
+        return segment is not None and segment.executable
+
+    def segment_at(self, address: int) -> Segment | None:
+        """The loaded range around a virtual address; None outside."""
+        return next((s for s in self.segments if s.address <= address < s.address + s.size), None)
 
     def read_at(self, address: int, length: int) -> bytes:
         """Up to ``length`` bytes at a virtual address, fewer at the end of its segment, none outside."""
-        for segment in self.segments:
-            start = address - segment.address
-            if 0 <= start < segment.size:
-                return self.view.read(segment.offset + start, min(length, segment.size - start))
-        return b""
+        segment = self.segment_at(address)
+        if segment is None:
+            return b""
+        start = address - segment.address
+        return self.view.read(segment.offset + start, min(length, segment.size - start))
+
+    def read_before(self, address: int, length: int) -> bytes:
+        """Up to ``length`` bytes that end at a virtual address, fewer at the start of its segment."""
+        segment = self.segment_at(address)
+        start = max(address - length, segment.address) if segment else address
+        return self.read_at(start, address - start)
 
     # Sections
 
@@ -394,23 +412,54 @@ class ElfFile:
         data = self.read_at(address, 8)
         return _XWORD.unpack(data)[0] if len(data) == 8 else None
 
+    def pointers_to(self, address: int) -> Iterator[int]:
+        """Aligned places in writable data that hold this pointer when the program is loaded."""
+        key = _XWORD.pack(address)
+        position = self._relocations.find(key)
+        while position >= 0:
+            place, info, addend = _RELOCATION.unpack_from(self._relocations, position // 24 * 24)
+            if addend == address and info == _RELATIVE[self.machine]:
+                yield place
+            position = self._relocations.find(key, position + 1)
+        for segment in self.segments:
+            if segment.writable:
+                for offset, _ in self.view.find([key], segment.offset, segment.size):
+                    place = offset - segment.offset + segment.address
+                    if place % 8 == 0:
+                        yield place
+
     # Unwind table
 
     @cached_property
-    def _unwind(self) -> tuple[int, array[int], array[int]]:
-        """.eh_frame_hdr: its address, then function starts and unwind entries relative to that."""
-        none: tuple[int, array[int], array[int]] = (0, array("i"), array("i"))
+    def _unwind(self) -> _Unwind:
+        """Function starts and their unwind entries, from .eh_frame_hdr or else from .eh_frame itself."""
         for kind, _, offset, address, _, size, _, _ in self._program:
             if kind != _PT_GNU_EH_FRAME or size < 12:
                 continue
             # Version 1, eh_frame pointer pcrel sdata4, count udata4, table datarel sdata4: what linkers
             # write.
             if self.view.read(offset, 4) != b"\x01\x1b\x03\x3b":
-                return none
+                break
             (count,) = _WORD.unpack(self.view.read(offset + 8, 4))
             table = array("i", self.view.read(offset + 12, min(count * 8, (size - 12) // 8 * 8)))
-            return address, table[::2], table[1::2]
-        return none
+            return _Unwind(address, table[::2], table[1::2])
+        return self._walk_eh_frame()
+
+    def _walk_eh_frame(self) -> _Unwind:
+        """The same from the entries one by one: static programs often have no search table."""
+        section = self.section(".eh_frame")
+        data = self.view.read(section.offset, section.size) if section else b""
+        found, position = [], 0
+        while section and position + 12 <= len(data):
+            length, parent, begin = struct.unpack_from("<IIi", data, position)
+            if length == 0xFFFFFFFF:
+                break
+            if length and parent and abs(position + 8 + begin) < 1 << 31:
+                found.append((position + 8 + begin, position))
+            position += 4 + length
+        found.sort()
+        starts, entries = (array("i", column) for column in zip(*found, strict=True)) if found else ((), ())
+        return _Unwind(section.address if section else 0, array("i", starts), array("i", entries))
 
     def function_at(self, address: int) -> Function | None:
         """The function around an address, by .eh_frame_hdr; None where that doesn't cover it."""
@@ -431,9 +480,14 @@ class ElfFile:
     # Searching
 
     def find_read_only(self, needles: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        """(virtual address, needle) of every occurrence in the segments that cannot be written."""
-        for segment in self.segments:
-            if not segment.writable:
+        """(virtual address, needle) of every occurrence in read-only data.
+
+        That has a segment of its own, or is in the code's where a linker makes one of the two.
+        """
+        read_only = [segment for segment in self.segments if not segment.writable]
+        data = [segment for segment in read_only if not segment.executable]
+        for segment in data or read_only:
+            if segment.size:
                 for offset, needle in self.view.find(needles, segment.offset, segment.size):
                     yield offset - segment.offset + segment.address, needle
 

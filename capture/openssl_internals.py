@@ -117,11 +117,12 @@ def _prove(elf: ElfFile, side: _Side, functions: Mapping[str, Symbol]) -> Intern
     if callees is None or len(callees) != 1:
         return None
     (address,) = callees
-    register = _out_pointer_calls(elf, functions[side.main].address, side.out_registers).get(address)
+    main = functions[side.main].address
+    argument = called_internals(elf, main, writing=side is _WRITE).get(address)
     function = elf.function_at(address)
-    if register is None or function is None or not _agrees(elf, side, functions, address):
+    if argument is None or function is None or not _agrees(elf, side, functions, address):
         return None
-    return InternalFunction(side.name, address, function.end - function.start, _OUT_ARGUMENT[register])
+    return InternalFunction(side.name, address, function.end - function.start, argument)
 
 
 def _agrees(elf: ElfFile, side: _Side, functions: Mapping[str, Symbol], address: int) -> bool:
@@ -132,6 +133,13 @@ def _agrees(elf: ElfFile, side: _Side, functions: Mapping[str, Symbol], address:
         return False
     peeks = [_callees(elf, functions[name].address) for name in side.never if name in functions]
     return all(calls is not None and address not in calls for calls in peeks)
+
+
+def called_internals(elf: ElfFile, address: int, *, writing: bool) -> dict[int, int]:
+    """Step 1 of the proof for the function at ``address``: callees, with their out-pointer's position."""
+    registers = (_WRITE if writing else _READ).out_registers
+    calls = _out_pointer_calls(elf, address, registers)
+    return {callee: _OUT_ARGUMENT[register] for callee, register in calls.items()}
 
 
 def _body(elf: ElfFile, address: int) -> list[x86.Instruction] | None:

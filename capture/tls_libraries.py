@@ -6,8 +6,9 @@
                   sites=(ProbeSite(Call.READ_EX, "ssl_read_internal", entry_offset, return_offset), ...))
 
 A row matches by the functions that the file defines (its dynamic symbols, or .symtab), never by its name,
-so that renamed, bundled and statically linked copies count. File names only preselect from the loader's
-cache, where thousands of libraries are listed (``may_hold_tls``).
+so that renamed, bundled and statically linked copies count. Where no symbol is left, level "located", OpenSSL
+and BoringSSL are found by their code (capture.located_libraries), and Go by its own table (capture.golang).
+File names only preselect from the loader's cache, where thousands of libraries are listed (``may_hold_tls``).
 
 What the kernel side implements are call shapes (capture.call_shapes), each once; a library is only a row
 here. Three rules bind the two sides:
@@ -28,9 +29,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from capture import openssl_internals
+from capture import golang, located_libraries, openssl_internals
 from capture.call_shapes import Call, LibraryProbes, ProbeSite
 from capture.elf import ElfError, ElfFile, Symbol
 from capture.file_view import file_exists
@@ -38,6 +39,8 @@ from capture.probe_points import probe_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from capture.call_shapes import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +211,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
     ),
 )
 
-_INTERNAL_READS_AND_WRITES = frozenset(
-    {Call.READ_INT, Call.READ_EX, Call.WRITE_INT, Call.WRITE_EX, Call.WRITE_EX2}
-)
+_READS_AND_WRITES = frozenset({Call.READ_INT, Call.READ_EX, Call.WRITE_INT, Call.WRITE_EX, Call.WRITE_EX2})
 # Longer than any "Name 1.2.3" that is looked for.
 _MAX_VERSION_BYTES = 64
 
@@ -221,29 +222,77 @@ def may_hold_tls(file_name: str) -> bool:
 
 
 def probes_for(path: str) -> LibraryProbes | None:
-    """The probes of the file at ``path``; None if no row's functions are in it.
+    """The probes of the file at ``path``; None if no TLS library is found in it.
 
     Raises ElfError where the file is no readable ELF file for x86-64 or AArch64.
     """
     with ElfFile(path) as elf:
-        functions = _wanted_functions(elf)
-        rows = list(_matching(elf, functions))
-        if not rows:
+        found = [_by_symbols(elf), _go(elf)]
+        if all(part is None or part.library.startswith("libcrypto") for part in found):
+            found.insert(0, _by_code(elf))
+        parts = [part for part in found if part is not None]
+        if not parts:
             return None
-        internals = (
-            openssl_internals.find_internals(elf, functions) if rows[0].has_openssl_internals else None
-        )
-        sites, notes = _sites(elf, rows, functions, internals)
         return LibraryProbes(
             path,
             elf.view.device,
             elf.view.inode,
             elf.build_id,
-            _label(elf, rows[0]),
-            "internal" if internals else "exports",
-            sites,
-            notes,
+            parts[0].library,
+            parts[0].level,
+            tuple({site.entry_offset: site for part in parts for site in part.sites}.values()),
+            tuple(note for part in parts for note in part.notes),
         )
+
+
+class _Part(NamedTuple):
+    """What one way of looking found in a file."""
+
+    library: str
+    level: Level
+    sites: tuple[ProbeSite, ...]
+    notes: tuple[str, ...]
+
+
+def _by_symbols(elf: ElfFile) -> _Part | None:
+    functions = _wanted_functions(elf)
+    rows = list(_matching(elf, functions))
+    if not rows:
+        return None
+    internals = openssl_internals.find_internals(elf, functions) if rows[0].has_openssl_internals else None
+    wanted = _internal_sites(internals)
+    for row in rows:
+        replaced = _READS_AND_WRITES if internals and row.has_openssl_internals else frozenset()
+        wanted += [
+            (call, functions[name])
+            for name, call in row.functions.items()
+            if name in functions and call not in replaced
+        ]
+    sites, notes = _place(elf, wanted)
+    return _Part(_label(elf, rows[0]), "internal" if internals else "exports", sites, notes)
+
+
+def _by_code(elf: ElfFile) -> _Part | None:
+    located = located_libraries.locate(elf)
+    if located is None:
+        return None
+    row = next(row for row in TLS_LIBRARIES if row.name == located.name)
+    calls = {**row.functions, **TLS_LIBRARIES[-1].functions}
+    wanted = _internal_sites(located.internals)
+    replaced = _READS_AND_WRITES if located.internals else frozenset()
+    wanted += [
+        (calls[symbol.name], symbol) for symbol in located.functions if calls[symbol.name] not in replaced
+    ]
+    sites, notes = _place(elf, wanted)
+    return _Part(_label(elf, row), "located", sites, notes)
+
+
+def _go(elf: ElfFile) -> _Part | None:
+    found = golang.find_go_tls(elf)
+    if found is None:
+        return None
+    label = f"Go {found.version} crypto/tls" if found.version else "Go crypto/tls"
+    return _Part(label, "exports", found.sites, found.notes)
 
 
 def _wanted_functions(elf: ElfFile) -> dict[str, Symbol]:
@@ -274,28 +323,18 @@ def _matching(elf: ElfFile, functions: Mapping[str, Symbol]) -> Iterator[Library
         yield row
 
 
-def _sites(
-    elf: ElfFile,
-    rows: list[Library],
-    functions: Mapping[str, Symbol],
-    internals: openssl_internals.OpenSslInternals | None,
-) -> tuple[tuple[ProbeSite, ...], tuple[str, ...]]:
-    """The sites of all rows, and what could not be placed."""
-    wanted: list[tuple[Call, Symbol]] = []
-    if internals:
-        for function, shapes in (
-            (internals.read, {4: Call.READ_EX}),
-            (internals.write, {4: Call.WRITE_EX, 5: Call.WRITE_EX2}),
-        ):
-            symbol = Symbol(function.name, function.address, function.size)
-            wanted.append((shapes[function.out_argument], symbol))
-    for row in rows:
-        replaced = _INTERNAL_READS_AND_WRITES if internals and row.has_openssl_internals else frozenset()
-        wanted += [
-            (call, functions[name])
-            for name, call in row.functions.items()
-            if name in functions and call not in replaced
-        ]
+def _internal_sites(internals: openssl_internals.OpenSslInternals | None) -> list[tuple[Call, Symbol]]:
+    if internals is None:
+        return []
+    shapes = (
+        (internals.read, {4: Call.READ_EX}),
+        (internals.write, {4: Call.WRITE_EX, 5: Call.WRITE_EX2}),
+    )
+    return [(calls[f.out_argument], Symbol(f.name, f.address, f.size)) for f, calls in shapes]
+
+
+def _place(elf: ElfFile, wanted: list[tuple[Call, Symbol]]) -> tuple[tuple[ProbeSite, ...], tuple[str, ...]]:
+    """The probe sites of functions, and what could not be placed."""
     sites: dict[int, ProbeSite] = {}
     notes = []
     for call, symbol in wanted:

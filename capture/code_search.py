@@ -1,0 +1,208 @@
+"""Searching x86-64 code without symbols: what mentions a string, what calls a function, where functions
+begin.
+
+Error reporting gives functions away. A library's macro passes its source file's name, a line and a code to
+one function for every error, so that near a reference to the string "ssl/ssl_lib.cc" there is ``mov edx,
+REASON`` and ``mov r8d, LINE``. What such sites say together identifies a function as surely as a name
+(capture.boringssl, capture.openssl_static).
+
+Function starts come from the unwind tables where they cover, and otherwise from the code itself: an aligned
+prologue after padding, from which decoding arrives at an end behind the instruction in question.
+
+Everything here is a search that can fail, and nothing is an error but an unreadable file (ElfError).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from capture import x86
+from capture.elf import ElfFile, Function
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+# lea r64, [rip + rel32]
+_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
+_MOV_EDX = re.compile(rb"\xba(..)\0\0", re.DOTALL)
+_MOV_R8D = re.compile(rb"\x41\xb8(..)\0\0", re.DOTALL)
+_CALL_OR_JUMP = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
+# What functions begin with: endbr64, push of a register, sub rsp.
+_PROLOGUE = re.compile(rb"\xf3\x0f\x1e\xfa|[\x50-\x57]|\x41[\x50-\x57]|\x48[\x81\x83]\xec", re.DOTALL)
+
+_PRINTABLE_END = re.compile(rb"[\x20-\x7e]*$")
+MAX_BUILD_PATH_BYTES = 512
+# An error call's arguments are set within this distance of the file name's (longest encodings, and some code
+# that the compiler moves in between).
+NEAR_BYTES = 48
+# The longest function that is considered where no unwind entry tells.
+MAX_FUNCTION_BYTES = 8192
+ALIGNMENT = 16
+
+
+class ErrorSite(NamedTuple):
+    """A reference to a source file's name, with the reason and line passed beside it (None: not seen)."""
+
+    address: int
+    reason: int | None
+    line: int | None
+
+
+class CodeSearch:
+    """Searches in one open file; what was found out about function extents is kept for the next question."""
+
+    def __init__(self, elf: ElfFile) -> None:
+        self.elf = elf
+        self._extents: dict[int, Function | None] = {}
+
+    # Strings and what refers to them
+
+    def strings(self, *endings: bytes) -> frozenset[int]:
+        """The addresses of the NUL-terminated strings that end so (file names have build paths before).
+
+        Where a string follows other data with no NUL between, it begins with its first printable character.
+        """
+        found = set()
+        for address, _ in self.elf.find_read_only([ending + b"\0" for ending in endings]):
+            before = self.elf.read_before(address, MAX_BUILD_PATH_BYTES)
+            path = _PRINTABLE_END.search(before)
+            found.add(address - (len(path[0]) if path else 0))
+            found.add(address - (len(before) - before.rfind(b"\0") - 1))
+        return frozenset(found)
+
+    def references(self, start: int, code: bytes, targets: Collection[int]) -> list[int]:
+        """Addresses in ``code``, loaded at ``start``, that form one of the target addresses."""
+        found = []
+        for match in _LEA.finditer(code, 0, max(0, len(code) - 4)):
+            end = start + match.end() + 4
+            if end + struct.unpack_from("<i", code, match.end())[0] in targets:
+                found.append(start + match.start())
+        if not self.elf.position_independent:
+            for target in targets:
+                found += (start + at for at in _immediates(code, target))
+        return sorted(found)
+
+    def error_sites(self, start: int, end: int, names: Collection[int]) -> list[ErrorSite]:
+        """The error sites between two addresses that name one of the files (addresses of their names)."""
+        low = start - len(self.elf.read_before(start, NEAR_BYTES))
+        code = self.elf.read_at(low, end + NEAR_BYTES - low)
+        sites = []
+        for address in self.references(low, code, names):
+            if start <= address < end:
+                place = address - low
+                reason = nearest(_MOV_EDX, code, place)
+                sites.append(ErrorSite(address, reason, nearest(_MOV_R8D, code, place)))
+        return sites
+
+    def code_hits(self, needle: bytes) -> Iterator[int]:
+        """The addresses of a byte sequence in executable segments."""
+        for segment in self.elf.segments:
+            if segment.executable:
+                for offset, _ in self.elf.view.find([needle], segment.offset, segment.size):
+                    yield offset - segment.offset + segment.address
+
+    def callers(self, target: int, distance: int) -> list[int]:
+        """The addresses of the direct calls and jumps to ``target`` from within ``distance`` bytes of it."""
+        before = self.elf.read_before(target, distance)
+        start, code = target - len(before), before + self.elf.read_at(target, distance)
+        return [
+            start + match.start()
+            for match in _CALL_OR_JUMP.finditer(code)
+            if start + match.start() + 5 + struct.unpack("<i", match[1])[0] == target
+        ]
+
+    # Functions
+
+    def function(self, address: int) -> Function | None:
+        """The function around an address, by the unwind table or else by its code; None if unknown."""
+        return self.elf.function_at(address) or self._guess(address)
+
+    def body(self, function: Function) -> list[x86.Instruction]:
+        """A function's instructions, up to the first that can't be decoded."""
+        code = self.elf.read_at(function.start, function.end - function.start)
+        return list(x86.instructions(code, function.start))
+
+    def is_start(self, address: int) -> bool:
+        """Whether a function surely begins there: by the unwind table, or by a prologue as functions have."""
+        unwound = self.elf.function_at(address)
+        if unwound:
+            return unwound.start == address
+        return _PROLOGUE.match(self.elf.read_at(address, 4)) is not None
+
+    def _guess(self, address: int) -> Function | None:
+        """Back to the nearest aligned prologue after padding whose code contains the address."""
+        aligned = address & -ALIGNMENT
+        code = self.elf.read_before(aligned, MAX_FUNCTION_BYTES) + self.elf.read_at(aligned, 4)
+        # Back from the last 4 bytes in steps; what is before each start must be in view as well.
+        for place in range(len(code) - 4, ALIGNMENT - 1, -ALIGNMENT):
+            start = aligned - (len(code) - 4 - place)
+            if _PROLOGUE.match(code, place) and _is_boundary(code[place - ALIGNMENT : place]):
+                function = self._extent(start)
+                if function and address < function.end:
+                    return function
+        return None
+
+    def _extent(self, start: int) -> Function | None:
+        if start not in self._extents:
+            self._extents[start] = _decoded_extent(self.elf, start)
+        return self._extents[start]
+
+
+def _immediates(code: bytes, target: int) -> Iterator[int]:
+    """Positions of ``mov r32, target`` in code that is linked at fixed addresses."""
+    packed = struct.pack("<I", target) if target < 1 << 32 else b""
+    place = code.find(packed, 1) if packed else -1
+    while place > 0:
+        if 0xB8 <= code[place - 1] <= 0xBF:
+            yield place - 1
+        place = code.find(packed, place + 1)
+
+
+def nearest(pattern: re.Pattern[bytes], code: bytes, place: int) -> int | None:
+    """The number in group 1 of the match nearest to ``place``; None without one within NEAR_BYTES."""
+    low = max(0, place - NEAR_BYTES)
+    matches = pattern.finditer(code, low, place + NEAR_BYTES)
+    closest = min(matches, key=lambda match: abs(match.start() - place), default=None)
+    return int.from_bytes(closest[1], "little") if closest else None
+
+
+def _is_boundary(before: bytes) -> bool:
+    """Whether bytes that end here end a function: padding, a return or a jump."""
+    return (
+        before[-1] in (0xCC, 0x90, 0xC3)
+        or before[-5] in (0xE8, 0xE9)
+        or before[-2] == 0xEB
+        or before[-2:] == b"\x0f\x0b"
+        or re.search(rb"\x66*\x2e?\x0f\x1f[\x00\x40\x44\x80\x84]\0{0,5}$", before) is not None
+    )
+
+
+def _decoded_extent(elf: ElfFile, start: int) -> Function | None:
+    """From ``start`` to the first instruction that nothing goes past: by following forward branches."""
+    furthest, after_call = start, False
+    code = elf.read_at(start, MAX_FUNCTION_BYTES)
+    for instruction in x86.instructions(code, start):
+        if instruction.address > furthest and after_call and instruction.is_no_operation:
+            return Function(start, instruction.address)  # padding after a call that doesn't return
+        target = instruction.target
+        if target is not None and not instruction.is_call and target < start + MAX_FUNCTION_BYTES:
+            furthest = max(furthest, target)
+        if _ends_flow(instruction) and instruction.end > furthest:
+            return Function(start, instruction.end)
+        after_call = instruction.is_call
+    return None
+
+
+def _ends_flow(instruction: x86.Instruction) -> bool:
+    if instruction.vector:
+        return False
+    if instruction.map == 1:
+        return instruction.opcode == 0x0B  # ud2
+    return instruction.map == 0 and (
+        instruction.is_return
+        or instruction.is_jump
+        or instruction.opcode in (0xCC, 0xF4)
+        or (instruction.opcode == 0xFF and instruction.modrm >> 3 & 7 == 4)
+    )

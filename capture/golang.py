@@ -1,0 +1,261 @@
+"""Find Go's crypto/tls in a Go program, stripped or not, and every instruction where its functions return.
+
+Go has no dynamic symbols, but each program carries a table from code to function names for its stack traces:
+.gopclntab (Go's internal/abi and runtime/symtab.go; layouts of 1.16, 1.18 and 1.20). Stripping leaves it.
+
+A uretprobe would break Go, whose stacks move: returns are probed where they are, on each RET of the function.
+From Go 1.17 (arm64: 1.18) arguments and results are in registers; older programs are recognised by their
+prologue and left out. On amd64, in the order of Go's internal ABI: the connection in RAX, the buffer in
+RBX, its length in RCX, the goroutine in R14; at return the count in RAX, the error (nil: 0) in RBX and RCX.
+On arm64 R0, R1, R2, with the goroutine in R28. A function that needs more stack starts over: its entry can
+be hit twice.
+
+What is said is proven by the code: each function must begin by comparing the stack with its goroutine's
+limit, and must decode to its end.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from capture import x86
+from capture.call_shapes import Call, ProbeSite
+from capture.elf import AARCH64, X86_64, ElfFile, Symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GO_FUNCTIONS = {
+    "crypto/tls.(*Conn).Read": Call.GO_READ,
+    "crypto/tls.(*Conn).Write": Call.GO_WRITE,
+    # Handshake itself is called by every Read and Write, and returns at once when it is done.
+    "crypto/tls.(*Conn).clientHandshake": Call.GO_HANDSHAKE,
+    "crypto/tls.(*Conn).serverHandshake": Call.GO_HANDSHAKE,
+    "crypto/tls.(*Conn).closeNotify": Call.GO_SHUTDOWN,
+    "crypto/tls.(*Conn).Close": Call.GO_CLOSE,
+}
+
+# Header magics by the Go version that brought them.
+_MAGIC_16, _MAGIC_18, _MAGIC_20 = 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
+_TABLE_SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
+_BUILD_INFO_MAGIC = b"\xff Go buildinf:"
+_VERSION = re.compile(rb"go(1\.\d+(?:\.\d+)?(?:rc\d+|beta\d+)?)")
+# runtime.moduledata.text, counted in words; the pclntab's header is word 0.
+_MODULE_TEXT_WORD = 22
+# The longest of these functions, serverHandshake with everything inlined, has about 10 kB.
+MAX_FUNCTION_BYTES = 1 << 18
+_PROLOGUE_BYTES = 24
+# cmp rsp, [r14+16] or cmp r12, [r14+16]; ldr x16, [x28, #16]
+_STACK_CHECK = {X86_64: re.compile(rb"[\x49\x4d]\x3b\x66\x10"), AARCH64: re.compile(rb"\x90\x0b\x40\xf9")}
+_AARCH64_RET = b"\xc0\x03\x5f\xd6"
+_R12 = 12
+_UNLIKE_GO = "its functions take no arguments in registers (Go before 1.17), or aren't Go's"
+
+
+class GoTls(NamedTuple):
+    """Go's version, as "1.22.3" (None: unknown), the probe sites, and what could not be placed."""
+
+    version: str | None
+    sites: tuple[ProbeSite, ...]
+    notes: tuple[str, ...]
+
+
+class _Table(NamedTuple):
+    """A pclntab: file ``offset``, virtual ``address``, ``end`` in the file; the rest as in its header.
+
+    ``number`` is that of its functions; ``names`` and ``functions`` are relative to ``offset``, ``text`` is
+    the address that entries count from.
+    """
+
+    offset: int
+    address: int
+    end: int
+    magic: int
+    number: int
+    text: int
+    names: int
+    names_end: int
+    functions: int
+
+
+def find_go_tls(elf: ElfFile) -> GoTls | None:
+    """crypto/tls in a Go program, or None where there is none or it is no Go program."""
+    table = _find_table(elf)
+    if table is None:
+        return None
+    offsets = _name_offsets(elf, table)
+    if not {"crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"} <= set(offsets):
+        return None
+    version = _version(elf)
+    for text in _text_starts(elf, table):
+        functions = _functions(elf, table._replace(text=text), offsets)
+        if functions and all(_checks_stack(elf, function) for function in functions):
+            return _sites(elf, version, functions)
+    return GoTls(version, (), (_UNLIKE_GO,))
+
+
+# The table
+
+
+def _find_table(elf: ElfFile) -> _Table | None:
+    for name in _TABLE_SECTIONS:
+        section = elf.section(name)
+        if section:
+            return _read_table(elf, section.offset, section.offset + section.size)
+    if elf.sections:
+        return None
+    quantum = 1 if elf.machine == X86_64 else 4
+    headers = [struct.pack("<IHBB", magic, 0, quantum, 8) for magic in (_MAGIC_20, _MAGIC_18, _MAGIC_16)]
+    for segment in elf.segments:
+        if not segment.executable:
+            for offset, _ in elf.view.find(headers, segment.offset, segment.size):
+                table = _read_table(elf, offset, segment.offset + segment.size)
+                if table:
+                    return table
+    return None
+
+
+def _read_table(elf: ElfFile, offset: int, end: int) -> _Table | None:
+    address = elf.address_of(offset)
+    if end - offset < 72 or address is None:
+        return None
+    magic, _, pointer_size, count, *words = struct.unpack("<IHxBQ7Q", elf.view.read(offset, 72))
+    if pointer_size != 8 or magic not in (_MAGIC_16, _MAGIC_18, _MAGIC_20):
+        return None
+    # words: the number of files, from 1.18 the text's start, then offsets: names, units, files, pcs,
+    # functions
+    text = 0
+    if magic != _MAGIC_16:
+        text = elf.pointer_at(address + 24) or 0
+        words.pop(1)
+    else:
+        words.pop()
+    _, names, units, _, _, functions = words
+    if not names < units <= functions < end - offset or count > (end - offset - functions) // 8:
+        return None
+    return _Table(offset, address, end, magic, count, text, names, units, functions)
+
+
+def _name_offsets(elf: ElfFile, table: _Table) -> dict[str, int]:
+    """The functions that the program has, by their names' offsets in the name table."""
+    start = table.offset + table.names
+    needles = {b"\0" + name.encode() + b"\0": name for name in GO_FUNCTIONS}
+    hits = elf.view.find(list(needles), start, table.names_end - table.names)
+    return {needles[needle]: offset + 1 - start for offset, needle in hits}
+
+
+def _functions(elf: ElfFile, table: _Table, offsets: dict[str, int]) -> list[Symbol]:
+    """Addresses and sizes, by the function table: (entry, offset of the function's record) and an end."""
+    wide = table.magic == _MAGIC_16
+    start = table.offset + table.functions
+    width = 16 if wide else 8
+    entries = array("Q" if wide else "I", elf.view.read(start, (table.number * 2 + 1) * (width // 2)))
+    starts, records = entries[::2], entries[1::2]
+    # A record begins with its entry (a pointer to 1.17, then 32 bits), then the name's offset.
+    name_place = 8 if wide else 4
+    needles = {struct.pack("<I", offset): name for name, offset in offsets.items()}
+    found: dict[str, Symbol] = {}
+    for hit, needle in elf.view.find(list(needles), start, table.end - start):
+        try:
+            index = records.index(hit - name_place - start)
+        except (ValueError, OverflowError):
+            continue
+        name = needles[needle]
+        size = starts[index + 1] - starts[index]
+        found.setdefault(name, Symbol(name, (0 if wide else table.text) + starts[index], size))
+    return [found[name] for name in GO_FUNCTIONS if name in found]
+
+
+def _text_starts(elf: ElfFile, table: _Table) -> Iterator[int]:
+    """Where function entries may count from; the right one is known by the functions found there.
+
+    The header says it up to Go 1.25; later only runtime.moduledata does, or the section if Go linked alone.
+    """
+    if table.text or table.magic == _MAGIC_16:
+        yield table.text
+    section = elf.section(".text")
+    if section:
+        yield section.address
+    for place in elf.pointers_to(table.address):
+        text = elf.pointer_at(place + 8 * _MODULE_TEXT_WORD)
+        if text:
+            yield text
+
+
+# The code
+
+
+def _checks_stack(elf: ElfFile, function: Symbol) -> bool:
+    code = elf.read_at(function.address, _PROLOGUE_BYTES)
+    return elf.is_code(function.address) and _STACK_CHECK[elf.machine].search(code) is not None
+
+
+def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:
+    sites, notes = [], []
+    for function in functions:
+        entry = _entry(elf, function)
+        returns = _returns(elf, function)
+        offset = elf.offset_of(entry)
+        if offset is None or returns is None:
+            notes.append(f"{function.name} can't be decoded")
+            continue
+        call = GO_FUNCTIONS[function.name]
+        returns = [offset - entry + place for place in returns] if call.has_results else []
+        sites.append(ProbeSite(call, function.name, offset, None, tuple(returns)))
+    return GoTls(version, tuple(sites), tuple(notes))
+
+
+def _returns(elf: ElfFile, function: Symbol) -> list[int] | None:
+    """The addresses of the function's return instructions; None in doubt."""
+    if not 0 < function.size <= MAX_FUNCTION_BYTES:
+        return None
+    code = elf.read_at(function.address, function.size)
+    if elf.machine == AARCH64:
+        words = range(0, len(code) - 3, 4)
+        return [function.address + place for place in words if code[place : place + 4] == _AARCH64_RET]
+    body = list(x86.instructions(code, function.address))
+    if not body or body[-1].end != function.address + function.size:
+        return None
+    return [instruction.address for instruction in body if instruction.is_return]
+
+
+def _entry(elf: ElfFile, function: Symbol) -> int:
+    """The branch after the stack check, which the kernel emulates, or else the first byte.
+
+    What is before it touches R12 only, Go's scratch register. Nothing but the restart leads back there.
+    """
+    if elf.machine != X86_64:
+        return function.address
+    body = list(x86.instructions(elf.read_at(function.address, function.size), function.address))
+    for instruction in body:
+        if x86.is_emulated(instruction):
+            point = instruction.address
+            inside = (i.target is not None and function.address < i.target <= point for i in body)
+            return function.address if any(inside) else point
+        in_r12 = instruction.opcode in (0x8D, 0x8B) and instruction.reg == _R12
+        if not instruction.is_comparison and (instruction.map or instruction.vector or not in_r12):
+            break
+    return function.address
+
+
+# The version
+
+
+def _version(elf: ElfFile) -> str | None:
+    """Go's version by the build information (debug/buildinfo); None where it was removed."""
+    section = elf.section(".go.buildinfo")
+    if section is None or section.size < 32:
+        return None
+    head = elf.view.read(section.offset, min(section.size, 64))
+    if not head.startswith(_BUILD_INFO_MAGIC):
+        return None
+    if head[15] & 2:  # from 1.18: the text follows, after its length
+        match = _VERSION.match(head, 33)
+    else:
+        header = elf.pointer_at(section.address + 16)
+        text = elf.pointer_at(header) if header else None
+        match = _VERSION.match(elf.read_at(text, 32)) if text else None
+    return match[1].decode() if match else None

@@ -103,7 +103,7 @@ def _brotli(blocks: Iterable[bytes]) -> Iterator[bytes]:
     decompressor = brotli.Decompressor()
     started = False
     for block in blocks:
-        started, pending = True, block
+        started, pending = started or bool(block), block
         while not decompressor.is_finished():
             try:
                 decoded = decompressor.process(pending, output_buffer_limit=BLOCK_BYTES)

@@ -71,9 +71,11 @@ def stats_of_file(path: Path) -> HarStats:
         log = archive["log"]
         entries = list(log["entries"])
         titles = {page["id"]: page.get("title", page["id"]) for page in log.get("pages", [])}
+        for entry in entries:
+            entry["response"].setdefault("_transferSize", -1)  # Chrome's own field; haralyzer insists on it
+        return _stats(entries, titles)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise HarFormatError(f"{path} is not a HAR archive: export one with plaintap export.") from error
-    return _stats(entries, titles)
 
 
 def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:

@@ -26,152 +26,18 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.heads import (
-    RequestHead,
-    ResponseHead,
-    parse_content_length,
-    parse_request_head,
-    parse_response_head,
-)
-from exporters.http.http1_reader import BodyBuilder, Framing, MessageReader, State, Turn
-from exporters.http.messages import (
-    NO_BODY,
-    NO_FIELDS,
-    Body,
-    Connection,
-    Exchange,
-    Fields,
-    Lost,
-    Outcome,
-    Request,
-    Response,
-)
+from exporters.http.bodies import BodyBuilder
+from exporters.http.heads import parse_request_head, parse_response_head
+from exporters.http.http1_exchange import Pending, request_framing, response_framing
+from exporters.http.http1_owner import Framing, Turn
+from exporters.http.http1_reader import MessageReader, State
+from exporters.http.messages import Connection, Lost, Outcome, Response
 
 if TYPE_CHECKING:
     from capture.streams import Tls
     from exporters.http.layers import Context, Layer
 
-_NO_BODY_STATUS = frozenset((204, 304))
 _EVENT_STREAM = b"text/event-stream"
-
-
-class _Pending:
-    """An exchange while it comes in."""
-
-    __slots__ = (
-        "head",
-        "head_bytes",
-        "interim",
-        "lost",
-        "number",
-        "outcome",
-        "request_body",
-        "request_ended",
-        "request_ended_ns",
-        "request_started_ns",
-        "request_trailers",
-        "response",
-        "response_body",
-        "response_bytes",
-        "response_ended",
-        "response_ended_ns",
-        "response_started_ns",
-        "response_trailers",
-    )  # fmt: skip
-
-    def __init__(self, number: int, head: RequestHead | None, times: tuple[int, int], size: int) -> None:
-        self.number = number
-        self.head = head
-        self.head_bytes = size
-        self.request_started_ns, self.request_ended_ns = times
-        self.request_body: BodyBuilder | None = None
-        self.request_trailers = NO_FIELDS
-        self.request_ended = head is None
-        self.response: ResponseHead | None = None
-        self.response_bytes = 0
-        self.response_started_ns = self.response_ended_ns = 0
-        self.response_body: BodyBuilder | None = None
-        self.response_trailers = NO_FIELDS
-        self.response_ended = False
-        self.interim: tuple[Response, ...] = ()
-        self.lost: tuple[Lost, ...] = ()
-        self.outcome = Outcome.COMPLETE
-
-    @property
-    def switches(self) -> bool:
-        """What follows the request depends on the response."""
-        return self.head is not None and (
-            self.head.method == b"CONNECT" or self.head.fields.get(b"upgrade") is not None
-        )
-
-    def build(self, connection: Connection, ended_ns: int) -> Exchange:
-        """The exchange as it is now."""
-        request = response = None
-        if self.head is not None:
-            head = self.head
-            request = Request(
-                head.method,
-                head.target,
-                head.version,
-                head.fields,
-                self.request_started_ns,
-                self.request_ended_ns,
-                self.head_bytes,
-                _build_body(self.request_body, head.fields),
-                self.request_trailers,
-            )
-        if self.response is not None:
-            answer = self.response
-            response = Response(
-                answer.status,
-                answer.reason,
-                answer.version,
-                answer.fields,
-                self.response_started_ns,
-                self.response_ended_ns,
-                self.response_bytes,
-                _build_body(self.response_body, answer.fields),
-                self.response_trailers,
-            )
-        return Exchange(
-            connection, self.number, request, response, self.outcome, ended_ns, self.interim, self.lost
-        )
-
-
-def _build_body(body: BodyBuilder | None, fields: Fields) -> Body:
-    if body is None:
-        return NO_BODY
-    codings: tuple[bytes, ...] = ()
-    if b"transfer-encoding" in fields.index:
-        codings = tuple(name for name in fields.tokens(b"transfer-encoding") if name != b"chunked")
-    return body.build(codings)
-
-
-def request_framing(head: RequestHead) -> int:
-    """How a request's body is framed (RFC 9112 §6.3)."""
-    codings = head.fields.tokens(b"transfer-encoding")
-    if codings:
-        return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNKNOWN
-    length = head.fields.get(b"content-length")
-    if length is None:
-        return 0
-    parsed = parse_content_length(length)
-    return Framing.UNKNOWN if parsed is None else parsed
-
-
-def response_framing(method: bytes | None, head: ResponseHead) -> int:
-    """How the body of a response to ``method`` (None where it is unknown) is framed (RFC 9112 §6.3)."""
-    status = head.status
-    if method == b"CONNECT" and 200 <= status < 300:
-        return Framing.SWITCHED
-    if method == b"HEAD" or status < 200 or status in _NO_BODY_STATUS:
-        return 0
-    codings = head.fields.tokens(b"transfer-encoding")
-    if codings:
-        return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNTIL_CLOSE
-    length = head.fields.get(b"content-length")
-    parsed = None if length is None else parse_content_length(length)
-    return Framing.UNTIL_CLOSE if parsed is None else parsed
 
 
 class Http1Layer:
@@ -184,10 +50,10 @@ class Http1Layer:
             MessageReader(side, self, context.limits, context.notes, joined)
             for side in (Side.CLIENT, Side.SERVER)
         )
-        self._outstanding: deque[_Pending] = deque()
-        self._uploading: _Pending | None = None
-        self._answering: _Pending | None = None
-        self._undecided: _Pending | None = None  # a CONNECT or Upgrade that has no answer yet
+        self._outstanding: deque[Pending] = deque()
+        self._uploading: Pending | None = None
+        self._answering: Pending | None = None
+        self._undecided: Pending | None = None  # a CONNECT or Upgrade that has no answer yet
         self._inner: Layer | None = None
         self._requests_missing = joined
         self._pairing_lost = False
@@ -329,7 +195,7 @@ class Http1Layer:
         head = parse_request_head(data, strict)
         if head is None or (strict and head.version == "HTTP/1.1" and head.fields.get(b"host") is None):
             return None
-        pending = _Pending(self._count, head, times, len(data))
+        pending = Pending(self._count, head, times, len(data))
         self._count += 1
         self._requests_missing = False
         self._readers[Side.SERVER].resolve_doubt(times[0])
@@ -368,7 +234,7 @@ class Http1Layer:
         if head is None:
             return None
         if not self._outstanding:
-            self._outstanding.append(_Pending(self._count, None, times, 0))
+            self._outstanding.append(Pending(self._count, None, times, 0))
             self._count += 1
             self._context.notes.requests_not_seen += 1
         pending = self._outstanding[0]
@@ -405,7 +271,7 @@ class Http1Layer:
         if pending.request_ended:
             self._emit(pending, time_ns)
 
-    def _switch_protocols(self, pending: _Pending, time_ns: int) -> int:
+    def _switch_protocols(self, pending: Pending, time_ns: int) -> int:
         """The connection goes on in another protocol: inside a tunnel, or after 101 (RFC 9110 §7.8)."""
         self._outstanding.popleft()
         pending.response_ended = pending.request_ended = True
@@ -427,7 +293,7 @@ class Http1Layer:
 
     # Ends.
 
-    def _blame(self, pending: _Pending, lost: Lost | None) -> None:
+    def _blame(self, pending: Pending, lost: Lost | None) -> None:
         """Why ``pending`` is not whole."""
         if lost is None:
             pending.outcome = Outcome.MALFORMED
@@ -435,7 +301,7 @@ class Http1Layer:
             pending.outcome = Outcome.LOST
             pending.lost += (lost,)
 
-    def _fail(self, pending: _Pending, outcome: Outcome, time_ns: int) -> None:
+    def _fail(self, pending: Pending, outcome: Outcome, time_ns: int) -> None:
         """No (further) part of the response to ``pending`` will be known."""
         self._outstanding.remove(pending)
         if self._undecided is pending:
@@ -453,7 +319,7 @@ class Http1Layer:
             self._fail(self._outstanding[0], Outcome.LOST, time_ns)
         self._readers[Side.SERVER].drop()
 
-    def _emit(self, pending: _Pending, time_ns: int) -> None:
+    def _emit(self, pending: Pending, time_ns: int) -> None:
         exchange = pending.build(self._connection, time_ns)
         notes = self._context.notes
         notes.exchanges += 1

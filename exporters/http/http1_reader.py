@@ -17,11 +17,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from capture.streams import Side
+from exporters.http.bodies import BodyBuilder
 from exporters.http.heads import HEAD_END, KNOWN_METHODS, REQUEST_START, RESPONSE_START, TOKEN, parse_fields
-from exporters.http.messages import LOST_TO_LIMIT, NO_BODY, NO_FIELDS, Body, Fields, Lost
+from exporters.http.http1_owner import Framing, Owner, Turn
+from exporters.http.messages import NO_FIELDS, Fields, Lost
 
 if TYPE_CHECKING:
     from exporters.http.layers import Limits, Notes
@@ -64,94 +66,6 @@ class State(IntEnum):
     SWITCHED = 8
     SKIP = 9
     DOUBT = 10
-
-
-class Framing(IntEnum):
-    """How a message's body ends, where it is not a length (which is 0 or more)."""
-
-    CHUNKED = -1
-    UNTIL_CLOSE = -2
-    SWITCHED = -3
-    UNKNOWN = -4
-
-
-class Turn(IntEnum):
-    """Whether a message may begin now."""
-
-    GO = 0
-    WAIT = 1
-    REFUSE = 2
-
-
-class Owner(Protocol):
-    """Who joins the two directions."""
-
-    def turn(self, side: Side, synchronising: bool) -> Turn:
-        """May ``side`` begin a message?"""
-
-    def message_began(self, side: Side, head: bytes, times: tuple[int, int], strict: bool) -> int | None:
-        """``side`` sent a head; how its body is framed (Framing, or a length), None where it is malformed."""
-
-    def message_ended(self, side: Side, time_ns: int) -> None:
-        """The message that began last is complete."""
-
-    def sync_lost(self, side: Side, time_ns: int, lost: Lost | None) -> None:
-        """Where ``side``'s messages begin and end is no longer known: bytes are lost, or malformed (None)."""
-
-    def switched_data(self, side: Side, time_ns: int, data: bytes) -> None:
-        """``side`` sent ``data`` in another protocol."""
-
-    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
-        """``side`` sent ``length`` bytes in another protocol, which were not captured."""
-
-
-class BodyBuilder:
-    """A body while it comes in."""
-
-    __slots__ = ("_limit", "_lost", "complete", "data", "marks", "wire_bytes")
-
-    def __init__(self, limit: int, marked: bool = False) -> None:
-        self.data: bytes | bytearray = b""
-        self.wire_bytes = 0
-        self.complete = False
-        self.marks: list[tuple[int, int]] | None = [] if marked else None
-        self._limit = limit
-        self._lost: list[Lost] = []
-
-    def add(self, piece: bytes | bytearray, time_ns: int) -> None:
-        """``piece`` is the next part of the body."""
-        self.wire_bytes += len(piece)
-        beyond = len(self.data) + len(piece) - self._limit
-        if beyond > 0:
-            piece = piece[:-beyond]
-        if self.marks is not None:
-            self.marks.append((len(self.data), time_ns))
-        if not self.data:
-            self.data = bytes(piece)
-        else:
-            if isinstance(self.data, bytes):
-                self.data = bytearray(self.data)
-            self.data += piece
-        if beyond > 0:
-            self._lose(beyond, LOST_TO_LIMIT)
-
-    def lose(self, length: int, reason: str) -> None:
-        """The next ``length`` bytes of the body were not captured."""
-        self.wire_bytes += length
-        self._lose(length, reason)
-
-    def _lose(self, length: int, reason: str) -> None:
-        offset = len(self.data)
-        if self._lost and self._lost[-1].offset == offset and self._lost[-1].reason == reason:
-            length += self._lost.pop().length
-        self._lost.append(Lost(offset, length, reason))
-
-    def build(self, transfer_codings: tuple[bytes, ...] = ()) -> Body:
-        """The body as it is now."""
-        if not self.wire_bytes and self.complete:
-            return NO_BODY
-        marks = tuple(self.marks or ())
-        return Body(self.data, self.wire_bytes, tuple(self._lost), self.complete, transfer_codings, marks)
 
 
 _Held = tuple[int, bytes | None, int, str]

@@ -38,6 +38,7 @@ class Conversation:
     port: int = 80
     address: bytes = b"\x7f\x00\x00\x01"
     items: list[StreamItem] = field(default_factory=list)
+    waited_ns: int = 0
 
     def __post_init__(self) -> None:
         client = Endpoint(self.address, 50000)
@@ -58,7 +59,12 @@ class Conversation:
     @property
     def now_ns(self) -> int:
         """The time of the next step."""
-        return OPENED_NS + (len(self.items) + 1) * STEP_NS
+        return OPENED_NS + self.waited_ns + (len(self.items) + 1) * STEP_NS
+
+    def waits(self, duration_ns: int) -> Conversation:
+        """Nothing is sent for a while."""
+        self.waited_ns += duration_ns
+        return self
 
     def client(self, *data: bytes) -> Conversation:
         """The client sends."""

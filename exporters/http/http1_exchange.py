@@ -1,0 +1,145 @@
+"""One HTTP/1 exchange while it comes in, and how its bodies are framed (RFC 9112 §6.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exporters.http.heads import parse_content_length
+from exporters.http.http1_owner import Framing
+from exporters.http.messages import (
+    NO_BODY,
+    NO_FIELDS,
+    Body,
+    Connection,
+    Exchange,
+    Fields,
+    Lost,
+    Outcome,
+    Request,
+    Response,
+)
+
+if TYPE_CHECKING:
+    from exporters.http.bodies import BodyBuilder
+    from exporters.http.heads import RequestHead, ResponseHead
+
+_NO_BODY_STATUS = frozenset((204, 304))
+
+
+class Pending:
+    """An exchange while it comes in."""
+
+    __slots__ = (
+        "head",
+        "head_bytes",
+        "interim",
+        "lost",
+        "number",
+        "outcome",
+        "request_body",
+        "request_ended",
+        "request_ended_ns",
+        "request_started_ns",
+        "request_trailers",
+        "response",
+        "response_body",
+        "response_bytes",
+        "response_ended",
+        "response_ended_ns",
+        "response_started_ns",
+        "response_trailers",
+    )  # fmt: skip
+
+    def __init__(self, number: int, head: RequestHead | None, times: tuple[int, int], size: int) -> None:
+        self.number = number
+        self.head = head
+        self.head_bytes = size
+        self.request_started_ns, self.request_ended_ns = times
+        self.request_body: BodyBuilder | None = None
+        self.request_trailers = NO_FIELDS
+        self.request_ended = head is None
+        self.response: ResponseHead | None = None
+        self.response_bytes = 0
+        self.response_started_ns = self.response_ended_ns = 0
+        self.response_body: BodyBuilder | None = None
+        self.response_trailers = NO_FIELDS
+        self.response_ended = False
+        self.interim: tuple[Response, ...] = ()
+        self.lost: tuple[Lost, ...] = ()
+        self.outcome = Outcome.COMPLETE
+
+    @property
+    def switches(self) -> bool:
+        """What follows the request depends on the response."""
+        return self.head is not None and (
+            self.head.method == b"CONNECT" or self.head.fields.get(b"upgrade") is not None
+        )
+
+    def build(self, connection: Connection, ended_ns: int) -> Exchange:
+        """The exchange as it is now."""
+        request = response = None
+        if self.head is not None:
+            head = self.head
+            request = Request(
+                head.method,
+                head.target,
+                head.version,
+                head.fields,
+                self.request_started_ns,
+                self.request_ended_ns,
+                self.head_bytes,
+                _build_body(self.request_body, head.fields),
+                self.request_trailers,
+            )
+        if self.response is not None:
+            answer = self.response
+            response = Response(
+                answer.status,
+                answer.reason,
+                answer.version,
+                answer.fields,
+                self.response_started_ns,
+                self.response_ended_ns,
+                self.response_bytes,
+                _build_body(self.response_body, answer.fields),
+                self.response_trailers,
+            )
+        return Exchange(
+            connection, self.number, request, response, self.outcome, ended_ns, self.interim, self.lost
+        )
+
+
+def _build_body(body: BodyBuilder | None, fields: Fields) -> Body:
+    if body is None:
+        return NO_BODY
+    codings: tuple[bytes, ...] = ()
+    if b"transfer-encoding" in fields.index:
+        codings = tuple(name for name in fields.tokens(b"transfer-encoding") if name != b"chunked")
+    return body.build(codings)
+
+
+def request_framing(head: RequestHead) -> int:
+    """How a request's body is framed (RFC 9112 §6.3)."""
+    codings = head.fields.tokens(b"transfer-encoding")
+    if codings:
+        return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNKNOWN
+    length = head.fields.get(b"content-length")
+    if length is None:
+        return 0
+    parsed = parse_content_length(length)
+    return Framing.UNKNOWN if parsed is None else parsed
+
+
+def response_framing(method: bytes | None, head: ResponseHead) -> int:
+    """How the body of a response to ``method`` (None where it is unknown) is framed (RFC 9112 §6.3)."""
+    status = head.status
+    if method == b"CONNECT" and 200 <= status < 300:
+        return Framing.SWITCHED
+    if method == b"HEAD" or status < 200 or status in _NO_BODY_STATUS:
+        return 0
+    codings = head.fields.tokens(b"transfer-encoding")
+    if codings:
+        return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNTIL_CLOSE
+    length = head.fields.get(b"content-length")
+    parsed = None if length is None else parse_content_length(length)
+    return Framing.UNTIL_CLOSE if parsed is None else parsed

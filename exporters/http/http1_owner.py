@@ -1,0 +1,49 @@
+"""What a reader of one HTTP/1 direction needs to know of the other: the contract with its owner."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from capture.streams import Side
+    from exporters.http.messages import Lost
+
+
+class Framing(IntEnum):
+    """How a message's body ends, where it is not a length (which is 0 or more)."""
+
+    CHUNKED = -1
+    UNTIL_CLOSE = -2
+    SWITCHED = -3
+    UNKNOWN = -4
+
+
+class Turn(IntEnum):
+    """Whether a message may begin now."""
+
+    GO = 0
+    WAIT = 1
+    REFUSE = 2
+
+
+class Owner(Protocol):
+    """Who joins the two directions."""
+
+    def turn(self, side: Side, synchronising: bool) -> Turn:
+        """May ``side`` begin a message?"""
+
+    def message_began(self, side: Side, head: bytes, times: tuple[int, int], strict: bool) -> int | None:
+        """``side`` sent a head; how its body is framed (Framing, or a length), None where it is malformed."""
+
+    def message_ended(self, side: Side, time_ns: int) -> None:
+        """The message that began last is complete."""
+
+    def sync_lost(self, side: Side, time_ns: int, lost: Lost | None) -> None:
+        """Where ``side``'s messages begin and end is no longer known: bytes are lost, or malformed (None)."""
+
+    def switched_data(self, side: Side, time_ns: int, data: bytes) -> None:
+        """``side`` sent ``data`` in another protocol."""
+
+    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
+        """``side`` sent ``length`` bytes in another protocol, which were not captured."""

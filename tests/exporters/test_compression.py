@@ -1,0 +1,96 @@
+"""The decoders: any split of the input, any of their formats, and a stop at any block."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Deflate without zlib's header."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+ENCODERS: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("gzip", gzip.compress),
+    ("gzip", lambda data: gzip.compress(data[:10]) + gzip.compress(data[10:]) + bytes(20)),
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("br", brotli.compress),
+    ("zstd", zstandard.ZstdCompressor().compress),
+    ("zstd", lambda data: b"".join(map(zstandard.ZstdCompressor().compress, (data[:10], data[10:])))),
+]
+MIXED = os.urandom(100_000) + bytes(300_000)
+
+
+@pytest.mark.parametrize(("coding", "encode"), ENCODERS)
+@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 30])
+def test_any_block_size(coding: str, encode: Callable[[bytes], bytes], size: int) -> None:
+    packed = encode(MIXED)
+    blocks = [packed[start : start + size] for start in range(0, len(packed), size)]
+    assert b"".join(DECODERS[coding](blocks)) == MIXED
+
+
+@given(st.sampled_from(ENCODERS), st.binary(max_size=500), st.lists(st.integers(0, 500)))
+def test_any_content_in_any_split(
+    row: tuple[str, Callable[[bytes], bytes]], data: bytes, cuts: list[int]
+) -> None:
+    coding, encode = row
+    packed = encode(data)
+    places = [0, *sorted(cuts), len(packed) + 500]
+    blocks = [packed[start:end] for start, end in pairwise(places)]
+    assert b"".join(DECODERS[coding](blocks)) == data
+
+
+@pytest.mark.parametrize(("coding", "encode"), ENCODERS)
+def test_a_truncated_stream_yields_its_beginning_and_says_so(
+    coding: str, encode: Callable[[bytes], bytes]
+) -> None:
+    plain = os.urandom(500_000)
+    packed = encode(plain)
+    decoded = bytearray()
+    with pytest.raises(CorruptStreamError) as caught:
+        for block in DECODERS[coding]([packed[:400_000]]):
+            decoded += block
+    assert caught.value.truncated
+    assert len(decoded) > 200_000
+    assert plain.startswith(decoded)
+
+
+@pytest.mark.parametrize("coding", DECODERS)
+def test_garbage(coding: str) -> None:
+    with pytest.raises(CorruptStreamError) as caught:
+        list(DECODERS[coding]([b"\xfe\xed garbage that is no stream of any coding " * 10]))
+    assert not caught.value.truncated
+    assert coding.removeprefix("x-") in str(caught.value)
+    assert list(DECODERS[coding]([])) == list(DECODERS[coding]([b""])) == []
+
+
+@pytest.mark.parametrize(("coding", "encode"), ENCODERS)
+def test_a_bomb_can_be_stopped_at_any_block(coding: str, encode: Callable[[bytes], bytes]) -> None:
+    decoder = DECODERS[coding]([encode(bytes(20_000_000))])
+    sizes = [len(next(decoder)) for _ in range(10)]
+    assert max(sizes) <= 4 * BLOCK_BYTES
+
+
+@given(st.sampled_from(sorted(DECODERS)), st.binary(max_size=300))
+def test_no_input_is_too_odd(coding: str, data: bytes) -> None:
+    try:
+        list(DECODERS[coding]([data]))
+    except CorruptStreamError as error:
+        assert str(error)

@@ -1,0 +1,593 @@
+"""HAR archives: what an entry says, how the file grows, and what a schema and devtools make of it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import os
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import brotli
+import devtools
+import har_schema
+import pytest
+import zstandard
+from http_streams import OPENED_NS, STEP_NS, Conversation, read
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.streams import Process, Side, Tls
+from exporters.har import HarWriter, write_har
+from exporters.http import ExchangeReader, Limits, Notes, exchanges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from exporters.http import Exchange
+
+GET = b"GET /a HTTP/1.1\r\nHost: example.com\r\n\r\n"
+HTTPS = Tls(
+    library="OpenSSL 3",
+    server_name="example.com",
+    alpn="http/1.1",
+    started_ns=OPENED_NS + 1_500_000,
+    established_ns=OPENED_NS + 1_900_000,
+)
+
+
+def answer(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    """A response with a length."""
+    lines = b"".join(field + b"\r\n" for field in fields)
+    return b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n" % len(body) + lines + b"\r\n" + body
+
+
+def archive_of(found: Iterable[Exchange], notes: Notes | None = None) -> dict[str, Any]:
+    """The archive of the exchanges, which the schema must accept."""
+    output = io.BytesIO()
+    write_har(found, output, notes=notes)
+    archive: dict[str, Any] = json.loads(output.getvalue())
+    assert har_schema.problems(archive) == []
+    assert_devtools_can_read(archive)
+    return archive
+
+
+def assert_devtools_can_read(archive: dict[str, Any]) -> None:
+    """What Chromium refuses a whole archive for if it is missing, and what Firefox needs besides."""
+    log = archive["log"]
+    assert {"creator", "entries", "pages", "version"} <= log.keys()
+    for page in log["pages"]:
+        assert {"startedDateTime", "pageTimings"} <= page.keys()
+    for entry in log["entries"]:
+        assert {"startedDateTime", "time", "request", "response", "timings", "cache"} <= entry.keys()
+        for message in (entry["request"], entry["response"]):
+            assert isinstance(message["headersSize"], int)
+            assert isinstance(message["bodySize"], int)
+        assert {"status", "content"} <= entry["response"].keys()
+        assert "size" in entry["response"]["content"]
+        timings = entry["timings"]
+        assert min(timings["send"], timings["wait"], timings["receive"]) >= 0
+        phases = ("blocked", "dns", "connect", "send", "wait", "receive")
+        assert entry["time"] == pytest.approx(sum(max(timings[phase], 0) for phase in phases))
+        assert entry.get("_initiator", "") is not None
+
+
+def entry_of(talk: Conversation) -> dict[str, Any]:
+    """The only entry of a conversation."""
+    (entry,) = archive_of(read(talk.items))["log"]["entries"]
+    return entry
+
+
+def body_of(content: dict[str, Any]) -> bytes:
+    """The bytes of a HAR's content or postData."""
+    if content.get("encoding") == "base64":
+        return base64.b64decode(content["text"])
+    return content.get("text", "").encode()
+
+
+# What an entry says.
+
+
+def test_an_entry_of_a_new_tls_connection() -> None:
+    talk = Conversation(tls=HTTPS, port=443)
+    talk.client(GET).server(answer(b"hello", b"Content-Type: text/plain"))
+    archive = archive_of(read(talk.items))
+    (entry,) = archive["log"]["entries"]
+    assert entry["startedDateTime"] == "2023-11-14T22:13:20.000000Z"
+    assert entry["request"]["url"] == "https://example.com/a"
+    assert entry["request"]["httpVersion"] == "HTTP/1.1"
+    assert entry["request"]["headersSize"] == len(GET)
+    assert entry["request"]["bodySize"] == 0
+    assert "postData" not in entry["request"]
+    assert entry["request"]["headers"] == [{"name": "Host", "value": "example.com"}]
+    assert entry["response"]["status"] == 200
+    assert entry["response"]["content"] == {"size": 5, "mimeType": "text/plain", "text": "hello"}
+    assert entry["response"]["bodySize"] == 5
+    assert entry["response"]["_transferSize"] == entry["response"]["headersSize"] + 5
+    assert entry["serverIPAddress"] == "127.0.0.1"
+    assert entry["connection"] == "443"
+    assert (entry["_pid"], entry["_comm"], entry["_exe"]) == (4242, "curl", "/usr/bin/curl")
+    assert entry["timings"] == {
+        "blocked": pytest.approx(0.1),
+        "dns": -1,
+        "connect": pytest.approx(1.9),
+        "ssl": pytest.approx(0.4),
+        "send": 0,
+        "wait": 1,
+        "receive": 0,
+    }
+    (page,) = archive["log"]["pages"]
+    assert entry["pageref"] == page["id"]
+    assert page["title"] == "curl --http1.1 https://example.com/"
+    assert archive["log"]["creator"]["name"] == "plaintap"
+
+
+def test_timings_of_a_connection_that_was_there() -> None:
+    talk = Conversation().client(GET).server(answer(b"1")).client(GET).server(answer(b"2"))
+    entries = archive_of(read(talk.items))["log"]["entries"]
+    assert [entry["timings"]["connect"] for entry in entries] == [1, -1]
+    assert entries[1]["timings"]["blocked"] == 0
+    assert entries[1]["_connectionId"] == entries[0]["_connectionId"]
+
+
+def test_timings_of_a_connection_older_than_the_recording() -> None:
+    talk = Conversation(handshake_seen=False).client(GET).server(answer(b"1"))
+    assert entry_of(talk)["timings"]["connect"] == -1
+
+
+def test_a_connection_opened_ahead_of_need_is_not_waited_for() -> None:
+    entry = entry_of(Conversation().waits(2_000_000_000).client(GET).server(answer(b"1")))
+    assert entry["timings"]["connect"] == -1
+    assert entry["timings"]["blocked"] == 0
+    assert entry["startedDateTime"] == "2023-11-14T22:13:22.002000Z"
+
+
+def test_send_wait_and_receive() -> None:
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+    talk = (
+        Conversation()
+        .client(post)
+        .client(b"a")
+        .client(b"b")
+        .server(answer(b"xy")[:-2])
+        .server(b"x")
+        .server(b"y")
+    )
+    timings = entry_of(talk)["timings"]
+    assert (timings["send"], timings["wait"], timings["receive"]) == (2, 1, 2)
+    assert STEP_NS == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "tls", "port", "url"),
+    [
+        (b"/x?y#z", b"a", None, 80, "http://a/x?y#z"),
+        (b"/", b"a:8080", None, 8080, "http://a:8080/"),
+        (b"/", b"a:80", None, 80, "http://a/"),
+        (b"/", b"a:443", HTTPS, 443, "https://a/"),
+        (b"/", b"[::1]:8443", HTTPS, 8443, "https://[::1]:8443/"),
+        (b"/", None, HTTPS, 8443, "https://example.com:8443/"),
+        (b"/", None, None, 81, "http://127.0.0.1:81/"),
+        (b"/", b"two words", None, 80, "http://127.0.0.1/"),
+        (b"http://b/c?d", b"a", None, 3128, "http://b/c?d"),
+        (b"*", b"a", None, 80, "http://a"),
+        (b"/sp ace\xff\"<>", b"a", None, 80, "http://a/sp%20ace%FF%22%3C%3E"),
+        (b"relative", b"a", None, 80, "http://a/relative"),
+    ],
+)  # fmt: skip
+def test_urls(target: bytes, host: bytes | None, tls: Tls | None, port: int, url: str) -> None:
+    named = b"" if host is None else b"Host: " + host + b"\r\n"
+    talk = Conversation(tls=tls, port=port).client(b"GET " + target + b" HTTP/1.1\r\n" + named + b"\r\n")
+    assert entry_of(talk)["request"]["url"] == url
+
+
+def test_a_url_of_an_ipv6_address() -> None:
+    talk = Conversation(address=bytes(15) + b"\x01", port=8080).client(b"GET / HTTP/1.0\r\n\r\n")
+    entry = entry_of(talk)
+    assert entry["request"]["url"] == "http://[::1]:8080/"
+    assert entry["serverIPAddress"] == "::1"
+
+
+def test_an_ipv4_address_in_ipv6_form_is_shown_as_what_it_is() -> None:
+    mapped = bytes(10) + b"\xff\xff\x0a\x00\x00\x05"
+    assert entry_of(Conversation(address=mapped).client(GET))["serverIPAddress"] == "10.0.0.5"
+
+
+def test_query_strings_and_cookies() -> None:
+    request = (
+        b"GET /?a=1&b=%C3%A9+x&c&d=%FF&=e&a=2 HTTP/1.1\r\nHost: a\r\n"
+        b'Cookie: sid=1; theme="dark"; odd\r\nCookie: more=2\r\n\r\n'
+    )
+    set_cookies = (
+        b"Set-Cookie: sid=2; Path=/; Domain=a.example; Secure; HttpOnly; SameSite=Lax",
+        b"Set-Cookie: old=; Expires=Wed, 21 Oct 2015 07:28:00 GMT",
+        b"Set-Cookie: new=x=y; Max-Age=60; Expires=Wed, 21 Oct 2015 07:28:00 GMT",
+        b"Set-Cookie: strange; Expires=whenever; Max-Age=soon",
+    )
+    entry = entry_of(Conversation().client(request).server(answer(b"", *set_cookies)))
+    assert entry["request"]["queryString"] == [
+        {"name": "a", "value": "1"},
+        {"name": "b", "value": "é x"},
+        {"name": "c", "value": ""},
+        {"name": "d", "value": "%FF"},
+        {"name": "", "value": "e"},
+        {"name": "a", "value": "2"},
+    ]
+    assert entry["request"]["cookies"] == [
+        {"name": "sid", "value": "1"},
+        {"name": "theme", "value": '"dark"'},
+        {"name": "", "value": "odd"},
+        {"name": "more", "value": "2"},
+    ]
+    first, expired, lasting, strange = entry["response"]["cookies"]
+    assert first == {
+        "name": "sid",
+        "value": "2",
+        "path": "/",
+        "domain": "a.example",
+        "secure": True,
+        "httpOnly": True,
+        "sameSite": "Lax",
+    }
+    assert expired["expires"] == "2015-10-21T07:28:00Z"
+    assert (lasting["value"], lasting["expires"]) == ("x=y", "2023-11-14T22:14:20Z")
+    assert strange == {"name": "", "value": "strange"}
+
+
+def post(body: bytes, kind: bytes, *fields: bytes) -> Conversation:
+    """An upload of ``body``."""
+    lines = b"".join(field + b"\r\n" for field in (b"Content-Type: " + kind, *fields))
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n" % len(body) + lines
+    return Conversation().client(head + b"\r\n" + body).server(answer(b""))
+
+
+def test_a_posted_form() -> None:
+    posted = entry_of(post(b"a=1&b=%20x+y&c", b"application/x-www-form-urlencoded"))["request"]["postData"]
+    assert posted["text"] == "a=1&b=%20x+y&c"
+    assert posted["params"] == [
+        {"name": "a", "value": "1"},
+        {"name": "b", "value": " x y"},
+        {"name": "c", "value": ""},
+    ]
+
+
+def test_a_posted_multipart_form() -> None:
+    body = (
+        b'preamble\r\n--XX\r\nContent-Disposition: form-data; name="field"\r\n\r\nva\r\nlue\r\n'
+        b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a \\"b\\".bin"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n\x00\x01\xff\r\n--XX--\r\nepilogue"
+    )
+    posted = entry_of(post(body, b'multipart/form-data; boundary="XX"'))["request"]["postData"]
+    assert posted["params"] == [
+        {"name": "field", "value": "va\r\nlue"},
+        {"name": "file", "fileName": 'a "b".bin', "contentType": "application/octet-stream"},
+    ]
+    assert body_of(posted) == body
+
+
+def test_uploads_are_exact() -> None:
+    for body, kind in (
+        (b'{"a":"\xc3\xa9"}', b"application/json"),
+        (b"\x00\xff", b"application/octet-stream"),
+    ):
+        entry = entry_of(post(body, kind))
+        assert body_of(entry["request"]["postData"]) == body
+        assert entry["request"]["bodySize"] == len(body)
+    packed = gzip.compress(b"text" * 100)
+    entry = entry_of(post(packed, b"text/plain", b"Content-Encoding: gzip"))
+    assert entry["request"]["postData"]["text"] == "text" * 100
+    assert entry["request"]["bodySize"] == len(packed)
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Deflate without zlib's header, which some servers send as ``deflate``."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
+BODY = "naïve text ".encode() * 500
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_content_codings(coding: str) -> None:
+    packed = CODINGS[coding](BODY)
+    talk = (
+        Conversation()
+        .client(GET)
+        .server(answer(packed, b"Content-Type: text/plain", b"Content-Encoding: " + coding.encode()))
+    )
+    response = entry_of(talk)["response"]
+    content = response["content"]
+    assert body_of(content) == BODY
+    assert content["size"] == len(BODY)
+    assert content["compression"] == len(BODY) - len(packed)
+    assert response["bodySize"] == len(packed)
+
+
+def test_deflate_without_its_header_and_stacked_codings() -> None:
+    stacked = brotli.compress(gzip.compress(BODY))
+    for packed, coding in ((raw_deflate(BODY), b"deflate"), (stacked, b"gzip, br"), (BODY, b"identity")):
+        talk = Conversation().client(GET).server(answer(packed, b"Content-Encoding: " + coding))
+        assert body_of(entry_of(talk)["response"]["content"]) == BODY
+
+
+def test_a_transfer_coding_is_undone_as_well() -> None:
+    packed = gzip.compress(BODY)
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    talk = Conversation().client(GET).server(head, b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed))
+    assert body_of(entry_of(talk)["response"]["content"]) == BODY
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_truncated_coded_body_is_decoded_as_far_as_it_goes(coding: str) -> None:
+    plain = os.urandom(300_000)
+    packed = CODINGS[coding](plain)
+    half = len(packed) // 2
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Encoding: %s\r\n\r\n" % (
+        len(packed),
+        coding.encode(),
+    )
+    talk = Conversation().client(GET).server(head, packed[:half]).gap(Side.SERVER, len(packed) - half)
+    response = entry_of(talk)["response"]
+    decoded = body_of(response["content"])
+    assert len(decoded) > 100_000
+    assert plain.startswith(decoded)
+    assert response["_lostBytes"] == len(packed) - half
+    assert response["comment"].startswith(f"truncated: {len(packed) - half} bytes lost (ring-full)")
+
+
+def test_what_cannot_be_decoded_is_kept_as_it_was_sent() -> None:
+    for coding in (b"gzip", b"zstd", b"br", b"martian"):
+        talk = Conversation().client(GET).server(answer(b"\xffnot coded", b"Content-Encoding: " + coding))
+        response = entry_of(talk)["response"]
+        assert body_of(response["content"]) == b"\xffnot coded"
+        assert response["_decodingProblem"]
+
+
+def test_a_decompression_bomb_stops_at_the_limit() -> None:
+    bomb = gzip.compress(gzip.compress(bytes(50_000_000)))
+    talk = Conversation().client(GET).server(answer(bomb, b"Content-Encoding: gzip, gzip"))
+    output = io.BytesIO()
+    write_har(exchanges(talk.items), output, Limits(decoded_bytes=1_000_000))
+    response = json.loads(output.getvalue())["log"]["entries"][0]["response"]
+    assert response["content"]["size"] == 1_000_000
+    assert "only the first 1000000" in response["comment"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "is_text"),
+    [
+        ("é".encode(), b"text/html; charset=utf-8", True),
+        ("é".encode(), b"text/html", True),
+        (b"\xef\xbb\xbfbom", b"text/plain", True),
+        ("é".encode("latin-1"), b"text/html; charset=iso-8859-1", False),
+        ("é".encode(), b"text/html; charset=iso-8859-1", False),
+        (b"ascii", b"text/html; charset=iso-8859-1", True),
+        ("é".encode("utf-16"), b"text/html; charset=utf-16", False),
+        (b"a\0", b"text/plain; charset=utf-16", False),
+        (b"<meta charset=windows-1251>\xc3\xa9", b"text/html", False),
+        (b"{}", b"application/problem+json", True),
+        (b"plain", b"", True),
+        (b"\x00\x01", b"", False),
+        (b"GIF89a", b"image/gif", False),
+        (b"<svg/>", b"image/svg+xml", True),
+        (b"\xff\xfe", b"application/json", False),
+    ],
+)
+def test_text_and_base64(body: bytes, kind: bytes, is_text: bool) -> None:
+    content = entry_of(Conversation().client(GET).server(answer(body, b"Content-Type: " + kind)))["response"][
+        "content"
+    ]
+    assert body_of(content) == body
+    assert ("encoding" not in content) == is_text
+    assert content["mimeType"] == (kind.decode() or "x-unknown")
+
+
+@given(
+    st.binary(max_size=300), st.sampled_from([b"text/html", b"application/json; charset=latin1", b"", b"a/b"])
+)
+def test_every_body_keeps_its_hash(body: bytes, kind: bytes) -> None:
+    output = io.BytesIO()
+    talk = Conversation().client(GET).server(answer(body, b"Content-Type: " + kind))
+    write_har(read(talk.items), output)
+    content = json.loads(output.getvalue())["log"]["entries"][0]["response"]["content"]
+    assert hashlib.sha256(body_of(content)).digest() == hashlib.sha256(body).digest()
+
+
+def test_what_was_not_recorded_is_a_marked_placeholder() -> None:
+    talk = Conversation(handshake_seen=False).server(answer(b"orphan"))
+    request = entry_of(talk)["request"]
+    assert request["_unknown"] == ["method", "url"]
+    assert request["url"] == "http://127.0.0.1/(not-recorded)"
+    assert request["method"] == "UNKNOWN"
+
+
+def test_a_request_without_a_response_says_why() -> None:
+    entry = entry_of(Conversation().client(GET).closes(Side.SERVER, reset=True))
+    assert entry["response"]["status"] == 0
+    assert entry["response"]["_error"] == "no response: the connection was reset"
+    assert entry["_outcome"] == "the connection was reset"
+
+
+def test_lost_bytes_are_told_on_the_message_and_the_entry() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n"
+    talk = Conversation().client(GET).server(head, b"ab").gap(Side.SERVER, 8, "fault")
+    entry = entry_of(talk)
+    assert entry["_lostBytes"] == entry["response"]["_lostBytes"] == 8
+    assert entry["response"]["comment"] == "truncated: 8 bytes lost (fault)"
+    assert entry["response"]["_lostRanges"] == [{"offset": 2, "length": 8, "reason": "fault"}]
+    assert entry["response"]["content"] == {"size": 10, "mimeType": "text/plain", "text": "ab"}
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "kind", "expected"),
+    [
+        (b"", b"text/html", "document"),
+        (b"", b"text/css", "stylesheet"),
+        (b"", b"application/javascript", "script"),
+        (b"", b"application/json", "fetch"),
+        (b"", b"image/png", "image"),
+        (b"", b"font/woff2", "font"),
+        (b"", b"video/mp4", "media"),
+        (b"", b"text/event-stream", "eventsource"),
+        (b"Sec-Fetch-Dest: empty\r\n", b"text/html", "fetch"),
+        (b"Sec-Fetch-Dest: iframe\r\n", b"text/html", "document"),
+        (b"", b"application/octet-stream", "other"),
+    ],
+)
+def test_resource_types(request_fields: bytes, kind: bytes, expected: str) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n" + request_fields + b"\r\n"
+    talk = Conversation().client(request).server(answer(b"x", b"Content-Type: " + kind))
+    assert entry_of(talk)["_resourceType"] == expected
+
+
+# How the file grows.
+
+
+def test_the_file_is_an_archive_after_every_flush(tmp_path: Path) -> None:
+    path = tmp_path / "live.har"
+    reader = ExchangeReader()
+    with path.open("w+b") as output:
+        writer = HarWriter(output)
+        writer.flush()
+        assert json.loads(path.read_bytes())["log"]["entries"] == []
+        written = 0
+        for stream in range(5):
+            process = Process(stream, f"client{stream}")
+            for item in Conversation(stream, process=process).client(GET).server(answer(b"x")).items:
+                for exchange in reader.feed(item):
+                    writer.write(exchange)
+                    writer.flush()
+                    written += 1
+                    log = json.loads(path.read_bytes())["log"]
+                    assert len(log["entries"]) == len(log["pages"]) == written
+        result = writer.close(reader.notes)
+    assert result.entries == 5
+    assert path.stat().st_size == result.bytes_written
+    assert json.loads(path.read_bytes())["log"]["comment"] == "streams: 5, exchanges: 5"
+
+
+class Pipe(io.BytesIO):
+    """An output that cannot be rewound."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        raise OSError("a pipe has no position")
+
+    def tell(self) -> int:
+        raise OSError("a pipe has no position")
+
+
+def test_a_pipe_gets_one_archive() -> None:
+    output = Pipe()
+    writer = HarWriter(output)
+    for exchange in read(Conversation().client(GET).server(answer(b"x")).items):
+        writer.write(exchange)
+        writer.flush()
+    writer.close()
+    assert len(json.loads(output.getvalue())["log"]["entries"]) == 1
+
+
+def test_an_archive_without_exchanges() -> None:
+    assert archive_of([])["log"]["entries"] == []
+
+
+def test_processes_with_the_same_pid_have_pages_of_their_own() -> None:
+    found = []
+    for stream, line in ((1, "a"), (2, "b"), (3, "a")):
+        talk = Conversation(stream, process=Process(7, "x", None, line))
+        found += read(talk.client(GET).server(answer(b"x")).items)
+    log = archive_of(found)["log"]
+    assert [page["title"] for page in log["pages"]] == ["a", "b"]
+    assert [entry["pageref"] for entry in log["entries"]] == [
+        log["pages"][0]["id"], log["pages"][1]["id"], log["pages"][0]["id"]
+    ]  # fmt: skip
+
+
+def test_a_transform_changes_or_drops_entries() -> None:
+    talk = Conversation().client(GET).server(answer(b"1")).client(GET).server(answer(b"2"))
+    output = io.BytesIO()
+    result = write_har(
+        read(talk.items),
+        output,
+        transform=lambda entry: (
+            None if entry["response"]["content"]["text"] == "1" else {**entry, "comment": "c"}
+        ),
+    )
+    (entry,) = json.loads(output.getvalue())["log"]["entries"]
+    assert (result.entries, entry["comment"]) == (1, "c")
+
+
+# The judge that users have: devtools.
+
+
+def varied_exchanges() -> list[Exchange]:
+    """Exchanges of every kind that HTTP/1 has."""
+    items = []
+    talk = Conversation(1, HTTPS, port=443)
+    talk.client(GET).server(answer(b"<p>hi</p>", b"Content-Type: text/html; charset=utf-8"))
+    form = b"a=1&b=2"
+    talk.client(
+        b"POST /form HTTP/1.1\r\nHost: example.com\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: 7\r\n\r\n" + form
+    )
+    talk.server(answer(b'{"ok":true}', b"Content-Type: application/json", status=b"201 Created"))
+    talk.client(GET.replace(b"/a", b"/z"))
+    talk.server(answer(gzip.compress(BODY), b"Content-Type: text/plain", b"Content-Encoding: gzip"))
+    talk.client(GET.replace(b"/a", b"/img"))
+    talk.server(answer(b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", b"Content-Type: image/gif"))
+    talk.client(GET.replace(b"/a", b"/moved"))
+    talk.server(answer(b"", b"Location: https://example.com/new", status=b"302 Found"))
+    items += talk.items
+    other = Conversation(2, process=Process(7, "python3"), port=8080)
+    other.client(GET.replace(b"example.com", b"localhost:8080")).server(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"
+    )
+    other.gap(Side.SERVER, 7).client(GET.replace(b"/a", b"/unanswered"))
+    items += other.items
+    items += Conversation(3, handshake_seen=False, process=None).server(answer(b"orphan")).items
+    return read(items)
+
+
+def test_devtools_show_every_entry_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "varied.har"
+    with path.open("wb+") as output:
+        write_har(varied_exchanges(), output)
+    entries = json.loads(path.read_bytes())["log"]["entries"]
+    found = devtools.import_har(path)
+    assert found["problems"] == []
+    assert len(found["requests"]) == len(entries) == 8
+    shown = {request["url"]: request for request in found["requests"]}
+    for entry in entries:
+        request = shown[entry["request"]["url"]]
+        response = entry["response"]
+        assert request["method"] == entry["request"]["method"]
+        assert request["status"] == response["status"]
+        assert request["type"] == entry["_resourceType"]
+        assert request["remoteAddress"] == f"{entry['serverIPAddress']}:{entry['connection']}"
+        assert request["connectionId"] == entry["_connectionId"]
+        assert request["durationMs"] == pytest.approx(entry["time"], abs=0.01)
+        assert request["transferSize"] == response["_transferSize"]
+        if response["status"]:
+            assert request["protocol"] == "http/1.1"
+            content = request["content"]
+            body = base64.b64decode(content["base64"]) if "base64" in content else content["text"].encode()
+            assert body == body_of(response["content"])
+            assert request["resourceSize"] in (response["content"]["size"], response["_transferSize"])
+        if "postData" in entry["request"]:
+            assert request["postData"] == entry["request"]["postData"]["text"]
+    names = [row[0] for row in found["rows"]]
+    assert len([name for name in names if name]) >= 8

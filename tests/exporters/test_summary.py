@@ -1,0 +1,157 @@
+"""Exchanges as lines for people, and the figures that haralyzer finds in their HAR."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from http_streams import Conversation, read
+
+from capture.streams import Process, Side, Tls
+from exporters import har_stats, summary
+from exporters.har import write_har
+from exporters.har_stats import HarFormatError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporters.http import Exchange
+
+GET = b"GET /%s HTTP/1.1\r\nHost: example.com\r\n\r\n"
+
+
+def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
+    """A response with a length."""
+    return b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def sample() -> list[Exchange]:
+    """Exchanges of two processes and of none."""
+    first = Conversation(1, Tls(), port=443).client(GET % b"a").server(answer(b"x" * 2000))
+    first.client(GET % b"slow").waits(3_000_000_000).server(answer(b"", b"404 Not Found"))
+    second = Conversation(2, process=Process(7, "wget")).client(GET % b"b").server(answer(b"12"))
+    foreign = Conversation(3, process=None).client(GET % b"c").closes(Side.SERVER)
+    return read([*first.items, *second.items, *foreign.items])
+
+
+def test_a_line_per_exchange() -> None:
+    heading, *lines = summary.lines(sample())
+    assert heading.split() == ["TIME", "PROCESS", "METHOD", "STATUS", "SENT", "RECEIVED", "DURATION", "URL"]
+    assert lines[0].split()[1:] == [
+        "curl[4242]",
+        "GET",
+        "200",
+        "0",
+        "B",
+        "2.0",
+        "K",
+        "1.0",
+        "ms",
+        "https://example.com/a",
+    ]
+    assert lines[1].split()[1:4] == ["curl[4242]", "GET", "404"]
+    assert lines[3].split()[1:4] == ["-", "GET", "-"]
+    assert lines[3].endswith("http://example.com/c  (the connection was closed)")
+    starts = {line.index("http") for line in lines}
+    assert starts == {heading.index("URL")}
+
+
+def test_a_terminal_cuts_urls_and_a_file_does_not() -> None:
+    found = read(Conversation().client(GET % (b"x" * 300)).server(answer(b"")).items)
+    _, cut = summary.lines(found, columns=120)
+    _, whole = summary.lines(found)
+    assert len(cut) == 120
+    assert cut.endswith("…")
+    assert whole.endswith("x" * 300)
+
+
+def test_a_peer_cannot_write_to_the_terminal() -> None:
+    found = read(Conversation(process=Process(1, "a\x1b[2J")).client(b"GE\x80T / HTTP/1.1\r\n\r\n").items)
+    found += read(Conversation(process=Process(1, "a\x1b[2J")).client(GET % b"").server(answer(b"")).items)
+    assert found
+    assert all(line.isprintable() for line in summary.lines(found))
+
+
+def test_truncated_exchanges_say_so() -> None:
+    talk = Conversation().client(GET % b"").server(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    _, line = summary.lines(read(talk.gap(Side.SERVER, 9).items))
+    assert line.endswith("(truncated: 9 bytes lost)")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 K"),
+        (102_400, "100 K"),
+        (5 << 20, "5.0 M"),
+        (3 << 50, "3072 T"),
+    ],
+)
+def test_sizes(size: int, text: str) -> None:
+    assert summary.size_text(size) == text
+
+
+def test_haralyzer_counts_what_we_count(tmp_path: Path) -> None:
+    found = sample()
+    path = tmp_path / "sample.har"
+    with path.open("wb+") as output:
+        write_har(found, output)
+    of_file, of_exchanges = har_stats.stats_of_file(path), har_stats.stats_of_exchanges(found)
+    assert of_file.statuses == of_exchanges.statuses == {0: 1, 200: 2, 404: 1}
+    assert of_file.slowest == of_exchanges.slowest
+    assert of_file.slowest[0].url == "https://example.com/slow"
+    assert [request.time_ms for request in of_file.slowest[:1]] == [3001.0]
+    titles = [page.title for page in of_exchanges.pages]
+    assert titles == ["curl[4242]", "wget[7]", har_stats.NO_PAGE]
+    for pages in (of_file.pages, of_exchanges.pages):
+        assert [page.requests for page in pages] == [2, 1, 1]
+        assert [page.body_bytes for page in pages] == [2000, 2, 0]
+        assert sum(page.transferred_bytes for page in pages) == sum(
+            (each.response.head_bytes or 0) + each.response.body.wire_bytes for each in found if each.response
+        )
+
+
+def test_haralyzer_reads_the_whole_archive(tmp_path: Path) -> None:
+    from haralyzer import HarParser
+
+    path = tmp_path / "sample.har"
+    with path.open("wb+") as output:
+        write_har(sample(), output)
+    pages = {page.page_id: page for page in HarParser.from_file(path).pages}
+    assert sorted(len(page.entries) for page in pages.values()) == [1, 1, 2]
+    (entry,) = pages["unknown"].entries
+    assert (entry.status, entry.url, entry.port) == (0, "http://example.com/c", 80)
+    assert pages["page_1_pid_4242"].title == "curl --http1.1 https://example.com/"
+
+
+def test_the_figures_as_lines() -> None:
+    lines = list(har_stats.lines(har_stats.stats_of_exchanges(sample())))
+    assert lines[0].split() == ["REQUESTS", "BODIES", "RECEIVED", "TIME", "PAGE"]
+    assert lines[4].split()[0] == "4"
+    assert lines[4].endswith("all pages")
+    assert any(line.split() == ["1", "no", "response"] for line in lines)
+    assert lines[-4].split()[-2:] == ["404", "https://example.com/slow"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"log":{}}', b'{"log":{"entries":1}}', b"\xff"])
+def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    with pytest.raises(HarFormatError, match="is not a HAR archive"):
+        har_stats.stats_of_file(path)
+
+
+def test_an_archive_of_others(tmp_path: Path) -> None:
+    entry = {
+        "startedDateTime": "2026-01-01T00:00:00Z",
+        "time": 5,
+        "request": {"method": "GET", "url": "http://a/", "headers": []},
+        "response": {"status": 200, "bodySize": 7, "content": {"size": 7}, "headers": []},
+    }
+    path = tmp_path / "other.har"
+    path.write_text(json.dumps({"log": {"entries": [entry]}}))
+    (page,) = har_stats.stats_of_file(path).pages
+    assert (page.requests, page.body_bytes, page.transferred_bytes) == (1, 7, 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
- * Records into the ring. A call's bytes go straight from the program's memory into reserved records of four
+ * Records into the ring. A call's bytes go straight from the program's memory into reserved records of six
  * size classes, block after block, in a bounded loop that continues by tail call: 33 rounds of MAX_PIECES.
  * Nothing wakes a reader: user space polls.
  *
@@ -30,12 +30,16 @@ struct record0 { struct sample head; u8 payload[CLASS0_BYTES]; };
 struct record1 { struct sample head; u8 payload[CLASS1_BYTES]; };
 struct record2 { struct sample head; u8 payload[CLASS2_BYTES]; };
 struct record3 { struct sample head; u8 payload[CLASS3_BYTES]; };
+struct record4 { struct sample head; u8 payload[CLASS4_BYTES]; };
+struct record5 { struct sample head; u8 payload[CLASS5_BYTES]; };
 
 /* BCC rewrites no map calls inside macros. */
 INLINE struct record0 *reserve0(void) { return ring.ringbuf_reserve(sizeof(struct record0)); }
 INLINE struct record1 *reserve1(void) { return ring.ringbuf_reserve(sizeof(struct record1)); }
 INLINE struct record2 *reserve2(void) { return ring.ringbuf_reserve(sizeof(struct record2)); }
 INLINE struct record3 *reserve3(void) { return ring.ringbuf_reserve(sizeof(struct record3)); }
+INLINE struct record4 *reserve4(void) { return ring.ringbuf_reserve(sizeof(struct record4)); }
+INLINE struct record5 *reserve5(void) { return ring.ringbuf_reserve(sizeof(struct record5)); }
 INLINE void submit(void *record) { ring.ringbuf_submit(record, RINGBUF_NO_WAKEUP); }
 
 /* n must be at most the class's room. 1: in the ring; 0: no room. */
@@ -61,6 +65,8 @@ DEFINE_PUT(0)
 DEFINE_PUT(1)
 DEFINE_PUT(2)
 DEFINE_PUT(3)
+DEFINE_PUT(4)
+DEFINE_PUT(5)
 
 INLINE int put(struct job *j, u64 from, u64 n, u64 position)
 {
@@ -70,7 +76,11 @@ INLINE int put(struct job *j, u64 from, u64 n, u64 position)
 		return put1(j, from, n, position);
 	if (n <= CLASS2_BYTES)
 		return put2(j, from, n, position);
-	return put3(j, from, n, position);
+	if (n <= CLASS3_BYTES)
+		return put3(j, from, n, position);
+	if (n <= CLASS4_BYTES)
+		return put4(j, from, n, position);
+	return put5(j, from, n, position);
 }
 
 /* Says that bytes moved which cannot be copied. */
@@ -114,8 +124,8 @@ INLINE int emit_round(u32 tid)
 			continue;
 		}
 		u64 n = j->length - j->offset;
-		if (n > CLASS3_BYTES)
-			n = CLASS3_BYTES;
+		if (n > CLASS5_BYTES)
+			n = CLASS5_BYTES;
 		if (put(job, j->base + j->offset, n, j->position))
 			j->captured += n;
 		else

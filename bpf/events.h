@@ -11,10 +11,12 @@
 #define EXEC_TEXT_BYTES 512
 
 /* Payload room of the record classes; a record is as large as its class, whatever it holds. */
-#define CLASS0_BYTES 192
-#define CLASS1_BYTES 1024
-#define CLASS2_BYTES 4096
-#define CLASS3_BYTES 16384
+#define CLASS0_BYTES 160
+#define CLASS1_BYTES 512
+#define CLASS2_BYTES 1536
+#define CLASS3_BYTES 4096
+#define CLASS4_BYTES 8192
+#define CLASS5_BYTES 16384
 
 enum sample_kind {
 	SAMPLE_CONNECTION = 1,	/* struct connection_sample: a connection is worth showing; before its first data */
@@ -138,10 +140,12 @@ enum counter {
 	COUNTER_PLAINTEXT_FAULT = 14,
 	COUNTER_PLAINTEXT_LIMIT = 15,
 	COUNTER_PLAINTEXT_FILTERED = 16,
-	COUNTER_EVENTS_RING_FULL = 17,		/* records other than data that found no room */
-	COUNTER_TABLE_FULL = 18,		/* entries that found no room in a map */
-	COUNTER_ENDS_PENDING = 19,		/* ends that found no room and wait in the table */
-	COUNTERS = 20,
+	COUNTER_MIRRORED = 17,			/* shown from the other end of the connection */
+	COUNTER_PLAINTEXT_MIRRORED = 18,
+	COUNTER_EVENTS_RING_FULL = 19,		/* records other than data that found no room */
+	COUNTER_TABLE_FULL = 20,		/* entries that found no room in a map */
+	COUNTER_ENDS_PENDING = 21,		/* ends that found no room and wait in the table */
+	COUNTERS = 22,
 };
 
 #define WANT_PIDS 1

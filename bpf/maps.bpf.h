@@ -105,6 +105,9 @@ BPF_HASH(sessions, struct session_key, struct session, MAX_SESSIONS);
 /* key: {tid, depth}. Deleted at return, or when the thread exits. */
 BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
 
+/* Connections whose bytes are shown from their other end. key: connection id. Filled and emptied by user space. */
+BPF_HASH(mirrored, u64, u8, MAX_CONNECTIONS);
+
 /* Targets, filled by user space; pids also by fork. key: the thing itself. */
 BPF_HASH(wanted_pids, u32, u8, 65536);
 struct comm_key {

@@ -87,10 +87,14 @@ INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c)
 
 INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 {
+	u64 id = c->id;
+
 	if (c->unwanted)
 		return COUNTER_FILTERED;
 	if (c->protocol == PROTOCOL_TLS)
 		return c->hello_left[d] ? FATE_HELLO : COUNTER_SUPPRESSED;
+	if (mirrored.lookup(&id))
+		return COUNTER_MIRRORED;
 	if (!keep_all()) {
 		if (c->protocol == PROTOCOL_OTHER)
 			return COUNTER_FILTERED;

@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _NUMBERS = {
     "x86_64": {"bpf": 321, "perf_event_open": 298},
@@ -24,6 +24,8 @@ _NUMBERS = {
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
 
+_BPF_MAP_LOOKUP_BATCH = 24
+_BATCH_ATTRIBUTE_BYTES = 56
 _BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
 _BPF_PROG_TYPE_KPROBE = 2
 _BPF_TRACE_UPROBE_MULTI = 48
@@ -70,6 +72,41 @@ def load_uprobe_multi_program(instructions: bytes, name: str) -> int:
         0, 0, 0, 0, 0, name.encode()[:15], 0, _BPF_TRACE_UPROBE_MULTI,
     )  # fmt: skip
     return _bpf(_BPF_PROG_LOAD, attributes)
+
+
+def read_hash_map(map_fd: int, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """All entries of a BPF hash map, in batches (Linux 5.6): bcc's iteration takes two calls and 10 µs an entry."""
+    room = 1024
+    # The kernel's cursor is a bucket number; the array of keys must hold at least one full bucket.
+    cursor = (ctypes.create_string_buffer(max(8, key_bytes)), ctypes.create_string_buffer(max(8, key_bytes)))
+    keys, values = (
+        ctypes.create_string_buffer(room * key_bytes),
+        ctypes.create_string_buffer(room * value_bytes),
+    )
+    first, more = True, True
+    while more:
+        attributes = ctypes.create_string_buffer(
+            struct.pack(
+                "<QQQQIIQQ",
+                0 if first else ctypes.addressof(cursor[0]), ctypes.addressof(cursor[1]),
+                ctypes.addressof(keys), ctypes.addressof(values), room, map_fd, 0, 0,
+            ),
+            _ATTRIBUTE_BYTES,
+        )  # fmt: skip
+        try:
+            _Libc()("bpf", _BPF_MAP_LOOKUP_BATCH, attributes, _BATCH_ATTRIBUTE_BYTES)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # ENOENT: these are the last
+                raise
+            more = False
+        (count,) = struct.unpack_from("<I", attributes, 32)
+        raw_keys, raw_values = keys.raw, values.raw
+        for i in range(count):
+            yield (
+                raw_keys[i * key_bytes : (i + 1) * key_bytes],
+                raw_values[i * value_bytes : (i + 1) * value_bytes],
+            )
+        cursor, first = (cursor[1], cursor[0]), False
 
 
 def has_uprobe_multi() -> bool:

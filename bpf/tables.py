@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bpf import abi
+from bpf import abi, system
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +43,15 @@ class Tables:
     def want_pid(self, pid: int) -> None:
         """Record this process (and, if children are followed, those it forks from now on)."""
         self._add("wanted_pids", ctypes.c_uint32(pid))
+
+    def mirror(self, connection: int, mirrored: bool) -> None:  # noqa: FBT001 - the state to be in
+        """Copy a connection's bytes no more (they are shown from its other end), or forget it (it has ended)."""
+        table = self._kernel.table("mirrored")
+        if mirrored:
+            table[table.Key(connection)] = table.Leaf(1)
+        else:
+            with contextlib.suppress(KeyError):
+                del table[table.Key(connection)]
 
     def want_uid(self, uid: int) -> None:
         """Record processes of this user."""
@@ -80,10 +91,13 @@ class Tables:
 
     def connections(self) -> Iterator[OpenConnection]:
         """Connections that user space was told of."""
-        for key, c in self._kernel.table("connections").items():
+        table = self._kernel.table("connections")
+        entries = system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
+        for key, value in entries:
+            c = table.Leaf.from_buffer_copy(value)
             if c.announced:
                 yield OpenConnection(
-                    int(key.value), int(c.id), bool(c.ended), (int(c.position[0]), int(c.position[1])),
+                    int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended), (int(c.position[0]), int(c.position[1])),
                     int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
                     int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
                 )  # fmt: skip

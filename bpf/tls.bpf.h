@@ -140,6 +140,10 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 			count(COUNTER_PLAINTEXT_FILTERED, n);
 			return 0;
 		}
+		if (mirrored.lookup(&s->connection)) {
+			count(COUNTER_PLAINTEXT_MIRRORED, n);
+			return 0;
+		}
 		if (!announce(c, job.tgid, tid)) {
 			count(COUNTER_PLAINTEXT_RING_FULL, n);
 			return 0;

@@ -34,7 +34,7 @@ from capture.streams import Process, Side, StreamItem
 from capture.views import Content, State, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # How long the first content of a connection that may be local waits for the other end's.
 DECISION_WINDOW_NS = 100_000_000
@@ -65,7 +65,8 @@ class Tally:
     plaintext: int = 0  # arrived
     cleartext_faults: int = 0
     plaintext_faults: int = 0
-    mirrored: int = 0  # also seen at the end that is shown
+    mirrored_cleartext: int = 0  # arrived, and are shown from the other end
+    mirrored_plaintext: int = 0
     never_decided_arrived: int = 0  # cleartext of connections that then spoke TLS, or nothing that was wanted
     unknown_association: int = 0
     filtered_plaintext: int = 0  # of connections that the user did not ask for
@@ -92,12 +93,16 @@ class Connections:
         self,
         describe: Callable[[int, str], Process],
         library_name: Callable[[int], str | None],
+        mirror: Callable[[int, bool], None],
         *,
         all_protocols: bool = False,
     ) -> None:
         self.tally = Tally()
         self._describe = describe
         self._library_name = library_name
+        self._mirror = (
+            mirror  # tells whether a connection's bytes are wanted no more, for its other end is shown
+        )
         self._all_protocols = all_protocols
         self._views: dict[int, View] = {}
         self._by_address: dict[_Address, View] = {}
@@ -114,12 +119,22 @@ class Connections:
             SessionBound: self._bound,
             SessionEstablished: self._established,
             SessionFreed: self._freed,
+            ProgramExecuted: lambda _: iter(()),
         }
 
-    def handle(self, event: Event) -> Iterator[StreamItem]:
+    def handle(self, event: Event) -> Iterable[StreamItem]:
         """One kernel event, in the ring's order."""
-        if isinstance(event, ProgramExecuted):
-            return iter(())
+        if type(event) is BytesMoved and not event.hello:
+            # The hot path: two look-ups and an item.
+            view = self._views.get(event.connection)
+            if view is not None and view.state is State.SHOWN:
+                item = view.pass_through(event)
+                if item is not None:
+                    if event.session:
+                        self.tally.plaintext += event.length
+                    else:
+                        self.tally.cleartext += event.length
+                    return (item,)
         return self._handlers[type(event)](event)
 
     @property
@@ -179,7 +194,7 @@ class Connections:
                 self.tally.gaps += content.lost
                 yield from view.give(content)
             elif view.state is State.HIDDEN:
-                self.tally.mirrored += len(content.data)
+                self._count_mirrored(content)
             else:
                 yield from self._hold(view, content)
 
@@ -212,8 +227,17 @@ class Connections:
     def _hide(self, view: View) -> None:
         self._undecided.pop(view.announced.connection, None)
         view.state = State.HIDDEN
-        self.tally.mirrored += view.held_bytes
+        for content in view.held:
+            self._count_mirrored(content)
         view.held, view.held_bytes = [], 0
+        if not view.ended:
+            self._mirror(view.announced.connection, True)
+
+    def _count_mirrored(self, content: Content) -> None:
+        if content.tls:
+            self.tally.mirrored_plaintext += len(content.data)
+        else:
+            self.tally.mirrored_cleartext += len(content.data)
 
     def _ended(self, event: ConnectionEnded) -> Iterator[StreamItem]:
         view = self._views.pop(event.connection, None)
@@ -224,7 +248,9 @@ class Connections:
         address, _ = _addresses(view.announced)
         if self._by_address.get(address) is view:
             del self._by_address[address]
-        for session in view.session_flows:
+        if view.state is State.HIDDEN:
+            self._mirror(event.connection, False)
+        for session in view.flows:
             self._sessions.pop(session, None)
         if view.state is State.SHOWN:
             yield from view.close(event)

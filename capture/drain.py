@@ -6,6 +6,8 @@ the kernel side counts what it could not place: loss is bounded, exact, and neve
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 MAX_QUEUED_BYTES = 64 << 20
 # The ring holds a burst of many times what arrives meanwhile; waking costs about 20 µs.
 POLL_INTERVAL_S = 0.003
+# It must run whenever the ring fills, however busy the machine: it needs a small part of one processor.
+NICE = -15
 # How long a batch is left to grow while the queue is not empty: large batches cost less each.
 _GROW_S = 0.001
 
@@ -56,6 +60,8 @@ class Drain:
         return not self._thread.is_alive() and not self._queue
 
     def _run(self) -> None:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             stopping = self._stopping.is_set()
             if self._queued_bytes > MAX_QUEUED_BYTES:

@@ -2,8 +2,10 @@
 
 Two accounts, for ciphertext and plaintext are not the same bytes:
 
-- sockets: reported by system calls = captured + suppressed (TLS records) + filtered + lost, by reason;
-- TLS libraries: returned by read and write functions = captured + filtered + lost, by reason.
+- sockets: reported by system calls = captured + suppressed (TLS records) + filtered + mirrored + lost, by reason;
+- TLS libraries: returned by read and write functions = captured + filtered + mirrored + lost, by reason.
+
+Mirrored are bytes between two processes of this machine, at the end that is not shown: captured at the other.
 
 Pure values: the counters come from the kernel side, the tally from capture.connections.
 """
@@ -27,6 +29,7 @@ class Account:
     captured: int
     suppressed: int
     filtered: int
+    mirrored: int
     lost: Mapping[str, int]
 
     @property
@@ -37,7 +40,8 @@ class Account:
     @property
     def residue(self) -> int:
         """Bytes that no line explains; 0 if the ledger is right."""
-        return self.reported - self.captured - self.suppressed - self.filtered - self.lost_bytes
+        explained = self.captured + self.suppressed + self.filtered + self.mirrored + self.lost_bytes
+        return self.reported - explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Ledger:
     tls: Account
     connections: int
     streams: int
-    mirrored: int
+    gap_bytes: int
     events_lost: int
     table_overflows: int
     unreadable: tuple[Unreadable, ...]
@@ -75,7 +79,7 @@ class Ledger:
             "tls": _account_json(self.tls),
             "connections": self.connections,
             "streams": self.streams,
-            "seen_at_both_ends": self.mirrored,
+            "gap_bytes": self.gap_bytes,
             "events_lost": self.events_lost,
             "table_overflows": self.table_overflows,
             "unreadable": [
@@ -86,14 +90,11 @@ class Ledger:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [
+        return [
             f"{self.connections} connections, {self.streams} streams written",
             _account_line("sockets", "reported by the kernel", self.sockets),
             _account_line("TLS", "returned by TLS libraries", self.tls),
         ]
-        if self.mirrored:
-            lines.append(f"of these, {_bytes(self.mirrored)} were seen at both ends and written once")
-        return lines
 
     def warnings(self) -> list[str]:
         """Everything that is not as the user would take for granted."""
@@ -104,7 +105,8 @@ class Ledger:
             )
             remedy = " A larger --ring-size loses less." if "ring-full" in reasons else ""
             found.append(
-                f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}): shown as gaps.{remedy}"
+                f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}); "
+                f"{_bytes(self.gap_bytes)} of them are gaps in the file.{remedy}"
             )
         if self.events_lost:
             found.append(f"{self.events_lost} events other than data found no room in the ring.")
@@ -127,9 +129,10 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
     """Draw up the ledger from the kernel's counters and what arrived."""
     sockets = Account(
         reported=counters["reported_sent"] + counters["reported_received"],
-        captured=tally.cleartext - tally.never_decided_arrived,
+        captured=tally.cleartext - tally.never_decided_arrived - tally.mirrored_cleartext,
         suppressed=counters["suppressed"],
         filtered=counters["filtered"] + counters["undecided"] + tally.never_decided_arrived,
+        mirrored=counters["mirrored"] + tally.mirrored_cleartext,
         lost=_present(
             {
                 "ring-full": counters["lost_ring_full"],
@@ -142,8 +145,12 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
     )
     tls = Account(
         reported=counters["plaintext_reported"],
-        captured=tally.plaintext - tally.unknown_association - tally.filtered_plaintext,
+        captured=tally.plaintext
+        - tally.unknown_association
+        - tally.filtered_plaintext
+        - tally.mirrored_plaintext,
         suppressed=0,
+        mirrored=counters["plaintext_mirrored"] + tally.mirrored_plaintext,
         filtered=counters["plaintext_filtered"] + tally.filtered_plaintext,
         lost=_present(
             {
@@ -155,7 +162,7 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
         ),
     )
     return Ledger(
-        sockets, tls, tally.connections, tally.streams, tally.mirrored, counters["events_ring_full"],
+        sockets, tls, tally.connections, tally.streams, tally.gaps, counters["events_ring_full"],
         counters["table_full"],
         tuple(Unreadable(pid, comm, lib, n) for (pid, comm, lib), n in tally.unreadable.items()),
     )  # fmt: skip
@@ -171,6 +178,7 @@ def _account_json(account: Account) -> dict[str, object]:
         "captured": account.captured,
         "suppressed": account.suppressed,
         "filtered": account.filtered,
+        "mirrored": account.mirrored,
         "lost": dict(account.lost),
         "residue": account.residue,
     }
@@ -182,6 +190,8 @@ def _account_line(name: str, reported: str, account: Account) -> str:
         parts.append(f"{_bytes(account.suppressed)} suppressed as ciphertext")
     if account.filtered:
         parts.append(f"{_bytes(account.filtered)} filtered")
+    if account.mirrored:
+        parts.append(f"{_bytes(account.mirrored)} shown from the other end")
     parts += [f"{_bytes(n)} lost ({reason})" for reason, n in account.lost.items()] or ["none lost"]
     return f"{name}: {_bytes(account.reported)} {reported} = {' + '.join(parts)}"
 

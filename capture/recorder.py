@@ -8,6 +8,7 @@ positions are read, so that they describe the same moment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -44,6 +45,9 @@ FLUSH_INTERVAL_S = 0.5
 TICK_INTERVAL_S = 0.02
 # After an exec, when the libraries that it maps are looked for: the loader takes a moment.
 _LIBRARY_LOOKS_S = (0.0, 0.02, 0.1, 0.5, 2.0)
+# Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
+# and what it misses never comes back.
+NICE = -10
 # How long calls in flight may still report after the kernel side was told to stop.
 _SETTLE_S = 0.005
 
@@ -132,7 +136,7 @@ class Recorder:
         offset = time.time_ns() - time.monotonic_ns()
         decoder = Decoder(header.layouts, header.constants, offset)
         connections = Connections(
-            self._names.describe, tls.library_name, all_protocols=self._plan.all_protocols
+            self._names.describe, tls.library_name, tables.mirror, all_protocols=self._plan.all_protocols
         )
         ring = Ring(kernel.table("ring").map_fd, self._plan.ring_bytes)
         drain = Drain(ring)
@@ -140,6 +144,8 @@ class Recorder:
         if self._plan.all_protocols:
             flags.add("KEEP_ALL_PROTOCOLS")
         drain.start()
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
         tables.set(os.getpid(), flags)
         with _Signals(self._stop, command):
             self._say("Recording. Press Ctrl-C to stop." if not command else "Recording.")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 RING_FULL = "ring-full"
 
+Flows = tuple[Flow[BytesMoved], Flow[BytesMoved]]  # by direction
+
 
 class State(Enum):
     """Where a view is on its way."""
@@ -108,9 +110,10 @@ class View:
     """One end: ``announced`` says which."""
 
     __slots__ = (
-        "_flows",
+        "_senders",
         "announced",
         "ended",
+        "flows",
         "held",
         "held_bytes",
         "held_since",
@@ -118,7 +121,6 @@ class View:
         "other",
         "plaintext_seen",
         "protocol",
-        "session_flows",
         "side",
         "state",
         "tls",
@@ -137,8 +139,21 @@ class View:
         self.held_bytes = 0
         self.held_since = 0
         self.ended: ConnectionEnded | None = None
-        self._flows = (Flow[BytesMoved](announced.base[0]), Flow[BytesMoved](announced.base[1]))
-        self.session_flows: dict[int, tuple[Flow[BytesMoved], Flow[BytesMoved]]] = {}
+        # By TLS session; 0 is the socket itself.
+        self.flows: dict[int, Flows] = {0: (Flow(announced.base[0]), Flow(announced.base[1]))}
+        self._senders = (Side.CLIENT, Side.SERVER)  # by direction; final when the view is opened
+
+    def pass_through(self, event: BytesMoved) -> Data | None:
+        """The item of a piece that is in order and whole, on an open view: almost every piece. None: use add()."""
+        flows = self.flows.get(event.session)
+        if flows is None or event.reason or (event.session != 0) != self.in_tls:
+            return None
+        direction = event.direction
+        flow = flows[direction]
+        if flow.position != event.position or flow.waits:
+            return None
+        flow.position += event.length
+        return Data(self.announced.connection, event.time, self._senders[direction], event.payload)
 
     def add(self, event: BytesMoved) -> Iterator[Content]:
         """A piece of cleartext or plaintext; what is in order now."""
@@ -150,11 +165,9 @@ class View:
             yield _content(piece, event.direction, tls=tls)
 
     def _flow(self, event: BytesMoved) -> Flow[BytesMoved]:
-        if not event.session:
-            return self._flows[event.direction]
-        flows = self.session_flows.get(event.session)
+        flows = self.flows.get(event.session)
         if flows is None:
-            flows = self.session_flows[event.session] = (Flow[BytesMoved](0), Flow[BytesMoved](0))
+            flows = self.flows[event.session] = (Flow(0), Flow(0))
         return flows[event.direction]
 
     @property
@@ -179,15 +192,14 @@ class View:
                 final = moved[direction]
             for piece in flow.finish(final, now):
                 yield _content(piece, direction, tls=tls)
-        if session in self.session_flows:
-            for direction, flow in zip(Direction, self.session_flows[session], strict=True):
+        if session and session in self.flows:
+            for direction, flow in zip(Direction, self.flows[session], strict=True):
                 for piece in flow.finish(session_moved[direction], now):
                     yield _content(piece, direction, tls=True)
 
     def _all_flows(self) -> Iterator[tuple[Direction, Flow[BytesMoved], bool]]:
-        yield from ((d, f, False) for d, f in zip(Direction, self._flows, strict=True))
-        for flows in self.session_flows.values():
-            yield from ((d, f, True) for d, f in zip(Direction, flows, strict=True))
+        for session, flows in self.flows.items():
+            yield from ((d, f, session != 0) for d, f in zip(Direction, flows, strict=True))
 
     # Giving out
 
@@ -198,6 +210,7 @@ class View:
         first = self.held[0] if self.held else None
         speech = self._first_speech()
         side = self.side = self._decide_side(speech)
+        self._senders = (side, side.other)
         local, remote = Endpoint(a.local, a.local_port), Endpoint(a.remote, a.remote_port)
         began = a.opened or self.tls.started or (first.time if first else a.time)
         begins_in_tls = first.tls if first else self.protocol is Protocol.TLS
@@ -223,7 +236,7 @@ class View:
     def give(self, content: Content) -> Iterator[StreamItem]:
         """Items of an open view."""
         stream = self.announced.connection
-        sender = self._sender(content.direction)
+        sender = self._senders[content.direction]
         if content.tls and not self.in_tls:
             self.in_tls = True
             yield TlsStarted(stream, content.time, self.tls.describe(recognise(content.data), content.time))
@@ -241,11 +254,7 @@ class View:
             (ended.peer_reset, Direction.RECEIVED, True),
         )
         for time, reset, direction in sorted((time, reset, d) for time, d, reset in ends if time is not None):
-            yield StreamClosed(self.announced.connection, time, self._sender(direction), reset)
-
-    def _sender(self, direction: Direction) -> Side:
-        local = self.side or Side.CLIENT
-        return local if direction is Direction.SENT else local.other
+            yield StreamClosed(self.announced.connection, time, self._senders[direction], reset)
 
     def _first_speech(self) -> Speech | None:
         """What the first held piece that is recognised speaks."""

@@ -118,8 +118,9 @@ def export(capture: Path) -> dict[str, Any]:
 
 
 def entries(capture: Path, port: int | None = None) -> list[dict[str, Any]]:
-    """The exchanges of the capture's HAR, those with a server's port if given."""
+    """The HAR's exchanges in the order of their beginning, those with a server's port if given."""
     found: list[dict[str, Any]] = export(capture)["log"]["entries"]
+    found.sort(key=lambda entry: str(entry["startedDateTime"]))
     return [entry for entry in found if port in (None, urlsplit(entry["request"]["url"]).port)]
 
 

@@ -61,6 +61,7 @@ enum shape {
 	SHAPE_HANDSHAKE,	/* (object) → 1 when done */
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */
+	SHAPE_BIO_WRITE,	/* (bio, buffer, n): entry only */
 };
 
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */

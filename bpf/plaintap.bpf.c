@@ -5,6 +5,7 @@
  *   sockets.bpf.h    fd → the kernel's socket, its addresses, the connection's entry
  *   protocols.bpf.h  which protocol the first bytes speak
  *   emit.bpf.h       copying a call's bytes into the ring
+ *   association.bpf.h  which socket a TLS session uses
  *   targets.bpf.h    which processes are wanted
  *   syscalls.bpf.h   tracepoints of system calls
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
@@ -36,6 +37,7 @@
 #include "protocols.bpf.h"
 #include "emit.bpf.h"
 #include "targets.bpf.h"
+#include "association.bpf.h"
 #include "syscalls.bpf.h"
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"

@@ -60,27 +60,6 @@ INLINE u32 first_bytes(struct syscall *call, u64 moved, u8 *to)
 	return bpf_probe_read_user(to, want, (void *)from) ? 0 : want;
 }
 
-/* A system call inside a TLS function, on this thread: the session's records go over this socket. */
-INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c)
-{
-	struct tls_call_key key = {.tid = tid};
-	struct tls_call *outer = tls_calls.lookup(&key), *inner;
-
-	if (!outer)
-		return;
-	key.depth = 1;
-	inner = tls_calls.lookup(&key);
-	if (inner)
-		outer = inner;
-	/* A callback of the handshake may talk cleartext on another socket (OCSP). */
-	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened)
-		c->protocol = PROTOCOL_TLS;
-	if (c->protocol != PROTOCOL_TLS)
-		return;
-	outer->sk = call->sk;
-	outer->connection = c->id;
-}
-
 /* What becomes of a call's bytes: copied, copied as handshake, or only counted, under the counter it names. */
 #define FATE_HELLO -2
 #define FATE_COPY -1
@@ -136,6 +115,8 @@ INLINE int io_exit(long result)
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, bytes, first_bytes(call, n, bytes));
 	note_nested(tid, call, c);
+	if (c->protocol == PROTOCOL_TLS && d == DIRECTION_SENT && !c->session)
+		match_record(call, c, sk, n, id);
 	count(COUNTER_REPORTED_SENT + d, n);
 
 	struct job job = {

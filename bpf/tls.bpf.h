@@ -56,66 +56,6 @@ INLINE struct tls_call *tls_returning(struct pt_regs *ctx, struct tls_call_key *
 	return call && call->stack == STACK_AT_RETURN(ctx) ? call : NULL;
 }
 
-INLINE void put_session_event(u8 kind, struct session *s, u64 position, u64 id)
-{
-	struct sample *r = ring.ringbuf_reserve(sizeof(*r));
-	if (!r) {
-		count(COUNTER_EVENTS_RING_FULL, 1);
-		return;
-	}
-	__builtin_memset(r, 0, sizeof(*r));
-	r->kind = kind;
-	r->time = bpf_ktime_get_ns();
-	r->connection = s->connection;
-	r->session = s->id;
-	r->library = s->library;
-	r->position = position;
-	r->tgid = id >> 32;
-	r->tid = id;
-	submit(r);
-}
-
-/* The session of an object; a new one where the object has moved to another socket. */
-INLINE struct session *session_of(struct tls_call *call, u64 id)
-{
-	struct session_key key = {.ssl = call->ssl, .tgid = id >> 32};
-	struct session *s = sessions.lookup(&key);
-
-	if (s && call->connection && s->connection && s->connection != call->connection)
-		s = NULL;
-	if (!s) {
-		struct session fresh = {.id = new_id(), .library = call->library};
-		if (sessions.update(&key, &fresh)) {
-			count(COUNTER_TABLE_FULL, 1);
-			return NULL;
-		}
-		s = sessions.lookup(&key);
-	}
-	return s;
-}
-
-/* The connection that a session's records go over, NULL while it is not known. */
-INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
-{
-	struct connection *c;
-	u64 sk;
-
-	if (call->connection && s->connection != call->connection) {
-		s->sk = call->sk;
-		s->connection = call->connection;
-		put_session_event(SAMPLE_BOUND, s, 0, id);
-	}
-	sk = s->sk;
-	if (!sk)
-		return NULL;
-	c = connections.lookup(&sk);
-	if (!c || c->id != s->connection)
-		return NULL;
-	c->session = s->id;
-	c->ssl = call->ssl;
-	return c;
-}
-
 /* 1: n bytes of plaintext are set up for the copying program. */
 INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 {
@@ -174,6 +114,28 @@ INLINE int tls_free(struct pt_regs *ctx, u64 ssl)
 	return 0;
 }
 
+/* BIO_write inside a TLS function: what it is given will cross a socket later (association.bpf.h). */
+INLINE int bio_write_enter(struct pt_regs *ctx, u64 buffer, u64 length)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct tls_call_key key = {.tid = id, .depth = 1};
+	struct tls_call *call;
+
+	if (!wanted(id))
+		return 0;
+	call = tls_calls.lookup(&key);
+	if (!call) {
+		key.depth = 0;
+		call = tls_calls.lookup(&key);
+	}
+	/* With a socket below it, the system call that follows tells more directly. */
+	if (call && !call->connection && (u32)length >= RECORD_KEY_END)
+		remember_record(call, id, buffer);
+	if (!buffer)
+		finish_uprobe(ctx, 1);	/* finds no job: see the head of this file */
+	return 0;
+}
+
 INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx), done = 0;
@@ -182,6 +144,8 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	asm volatile("" : "+r"(fourth), "+r"(fifth));
 	if (shape == SHAPE_FREE)
 		return tls_free(ctx, object);
+	if (shape == SHAPE_BIO_WRITE)
+		return bio_write_enter(ctx, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	if (shape == SHAPE_HANDSHAKE || shape == SHAPE_HANDSHAKE_ZERO)
 		return tls_enter(ctx, object, 0, 0, 0, library);
 	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
@@ -285,4 +249,5 @@ SHAPE(write_ex2, SHAPE_WRITE_EX2)
 SHAPE(handshake, SHAPE_HANDSHAKE)
 SHAPE(handshake_zero, SHAPE_HANDSHAKE_ZERO)
 SHAPE(free, SHAPE_FREE)
+SHAPE(bio_write, SHAPE_BIO_WRITE)
 #endif

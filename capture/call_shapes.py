@@ -33,6 +33,9 @@ class Call(Enum):
     WRITE_EX = "write_ex", True
     # f(tls, buffer, size_t length, flags, size_t *moved) → 1 for success
     WRITE_EX2 = "write_ex2", True
+    # f(tls, output, size_t *, size_t, const iovec *{base, length}, size_t count, size_t length, size_t
+    # *moved): a record is made of the vectors; the 7th and 8th argument are on the stack
+    WRITE_VECTORS = "write_vectors", True
     # f(tls) → 1 when the handshake is done
     HANDSHAKE = "handshake", True
     # f(tls) → 0 when the handshake is done

@@ -75,9 +75,14 @@ def _cheap_point(body: Sequence[x86.Instruction], *, returns: bool) -> int | Non
 
 
 def _keeps_arguments(instruction: x86.Instruction) -> bool:
-    """Whether it only makes room on the stack, or copies into a register that holds no argument."""
-    if instruction.map or instruction.vector or not instruction.in_register:
+    """Whether it only makes room on the stack, fills that, or writes a register that holds no argument."""
+    if instruction.map or instruction.vector:
         return False
+    if not instruction.in_register:
+        # The stack protector: mov register, fs:0x28 and mov [rsp + n], register.
+        if instruction.opcode == 0x8B:
+            return instruction.reg not in x86.ARGUMENT_REGISTERS
+        return instruction.opcode == 0x89 and instruction.rm == x86.RSP
     if instruction.opcode in (0x81, 0x83):  # sub rsp, imm
         return instruction.reg & 7 == 5 and instruction.rm == x86.RSP
     written = {0x89: instruction.rm, 0x8B: instruction.reg, 0x31: instruction.rm, 0x33: instruction.reg}

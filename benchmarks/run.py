@@ -165,7 +165,7 @@ def export_table(captures: list[tuple[Path, Flood]]) -> Table:
         asked += flood.completed
         # nginx answered a few more than wrk waited for: at least wrk's must be there, at most nginx's.
         missing += max(0, flood.completed - done.complete)
-        assert done.complete <= flood.served, "exchanges that never were"
+        assert done.complete <= flood.served, f"{done} of {flood}: exchanges that never were"
     found = sum(done.complete for done in exports)
     rate = sum(done.exchanges for done in exports) / sum(done.seconds for done in exports)
     rows = [

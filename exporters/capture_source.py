@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from capture.errors import CaptureFormatError
-from exporters.compression import DECODERS, CorruptStreamError
+from exporters.compression import DECODERS, CorruptStreamError, decode_zstd
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_COMPRESSION_LAYERS: Final = 2
 """A capture in .zst inside .gz is a mistake that is easily made; more is a bomb."""
+MAX_ZSTD_WINDOW_BYTES: Final = 128 * 1024 * 1024
+"""What `zstd --long` uses and the zstd command unpacks unasked; a reader holds that much memory then."""
 
 _STDIN: Final = "-"
 _READ_BYTES: Final = 256 * 1024
@@ -130,8 +132,12 @@ class CaptureSource:
                 return magic
             if magic != _MAGIC_ZSTD and not magic.startswith(_MAGIC_GZIP):
                 raise self._refusal(magic)
-            coding = "zstd" if magic == _MAGIC_ZSTD else "gzip"
-            decoded = _DecodedFile(DECODERS[coding](_blocks(magic, self._file)))
+            blocks = _blocks(magic, self._file)
+            decoded = _DecodedFile(
+                decode_zstd(blocks, MAX_ZSTD_WINDOW_BYTES)
+                if magic == _MAGIC_ZSTD
+                else DECODERS["gzip"](blocks)
+            )
             self._decoded.append(decoded)
             self._file = io.BufferedReader(decoded, _READ_BYTES)
         raise CaptureFormatError(f"{self.name} is compressed more than twice; unpack it first.")

@@ -118,11 +118,11 @@ def _brotli(blocks: Iterable[bytes]) -> Iterator[bytes]:
         raise CorruptStreamError("br", "it ends too early", truncated=True)
 
 
-def _zstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 8878, of one frame or several."""
+def decode_zstd(blocks: Iterable[bytes], max_window_bytes: int = MAX_ZSTD_WINDOW_BYTES) -> Iterator[bytes]:
+    """RFC 8878, of one frame or several; files may have larger windows than content codings."""
     import zstandard  # noqa: PLC0415  (0.1 s that most captures do not need)
 
-    frames = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
+    frames = zstandard.ZstdDecompressor(max_window_size=max_window_bytes)
     frame = None
     for block in blocks:
         for start in range(0, len(block), ZSTD_STEP_BYTES):
@@ -147,6 +147,6 @@ DECODERS: dict[str, Callable[[Iterable[bytes]], Iterator[bytes]]] = {
     "x-gzip": _gzip,
     "deflate": _deflate,
     "br": _brotli,
-    "zstd": _zstd,
+    "zstd": decode_zstd,
 }
 """A row per coding of the IANA content coding registry that is in use (RFC 9110 §8.4.1, 7932, 8878)."""

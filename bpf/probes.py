@@ -7,22 +7,31 @@ file descriptor: closing it detaches, and so does the kernel when we die, howeve
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from bpf import abi, system
 from bpf.program import Kernel, ProgramError
+from bpf.system_calls import CALLS_WITH_FLAGS, MOVING_CALLS
 from bpf.tracefs import Tracefs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# (event, program). Each system call that moves bytes shares one exit program.
-_MOVING = ("read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg", "sendfile64")
+# The kernel puts a breakpoint into every process that maps the file, and gives up on the file if one of them is
+# just beginning or ending: seen once in some hundred attachments.
+ATTACH_ATTEMPTS = 3
+ATTACH_PAUSE_S = 0.02
+
+# (event, program)
 TRACEPOINTS: tuple[tuple[str, str], ...] = (
-    *((f"syscalls/sys_enter_{call}", f"enter_{call}") for call in _MOVING),
-    *((f"syscalls/sys_exit_{call}", "exit_io") for call in _MOVING),
+    *(
+        (f"syscalls/sys_enter_{call}", "enter_io_flags" if call in CALLS_WITH_FLAGS else "enter_io")
+        for call in MOVING_CALLS
+    ),
+    *((f"syscalls/sys_exit_{call}", "exit_io") for call in MOVING_CALLS),
     ("syscalls/sys_enter_connect", "enter_connect"),
     ("syscalls/sys_exit_accept", "exit_accept"),
     ("syscalls/sys_exit_accept4", "exit_accept"),
@@ -92,6 +101,17 @@ class Probes:
 
         Raises OSError, ProgramError.
         """
+        for attempt in range(ATTACH_ATTEMPTS):
+            try:
+                self._fds += self._attach_file(path, sites, library)
+            except OSError:
+                if attempt == ATTACH_ATTEMPTS - 1:
+                    raise
+                time.sleep(ATTACH_PAUSE_S)
+            else:
+                return
+
+    def _attach_file(self, path: str, sites: Sequence[UprobeSite], library: int) -> list[int]:
         attach = self._attach_multi if self._kernel.uprobe_multi else self._attach_perf
         attached: list[int] = []
         try:
@@ -101,7 +121,7 @@ class Probes:
             for fd in attached:
                 os.close(fd)
             raise
-        self._fds += attached
+        return attached
 
     def _attach_multi(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
         """One link for all returns of a file, then one for all entries: a return without its entry is ignored."""

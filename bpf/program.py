@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpf import abi, btf, system
 from bpf.bcc_module import load_bcc
+from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Kernel:
         """
         self._bcc = load_bcc()
         self.uprobe_multi = _has_uprobe_multi()
-        flags = ["-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}", *offset_flags()]
+        flags = ["-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}", *offset_flags(), *call_number_flags()]
         if self.uprobe_multi:
             flags.append("-DUPROBE_MULTI")
         try:

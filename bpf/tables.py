@@ -44,7 +44,7 @@ class Tables:
         """Record this process (and, if children are followed, those it forks from now on)."""
         self._add("wanted_pids", ctypes.c_uint32(pid))
 
-    def mirror(self, connection: int, mirrored: bool) -> None:  # noqa: FBT001 - the state to be in
+    def mirror(self, connection: int, mirrored: bool) -> None:
         """Copy a connection's bytes no more (they are shown from its other end), or forget it (it has ended)."""
         table = self._kernel.table("mirrored")
         if mirrored:
@@ -97,7 +97,8 @@ class Tables:
             c = table.Leaf.from_buffer_copy(value)
             if c.announced:
                 yield OpenConnection(
-                    int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended), (int(c.position[0]), int(c.position[1])),
+                    int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended),
+                    (int(c.position[0]), int(c.position[1])),
                     int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
                     int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
                 )  # fmt: skip

@@ -9,6 +9,9 @@ x86-64 only, by what its error sites say (capture.code_search). In BoringSSL's s
   loads it also stores. SSL_peek, the other short caller, stores none; SSL_shutdown reports errors of its own.
 - SSL_do_handshake is called by SSL_write and reports CONNECTION_TYPE_NOT_SET (134).
 
+A fork (wreq's) writes through a function of its own, with vectors, and never calls SSL_write. What it calls
+is known by OUTPUT_ALIASES_INPUT (189) in s3_pkt.cc, which reports that nowhere else.
+
 In bio.cc BIO_read is the first function that reports UNSUPPORTED_METHOD (115) and UNINITIALIZED (114).
 BIO_write, or the BIO_write_ex that it calls, reports the same and uses a lower slot of the method table,
 which is {[type, name,] bwrite, [bwrite_ex,] bread, [bputs,] bgets, ...}. Compilers inline BIO_write_ex into
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 # SSL_R_* of BoringSSL's ssl.h and BIO_R_* of its bio.h; they have not changed since 2014.
 _BAD_LENGTH = 111
 _CONNECTION_TYPE_NOT_SET = 134
+_OUTPUT_ALIASES_INPUT = 189
 _HANDSHAKE_FAILURE = 215
 _UNINITIALIZED = 226
 _BIO_UNINITIALIZED = 114
@@ -43,10 +47,20 @@ _BIO_UNSUPPORTED_METHOD = 115
 _SHOULD_NOT_HAVE_BEEN_CALLED = 66
 
 _SSL_FILES = (b"ssl/ssl_lib.cc", b"ssl/ssl_lib.c")
+_RECORD_FILES = (b"ssl/s3_pkt.cc",)
 _BIO_FILES = (b"crypto/bio/bio.cc", b"crypto/bio/bio.c")
 # mov edx, SSL_R_UNINITIALIZED; and BIO_R_UNSUPPORTED_METHOD.
 _SSL_NEEDLE = b"\xba\xe2\0\0\0"
 _BIO_NEEDLE = b"\xba\x73\0\0\0"
+_ALIASES_NEEDLE = b"\xba\xbd\0\0\0"
+
+# The name that stands for the vectored write, which has none that is known.
+VECTORED_WRITE = "SSL_write (vectored)"
+
+# A hit is at an error site if the file's name is this near (see NEAR_BYTES of capture.code_search).
+SITE_BYTES = 64
+# The record layer is in another source file than SSL_write; in one library, 85 kB apart in the build seen.
+VECTORED_DISTANCE_BYTES = 1 << 20
 
 # How far around a hit the rest of the same source file's functions are looked for, where they aren't spread.
 NEIGHBOURHOOD_BYTES = 0x8000
@@ -75,24 +89,27 @@ def locate(search: CodeSearch) -> list[Symbol]:
     handshake = _handshake(search, write, names)
     if handshake:
         found.append(("SSL_do_handshake", handshake))
-    symbols = [Symbol(name, f.start, f.end - f.start) for name, f in found + _bio(search)]
-    if not all(search.is_start(symbol.address) for symbol in symbols[:2]):
-        return []
-    return [symbol for symbol in symbols if search.is_start(symbol.address)]
+    found += _vectored_write(search, write)
+    return [Symbol(name, f.start, f.end - f.start) for name, f in found + _bio(search)]
 
 
 def _by_function(search: CodeSearch, names: frozenset[int], needle: bytes) -> dict[Function, list[ErrorSite]]:
     """The error sites around every hit of ``needle`` that is at one, by function."""
     sites: set[ErrorSite] = set()
     for hit in search.code_hits(needle):
-        if search.error_sites(hit - len(needle) - 64, hit + 64, names):
+        if search.error_sites(hit - SITE_BYTES, hit + SITE_BYTES, names):
             sites |= set(search.error_sites(hit - NEIGHBOURHOOD_BYTES, hit + NEIGHBOURHOOD_BYTES, names))
     functions: dict[Function, list[ErrorSite]] = {}
     for site in sorted(sites):
         function = search.function(site.address)
         if function:
             functions.setdefault(function, []).append(site)
-    return functions
+    owners = search.owners(functions)
+    whole: dict[Function, list[ErrorSite]] = {}
+    for part, found in functions.items():
+        for function in owners[part]:
+            whole.setdefault(function, []).extend(found)
+    return whole
 
 
 def _reasons(sites: Iterable[ErrorSite]) -> set[int | None]:
@@ -141,7 +158,7 @@ def _is_read_or_peek(search: CodeSearch, function: Function, names: frozenset[in
 
 
 def _consumes(body: list[Instruction]) -> bool:
-    """Whether a field that is loaded through a pointer is also stored, the stack's own apart."""
+    """Whether a field that is loaded through a pointer is stored too, or changed in place; not the stack's."""
     loaded, stored = set(), set()
     for instruction in body:
         # mod 1 or 2: [register + displacement], without SIB (RSP) and RBP as its base.
@@ -151,8 +168,10 @@ def _consumes(body: list[Instruction]) -> bool:
             continue
         if instruction.opcode == 0x8B:
             loaded.add(instruction.displacement)
-        elif instruction.opcode in (0x01, 0x29, 0x89):
+        elif instruction.opcode == 0x89:
             stored.add(instruction.displacement)
+        elif instruction.opcode in (0x01, 0x29):  # add and sub
+            return True
     return bool(loaded & stored)
 
 
@@ -161,8 +180,8 @@ def _callees(search: CodeSearch, function: Function) -> Iterator[Function]:
         target = instruction.target
         if target is None or instruction.is_conditional_jump or function.start <= target < function.end:
             continue
-        callee = search.function(target)
-        if callee and callee.start == target:
+        callee = search.called_function(target)
+        if callee:
             yield callee
 
 
@@ -172,6 +191,21 @@ def _handshake(search: CodeSearch, write: Function, names: frozenset[int]) -> Fu
         for callee in _callees(search, write)
         if _CONNECTION_TYPE_NOT_SET in _reasons(search.error_sites(callee.start, callee.end, names))
     )
+
+
+def _vectored_write(search: CodeSearch, write: Function) -> list[tuple[str, Function]]:
+    """The fork's own way to write: the only caller of what reports OUTPUT_ALIASES_INPUT in s3_pkt.cc."""
+    names = search.strings(*_RECORD_FILES)
+    start, end = write.start - VECTORED_DISTANCE_BYTES, write.start + VECTORED_DISTANCE_BYTES
+    sealing = {
+        function
+        for hit in search.code_hits(_ALIASES_NEEDLE, start, end)
+        for site in search.error_sites(hit - SITE_BYTES, hit + SITE_BYTES, names)
+        if site.reason == _OUTPUT_ALIASES_INPUT and (function := search.function(site.address))
+    }
+    seal = _only(sealing)
+    caller = _only(_callers(search, seal)) if seal else None
+    return [(VECTORED_WRITE, caller)] if caller else []
 
 
 def _bio(search: CodeSearch) -> list[tuple[str, Function]]:

@@ -29,11 +29,14 @@ _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 _MOV_EDX = re.compile(rb"\xba(..)\0\0", re.DOTALL)
 _MOV_R8D = re.compile(rb"\x41\xb8(..)\0\0", re.DOTALL)
 _CALL_OR_JUMP = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
+_CONDITIONAL_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(....))", re.DOTALL)
 # What functions begin with: endbr64, push of a register, sub rsp.
 _PROLOGUE = re.compile(rb"\xf3\x0f\x1e\xfa|[\x50-\x57]|\x41[\x50-\x57]|\x48[\x81\x83]\xec", re.DOTALL)
 
 _PRINTABLE_END = re.compile(rb"[\x20-\x7e]*$")
 MAX_BUILD_PATH_BYTES = 512
+# Where all code is searched, it is in pieces of this size.
+PIECE_BYTES = 1 << 20
 # An error call's arguments are set within this distance of the file name's (longest encodings, and some code
 # that the compiler moves in between).
 NEAR_BYTES = 48
@@ -96,12 +99,22 @@ class CodeSearch:
                 sites.append(ErrorSite(address, reason, nearest(_MOV_R8D, code, place)))
         return sites
 
-    def code_hits(self, needle: bytes) -> Iterator[int]:
-        """The addresses of a byte sequence in executable segments."""
+    def code_hits(self, needle: bytes, start: int = 0, end: int = 1 << 64) -> Iterator[int]:
+        """The addresses of a byte sequence in executable segments, between two addresses."""
+        for segment in self.elf.segments:
+            low = max(start, segment.address)
+            size = min(end, segment.address + segment.size) - low
+            if segment.executable and size > 0:
+                shift = segment.address - segment.offset
+                for offset, _ in self.elf.view.find([needle], low - shift, size):
+                    yield offset + shift
+
+    def code_pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(address, code) over all executable segments, in pieces that overlap by twice NEAR_BYTES."""
         for segment in self.elf.segments:
             if segment.executable:
-                for offset, _ in self.elf.view.find([needle], segment.offset, segment.size):
-                    yield offset - segment.offset + segment.address
+                for start in range(segment.address, segment.address + segment.size, PIECE_BYTES):
+                    yield start, self.elf.read_at(start, PIECE_BYTES + 2 * NEAR_BYTES)
 
     def callers(self, target: int, distance: int) -> list[int]:
         """The addresses of the direct calls and jumps to ``target`` from within ``distance`` bytes of it."""
@@ -124,12 +137,41 @@ class CodeSearch:
         code = self.elf.read_at(function.start, function.end - function.start)
         return list(x86.instructions(code, function.start))
 
-    def is_start(self, address: int) -> bool:
-        """Whether a function surely begins there: by the unwind table, or by a prologue as functions have."""
-        unwound = self.elf.function_at(address)
+    def owners(self, functions: Collection[Function]) -> dict[Function, set[Function]]:
+        """For parts that the compiler moved away as cold, the functions they belong to; for others themselves.
+
+        A part has an unwind entry of its own, and conditional jumps lead into it from its function; into a
+        function nothing jumps so. What is aligned and begins like a function is none.
+        """
+        suspects = [
+            function
+            for function in functions
+            if function.start % ALIGNMENT or not _PROLOGUE.match(self.elf.read_at(function.start, 4))
+        ]
+        found = self._jumping_into(suspects) if suspects else {}
+        return {function: found.get(function) or {function} for function in functions}
+
+    def _jumping_into(self, parts: list[Function]) -> dict[Function, set[Function]]:
+        found: dict[Function, set[Function]] = {}
+        low, high = min(part.start for part in parts), max(part.end for part in parts)
+        for start, code in self.code_pieces():
+            for match in _CONDITIONAL_JUMP.finditer(code):
+                place = start + match.start()
+                target = place + 6 + struct.unpack("<i", match[1])[0]
+                if not low <= target < high:
+                    continue
+                for part in parts:
+                    if part.start <= target < part.end and not part.start <= place < part.end:
+                        owner = self.function(place)
+                        found.setdefault(part, set()).update({owner} if owner else ())
+        return found
+
+    def called_function(self, target: int) -> Function | None:
+        """The function that a direct call to ``target`` proves to begin there; None if its end is unknown."""
+        unwound = self.elf.function_at(target)
         if unwound:
-            return unwound.start == address
-        return _PROLOGUE.match(self.elf.read_at(address, 4)) is not None
+            return unwound if unwound.start == target else None
+        return self._extent(target) if self.elf.is_code(target) else None
 
     def _guess(self, address: int) -> Function | None:
         """Back to the nearest aligned prologue after padding whose code contains the address."""

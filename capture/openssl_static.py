@@ -16,12 +16,12 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
-from capture.code_search import ALIGNMENT, NEAR_BYTES, nearest
+from capture.code_search import NEAR_BYTES, nearest
 from capture.elf import Symbol
 from capture.openssl_internals import InternalFunction, OpenSslInternals, called_internals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from capture.code_search import CodeSearch
     from capture.elf import Function
@@ -60,9 +60,6 @@ _LEA_RDX = re.compile(rb"\x48\x8d\x15(....)", re.DOTALL)
 _MOV_EDX = re.compile(rb"(?:\xba|\x48\xc7\xc2)(....)", re.DOTALL)
 _MOV_ESI = re.compile(rb"\xbe(..)\0\0", re.DOTALL)
 _MOV_EDI = re.compile(rb"\xbf(.)\0\0\0", re.DOTALL)
-_JCC = re.compile(rb"\x0f[\x80-\x8f](?=(....))", re.DOTALL)
-# Code is searched in pieces, with this much in common so that no site is cut.
-PIECE_BYTES = 1 << 20
 # BIO_read is beside bio_read_intern in bio_lib.c.
 CALLER_DISTANCE_BYTES = 0x40000
 
@@ -76,7 +73,7 @@ def locate(search: CodeSearch) -> tuple[list[Symbol], OpenSslInternals | None]:
         address: needle[:-1].decode()
         for address, needle in search.elf.find_read_only([name.encode() + b"\0" for name in _NAMES])
     }
-    sites = _whole(search, _sites(search, files, names))
+    sites = _sites(search, files, names)
     functions = {name: next(iter(found)) for name, found in sites.items() if len(found) == 1}
     if "SSL_read" not in functions or "SSL_write" not in functions:
         return [], None
@@ -84,22 +81,14 @@ def locate(search: CodeSearch) -> tuple[list[Symbol], OpenSslInternals | None]:
     located = [(name, functions[name]) for name in _PROBED if name in functions]
     located += _bio(search, functions, sites)
     symbols = [Symbol(name, function.start, function.end - function.start) for name, function in located]
-    return [symbol for symbol in symbols if search.is_start(symbol.address)], internals
-
-
-def _pieces(search: CodeSearch) -> Iterator[tuple[int, bytes]]:
-    """(address, code) over all executable segments, in pieces that overlap by twice NEAR_BYTES."""
-    for segment in search.elf.segments:
-        if segment.executable:
-            for start in range(segment.address, segment.address + segment.size, PIECE_BYTES):
-                yield start, search.elf.read_at(start, PIECE_BYTES + 2 * NEAR_BYTES)
+    return symbols, internals
 
 
 def _sites(search: CodeSearch, files: frozenset[int], names: Mapping[int, str]) -> dict[str, set[Function]]:
     """Function names, and the functions with an error site that says so: by name, else by number."""
     by_name: dict[str, set[Function]] = {}
     by_number: dict[str, set[Function]] = {}
-    for start, code in _pieces(search):
+    for start, code in search.code_pieces():
         for reference in search.references(start, code, files):
             place = reference - start
             if place < NEAR_BYTES and search.elf.is_code(start - 1):
@@ -111,7 +100,9 @@ def _sites(search: CodeSearch, files: frozenset[int], names: Mapping[int, str]) 
             if number and function:
                 by_number.setdefault(number, set()).add(function)
     # The two can't be told apart site by site: what is a function in 1.1 is a reason in 3.0.
-    return by_name if "SSL_read" in by_name else by_number
+    sites = by_name if "SSL_read" in by_name else by_number
+    owners = search.owners(set().union(*sites.values()))
+    return {name: set().union(*(owners[f] for f in functions)) for name, functions in sites.items()}
 
 
 def _named(search: CodeSearch, code: bytes, place: int, start: int, names: Mapping[int, str]) -> str | None:
@@ -133,34 +124,6 @@ def _numbered(code: bytes, place: int) -> str | None:
     """The function whose number is in ESI at the error site at ``place``, if it is one of _CODES."""
     library, number = (nearest(pattern, code, place) for pattern in (_MOV_EDI, _MOV_ESI))
     return _CODES.get((library, number)) if library is not None and number is not None else None
-
-
-def _whole(search: CodeSearch, sites: Mapping[str, set[Function]]) -> dict[str, set[Function]]:
-    """The same with cold parts replaced by the functions that they belong to."""
-    suspects = {f for functions in sites.values() for f in functions if f.start % ALIGNMENT}
-    parents = _parents(search, suspects) if suspects else {}
-    return {
-        name: {parent for function in functions for parent in parents.get(function, {function})}
-        for name, functions in sites.items()
-    }
-
-
-def _parents(search: CodeSearch, parts: set[Function]) -> dict[Function, set[Function]]:
-    """The functions with conditional jumps into each part: into a function of its own nothing jumps so."""
-    found: dict[Function, set[Function]] = {}
-    ordered = sorted(parts, key=lambda part: part.start)
-    low, high = ordered[0].start, ordered[-1].end
-    for start, code in _pieces(search):
-        for match in _JCC.finditer(code):
-            target = start + match.end() + 4 + struct.unpack("<i", match[1])[0]
-            if not low <= target < high:
-                continue
-            for part in ordered:
-                if part.start <= target < part.end:
-                    source = search.function(start + match.start())
-                    if source and source != part:
-                        found.setdefault(part, set()).add(source)
-    return found
 
 
 def _bio(

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture import golang, located_libraries, openssl_internals
+from capture.boringssl import VECTORED_WRITE
 from capture.call_shapes import Call, LibraryProbes, ProbeSite
 from capture.elf import ElfError, ElfFile, Symbol
 from capture.file_view import file_exists
@@ -227,22 +228,27 @@ def probes_for(path: str) -> LibraryProbes | None:
     Raises ElfError where the file is no readable ELF file for x86-64 or AArch64.
     """
     with ElfFile(path) as elf:
-        found = [_by_symbols(elf), _go(elf)]
-        if all(part is None or part.library.startswith("libcrypto") for part in found):
-            found.insert(0, _by_code(elf))
-        parts = [part for part in found if part is not None]
-        if not parts:
-            return None
-        return LibraryProbes(
-            path,
-            elf.view.device,
-            elf.view.inode,
-            elf.build_id,
-            parts[0].library,
-            parts[0].level,
-            tuple({site.entry_offset: site for part in parts for site in part.sites}.values()),
-            tuple(note for part in parts for note in part.notes),
-        )
+        return find_probes(elf)
+
+
+def find_probes(elf: ElfFile) -> LibraryProbes | None:
+    """The same for a file that is open."""
+    found = [_by_symbols(elf), _go(elf)]
+    if all(part is None or part.library.startswith("libcrypto") for part in found):
+        found.insert(0, _by_code(elf))
+    parts = [part for part in found if part is not None]
+    if not parts:
+        return None
+    return LibraryProbes(
+        elf.path,
+        elf.view.device,
+        elf.view.inode,
+        elf.build_id,
+        parts[0].library,
+        parts[0].level,
+        tuple({site.entry_offset: site for part in parts for site in part.sites}.values()),
+        tuple(note for part in parts for note in part.notes),
+    )
 
 
 class _Part(NamedTuple):
@@ -277,7 +283,7 @@ def _by_code(elf: ElfFile) -> _Part | None:
     if located is None:
         return None
     row = next(row for row in TLS_LIBRARIES if row.name == located.name)
-    calls = {**row.functions, **TLS_LIBRARIES[-1].functions}
+    calls = {**row.functions, **TLS_LIBRARIES[-1].functions, VECTORED_WRITE: Call.WRITE_VECTORS}
     wanted = _internal_sites(located.internals)
     replaced = _READS_AND_WRITES if located.internals else frozenset()
     wanted += [

@@ -12,14 +12,23 @@ LIBC = Path("/lib/x86_64-linux-gnu/libc.so.6")
 LIBGNUTLS = Path("/lib/x86_64-linux-gnu/libgnutls.so.30")
 
 
+SHARED = ("-fPIC", "-shared")
+FIXED_ADDRESS = ("-fno-pie", "-no-pie")
+
+
 def compile_library(
-    folder: Path, source: str, *flags: str, name: str = "fixture.so", kind: str = "c"
+    folder: Path,
+    source: str,
+    *flags: str,
+    name: str = "fixture.so",
+    kind: str = "c",
+    linkage: tuple[str, ...] = SHARED,
 ) -> Path:
-    """``source`` (C, or assembler with kind="s") as a shared library, optimised and position independent."""
+    """``source`` (C, or assembler with kind="s"), optimised, as a shared library or otherwise linked."""
     code = folder / f"{name}.{kind}"
     code.write_text(source)
     library = folder / name
-    command = ["gcc", "-O2", "-fPIC", "-shared", "-fno-ipa-icf", "-o", str(library), str(code), *flags]
+    command = ["gcc", "-O2", *linkage, "-fno-ipa-icf", "-o", str(library), str(code), *flags]
     subprocess.run(command, check=True)
     return library
 

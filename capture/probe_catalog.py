@@ -1,0 +1,182 @@
+"""What was found in each file, remembered: in memory for a recording, on disk for the next one.
+
+Most files have no TLS library, and saying so costs a search of the file; a browser costs half a second. A
+file is recognised by its build ID and size, or, where it has no build ID, by device, inode, size and time
+of change. What other code found is not believed: the file on disk carries a digest of the modules that look.
+
+The file on disk is for its owner only, and one that others could have written is left alone: its offsets
+are where instructions of other programs get replaced. A file that is missing, malformed or not writable
+costs time, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from capture.call_shapes import Call, LibraryProbes, ProbeSite
+from capture.elf import ElfFile
+from capture.tls_libraries import find_probes
+
+# The modules whose answers are kept: a change in one makes the file on disk worthless.
+DECIDING_MODULES = (
+    "boringssl",
+    "call_shapes",
+    "code_search",
+    "elf",
+    "file_view",
+    "golang",
+    "located_libraries",
+    "openssl_internals",
+    "openssl_static",
+    "probe_points",
+    "tls_libraries",
+    "x86",
+)
+# Some thousand programs and libraries are on a machine; an answer is about 100 bytes, one with probes 1,000.
+MAX_ENTRIES = 20_000
+MAX_FILE_BYTES = 16 << 20
+_OTHERS_CAN_WRITE = 0o022
+_LEVELS = ("internal", "exports", "located")
+
+
+def default_cache_file() -> Path:
+    """Root's in /var/cache, another user's in the XDG cache folder."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/plaintap/probes.json")
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(folder) if folder.startswith("/") else Path.home() / ".cache"
+    return base / "plaintap" / "probes.json"
+
+
+class ProbeCatalog:
+    """``probes_for`` with a memory. ``file`` is where it is kept between recordings, None for nowhere."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        # Oldest use first.
+        self._entries: dict[str, dict[str, Any] | None] = {}
+        self._changed = False
+        if file is not None:
+            self._load(file)
+
+    def probes_for(self, path: str) -> LibraryProbes | None:
+        """As capture.tls_libraries.probes_for: the probes of a file, or None; raises ElfError."""
+        with ElfFile(path) as elf:
+            key = _key(elf)
+            if key in self._entries:
+                entry = self._entries.pop(key)
+                if entry is None or _fits(entry, elf):
+                    self._entries[key] = entry
+                    return _decode(entry, elf) if entry else None
+            found = find_probes(elf)
+        self._entries[key] = _encode(found) if found else None
+        self._changed = True
+        return found
+
+    def save(self) -> bool:
+        """Write the file where something is new; whether it is up to date now."""
+        if self._file is None or not self._changed:
+            return self._file is not None
+        kept = dict(list(self._entries.items())[-MAX_ENTRIES:])
+        text = json.dumps({"code": _code_digest(), "files": kept}, separators=(",", ":"))
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".probes-")
+        except OSError:
+            return False
+        try:
+            with os.fdopen(handle, "w") as output:
+                output.write(text)
+            Path(temporary).replace(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            return False
+        self._changed = False
+        return True
+
+    def _load(self, file: Path) -> None:
+        try:
+            with file.open("rb") as source:
+                status = os.fstat(source.fileno())
+                owned = status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_CAN_WRITE
+                if not owned or status.st_size > MAX_FILE_BYTES:
+                    return
+                content = json.loads(source.read(MAX_FILE_BYTES))
+            if content["code"] == _code_digest():
+                entries = {str(key): entry for key, entry in content["files"].items()}
+                for entry in entries.values():
+                    if entry is not None:
+                        _check(entry)
+                self._entries = entries
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return
+
+
+def _key(elf: ElfFile) -> str:
+    view = elf.view
+    if elf.build_id:
+        return f"{elf.build_id}:{view.size}"
+    return f"{view.device}:{view.inode}:{view.size}:{view.mtime_ns}"
+
+
+def _code_digest() -> str:
+    digest = hashlib.sha256()
+    for name in DECIDING_MODULES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def _encode(found: LibraryProbes) -> dict[str, Any]:
+    return {
+        "library": found.library,
+        "level": found.level,
+        "notes": list(found.notes),
+        "sites": [
+            [site.call.name, site.symbol, site.entry_offset, site.return_offset, list(site.results_offsets)]
+            for site in found.sites
+        ],
+    }
+
+
+def _decode(entry: dict[str, Any], elf: ElfFile) -> LibraryProbes:
+    sites = tuple(
+        ProbeSite(Call[call], symbol, entered, returned, tuple(results))
+        for call, symbol, entered, returned, results in entry["sites"]
+    )
+    return LibraryProbes(
+        elf.path,
+        elf.view.device,
+        elf.view.inode,
+        elf.build_id,
+        entry["library"],
+        entry["level"],
+        sites,
+        tuple(entry["notes"]),
+    )
+
+
+def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
+    """Whether all offsets are in the file."""
+    sites = entry["sites"]
+    return all(
+        max(entered, returned or 0, *results, 0) < elf.view.size for _, _, entered, returned, results in sites
+    )
+
+
+def _check(entry: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError if an entry isn't one that _encode could have made."""
+    texts = [entry["library"], *entry["notes"]]
+    if entry["level"] not in _LEVELS or not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    for call, symbol, entered, returned, results in entry["sites"]:
+        offsets = [entered, *([] if returned is None else [returned]), *results]
+        if not isinstance(symbol, str) or any(type(offset) is not int or offset < 0 for offset in offsets):
+            raise ValueError
+        Call[call]

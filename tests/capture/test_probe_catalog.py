@@ -1,0 +1,197 @@
+"""The catalogue of what was found: that it remembers exactly, forgets in time, and believes nobody else."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from compiled import LIBC, LIBSSL, compile_library
+
+import capture.probe_catalog
+from capture.file_view import ElfError
+from capture.probe_catalog import DECIDING_MODULES, ProbeCatalog, default_cache_file
+from capture.tls_libraries import probes_for
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """The paths of files that were really looked into."""
+    paths = []
+    find = capture.probe_catalog.find_probes
+    monkeypatch.setattr(capture.probe_catalog, "find_probes", lambda elf: paths.append(elf.path) or find(elf))
+    return paths
+
+
+def test_a_second_look_is_from_memory_and_equal(searches):
+    catalog = ProbeCatalog()
+    for path in (str(LIBSSL), str(LIBC)):
+        assert catalog.probes_for(path) == catalog.probes_for(path) == probes_for(path)
+    assert searches == [str(LIBSSL), str(LIBC)]
+    assert not catalog.save()
+
+
+def test_the_next_recording_looks_nothing_up(tmp_path, searches):
+    file = tmp_path / "folder" / "probes.json"
+    first = ProbeCatalog(file)
+    for path in (str(LIBSSL), str(LIBC)):
+        first.probes_for(path)
+    assert first.save()
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert [entry.name for entry in file.parent.iterdir()] == ["probes.json"]
+    del searches[:]
+    second = ProbeCatalog(file)
+    assert second.probes_for(str(LIBSSL)) == probes_for(str(LIBSSL))
+    assert second.probes_for(str(LIBC)) is None
+    assert searches == []
+    assert second.save()
+
+
+def test_a_copy_is_recognised_and_named_as_itself(tmp_path, searches):
+    copy = tmp_path / "renamed"
+    shutil.copy(LIBSSL, copy)
+    catalog = ProbeCatalog()
+    original = catalog.probes_for(str(LIBSSL))
+    found = catalog.probes_for(str(copy))
+    assert searches == [str(LIBSSL)]
+    assert (found.path, found.inode) == (str(copy), copy.stat().st_ino)
+    assert found.sites == original.sites
+
+
+def test_without_a_build_id_a_change_is_noticed(tmp_path, searches):
+    source = "int SSL_read(void *s, void *b, int n) { return n; }"
+    path = compile_library(tmp_path, source, "-Wl,--build-id=none")
+    catalog = ProbeCatalog()
+    assert catalog.probes_for(str(path)) == catalog.probes_for(str(path))
+    assert len(searches) == 1
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    catalog.probes_for(str(path))
+    assert len(searches) == 2
+
+
+def test_what_cannot_be_read_is_not_remembered(tmp_path):
+    path = tmp_path / "late.so"
+    catalog = ProbeCatalog(tmp_path / "probes.json")
+    path.write_bytes(b"half")
+    with pytest.raises(ElfError):
+        catalog.probes_for(str(path))
+    shutil.copy(LIBSSL, path)
+    assert catalog.probes_for(str(path)).library.startswith("OpenSSL")
+
+
+def saved(tmp_path):
+    file = tmp_path / "probes.json"
+    catalog = ProbeCatalog(file)
+    catalog.probes_for(str(LIBSSL))
+    catalog.save()
+    return file, json.loads(file.read_text())
+
+
+def spoiled(content):
+    """The file as it was saved, with one thing wrong."""
+    (entry,) = content["files"].values()
+    for change in (
+        {"code": "0" * 64},
+        {"files": []},
+        {"files": {"a": 7}},
+        {"files": {"a": {**entry, "level": "certain"}}},
+        {"files": {"a": {**entry, "library": None}}},
+        {"files": {"a": {**entry, "sites": [["NO_SUCH_CALL", "f", 1, 1, []]]}}},
+        {"files": {"a": {**entry, "sites": [["FREE", "f", -1, None, []]]}}},
+        {"files": {"a": {**entry, "sites": [["FREE", "f", 1.5, None, []]]}}},
+        {"files": {"a": {**entry, "sites": [["FREE", "f"]]}}},
+        {"files": {"a": {key: value for key, value in entry.items() if key != "notes"}}},
+    ):
+        yield json.dumps(content | change)
+    yield ""
+    yield "[]"
+    yield "{" * 100_000
+    yield json.dumps(content)[:-10]
+    yield "\xff\0"
+
+
+def test_a_malformed_file_is_as_none(tmp_path, searches):
+    file, content = saved(tmp_path)
+    cases = list(spoiled(content))
+    for case in cases:
+        file.write_bytes(case.encode("latin-1"))
+        del searches[:]
+        catalog = ProbeCatalog(file)
+        assert catalog.probes_for(str(LIBSSL)) == probes_for(str(LIBSSL))
+        assert searches == [str(LIBSSL)]
+    assert len(cases) == 15
+
+
+def test_offsets_behind_the_files_end_are_looked_up_again(tmp_path, searches):
+    file, content = saved(tmp_path)
+    (entry,) = content["files"].values()
+    entry["sites"][0][2] = 1 << 40
+    file.write_text(json.dumps(content))
+    del searches[:]
+    assert ProbeCatalog(file).probes_for(str(LIBSSL)) == probes_for(str(LIBSSL))
+    assert searches == [str(LIBSSL)]
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_can_write_is_not_believed(tmp_path, searches, mode):
+    file, _ = saved(tmp_path)
+    file.chmod(mode)
+    del searches[:]
+    ProbeCatalog(file).probes_for(str(LIBSSL))
+    assert searches == [str(LIBSSL)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_file_is_not_believed(tmp_path, searches):
+    file, _ = saved(tmp_path)
+    os.chown(file, 12345, 12345)
+    del searches[:]
+    ProbeCatalog(file).probes_for(str(LIBSSL))
+    assert searches == [str(LIBSSL)]
+
+
+def test_where_nothing_can_be_written_nothing_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    catalog = ProbeCatalog(tmp_path / "file" / "probes.json")
+    assert catalog.probes_for(str(LIBC)) is None
+    assert not catalog.save()
+
+
+def test_the_digest_covers_every_module_that_decides():
+    """Those that tls_libraries imports, and what they import."""
+    folder = Path(capture.probe_catalog.__file__).parent
+    seen, waiting = set(), {"tls_libraries"}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "capture":
+                waiting |= {alias.name for alias in node.names} - seen
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("capture."):
+                waiting |= {node.module.removeprefix("capture.")} - seen
+    assert seen - {"errors"} == set(DECIDING_MODULES)
+
+
+def test_the_default_place(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache_file() == Path("/somewhere/plaintap/probes.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert default_cache_file() == Path.home() / ".cache/plaintap/probes.json"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_cache_file() == Path("/var/cache/plaintap/probes.json")
+
+
+def test_a_hundred_libraries_come_back_equal(tmp_path):
+    listing = subprocess.run(["/sbin/ldconfig", "-p"], check=True, capture_output=True, text=True).stdout
+    paths = [line.rsplit(" => ", 1)[1] for line in listing.splitlines() if "libc6,x86-64" in line][:100]
+    catalog = ProbeCatalog(tmp_path / "probes.json")
+    found = [catalog.probes_for(path) for path in paths]
+    catalog.save()
+    loaded = ProbeCatalog(tmp_path / "probes.json")
+    assert [loaded.probes_for(path) for path in paths] == found

@@ -1,0 +1,152 @@
+"""What BoringSSL's ssl_lib.cc and bio.cc come to, as far as their shapes tell the functions apart.
+
+Macros: OLD (BAD_LENGTH is checked elsewhere), PEEK_CALLED (SSL_read calls SSL_peek instead of having it inlined),
+TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write).
+"""
+
+SOURCE = r"""
+#include <stddef.h>
+#include <string.h>
+#define API __attribute__((noipa, used, visibility("hidden")))
+#define INNER __attribute__((noipa, used)) static
+static const char SSL_FILE[] = "../../third_party/boringssl/src/ssl/ssl_lib.cc";
+static const char BIO_FILE[] = "../../third_party/boringssl/src/crypto/bio/bio.cc";
+static const char RECORD_FILE[] = "../../third_party/boringssl/src/ssl/s3_pkt.cc";
+
+INNER void put_error(int library, int unused, int reason, const char *file, unsigned line)
+{
+    volatile int kept = library + unused + reason + (int)line + (file != NULL);
+    (void)kept;
+}
+#define ERROR(reason, line) put_error(16, 0, reason, SSL_FILE, line)
+
+struct ssl;
+struct method { int (*write)(struct ssl *, const void *, int); int (*read)(struct ssl *); };
+struct state { long padding[16]; const char *pending; size_t pending_length; int flags; };
+struct ssl {
+    const struct method *method; long padding[4];
+    int (*do_handshake)(struct ssl *); struct state *s3; long more[12]; void *quic;
+};
+
+API int SSL_do_handshake(struct ssl *ssl)
+{
+    ssl->s3->flags = 0;
+    if (!ssl->do_handshake) { ERROR(134, 700); return -1; }
+    return ssl->do_handshake(ssl);
+}
+INNER int ssl_read_impl(struct ssl *ssl)
+{
+    ssl->s3->flags = 0;
+    if (!ssl->do_handshake) { ERROR(226, 800); return -1; }
+    while (ssl->s3->pending_length == 0) {
+        int ret = SSL_do_handshake(ssl);
+        if (ret < 0) return ret;
+        if (ret == 0) { ERROR(215, 815); return -1; }
+        ret = ssl->method->read(ssl);
+        if (ret <= 0) return ret;
+    }
+    return 1;
+}
+#ifndef PEEK_CALLED
+__attribute__((always_inline)) static inline
+#else
+API
+#endif
+int peek(struct ssl *ssl, void *buffer, int length)
+{
+    if (ssl->quic) { ERROR(66, 850); return -1; }
+    int ret = ssl_read_impl(ssl);
+    if (ret <= 0) return ret;
+    if (length <= 0) return length;
+    size_t todo = ssl->s3->pending_length < (size_t)length ? ssl->s3->pending_length : (size_t)length;
+    memcpy(buffer, ssl->s3->pending, todo);
+    return todo;
+}
+#ifndef PEEK_CALLED
+API int SSL_peek(struct ssl *ssl, void *buffer, int length)
+{
+#ifdef PEEK_CONSUMES
+    int ret = peek(ssl, buffer, length);
+    if (ret > 0) { ssl->s3->pending += ret; ssl->s3->pending_length -= ret; }
+    return ret;
+#else
+    return peek(ssl, buffer, length);
+#endif
+}
+#endif
+API int SSL_read(struct ssl *ssl, void *buffer, int length)
+{
+    int ret = peek(ssl, buffer, length);
+    if (ret <= 0) return ret;
+    ssl->s3->pending += ret;
+    ssl->s3->pending_length -= ret;
+    return ret;
+}
+#define WRITE(name, line) \
+    API int name(struct ssl *ssl, const void *buffer, int length) \
+    { \
+        ssl->s3->flags = 0; \
+        if (ssl->quic) { ERROR(66, line); return -1; } \
+        if (!ssl->do_handshake) { ERROR(226, line + 5); return -1; } \
+        int ret = SSL_do_handshake(ssl); \
+        if (ret < 0) return ret; \
+        if (ret == 0) { ERROR(215, line + 10); return -1; } \
+        BAD_LENGTH(line + 15) \
+        return ssl->method->write(ssl, buffer, length); \
+    }
+#ifdef OLD
+#define BAD_LENGTH(line)
+#else
+#define BAD_LENGTH(line) if (length < 0) { ERROR(111, line); return -1; }
+#endif
+WRITE(SSL_write, 900)
+#ifdef TWO_WRITES
+WRITE(SSL_write_again, 950)
+#endif
+API int SSL_shutdown(struct ssl *ssl)
+{
+    if (!ssl->do_handshake) { ERROR(226, 1000); return -1; }
+    if (ssl->s3->flags) { ERROR(291, 1010); return -1; }
+    return ssl_read_impl(ssl);
+}
+
+#ifdef VECTORED
+INNER int seal(struct ssl *ssl, void *out, size_t length)
+{
+    if (out == ssl) { put_error(16, 0, 189, RECORD_FILE, 162); return 0; }
+    ssl->s3->flags = (int)length;
+    return 1;
+}
+API int write_vectors(struct ssl *ssl, void *out, size_t length)
+{
+    ssl->s3->flags = 0;
+    return seal(ssl, out, length) + 1;
+}
+#endif
+
+#ifndef NO_BIO
+struct bio;
+struct bio_method {
+    int type; const char *name;
+    int (*write)(struct bio *, const void *, int); int (*read)(struct bio *, void *, int);
+    int (*puts)(struct bio *, const char *); int (*gets)(struct bio *, char *, int);
+};
+struct bio { int references; const struct bio_method *method; int init; long read, written; };
+#define BIO(name, member, argument, counter, line) \
+    API int name(struct bio *bio, argument buffer, int length) \
+    { \
+        if (!bio || !bio->method->member) { put_error(17, 0, 115, BIO_FILE, line); return -2; } \
+        if (!bio->init) { put_error(17, 0, 114, BIO_FILE, line + 4); return -2; } \
+        if (length <= 0) return 0; \
+        int ret = bio->method->member(bio, buffer, length); \
+        if (ret > 0) bio->counter += ret; \
+        return ret; \
+    }
+BIO(BIO_read, read, void *, read, 84)
+BIO(BIO_gets, gets, char *, read, 107)
+BIO(BIO_write, write, const void *, written, 131)
+#endif
+int main(void) { return 0; }
+/* As much code as the smallest program with a TLS library has. */
+__asm__(".text\n.p2align 4\nfiller:\n.fill 300000, 1, 0xcc\n");
+"""

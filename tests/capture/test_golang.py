@@ -1,0 +1,162 @@
+"""Go's crypto/tls by its table: in small programs of each layout, and in real ones where there is a Go compiler."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+from compiled import LIBSSL, SHARED, compile_library, symbols, without_section_headers
+from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, READ, SMALL, UNDECODABLE, WRITE, GoLike
+
+from capture.call_shapes import Call
+from capture.elf import ElfFile
+from capture.golang import GO_FUNCTIONS, find_go_tls
+from capture.tls_libraries import probes_for
+
+LINKED = {"fixed address": ("-static", "-no-pie"), "position independent": SHARED}
+PROGRAM = """
+package main
+import ("crypto/tls"; "os")
+func main() {
+    conn, err := tls.Dial("tcp", os.Args[1], nil)
+    if err != nil { os.Exit(1) }
+    conn.Write([]byte("x")); conn.Read(make([]byte, 1)); conn.Close()
+    tls.Server(conn, nil).Handshake()
+}
+"""
+
+
+def assembled(folder, program, linkage=LINKED["fixed address"]):
+    path = compile_library(folder, program.source(), "-nostdlib", kind="s", linkage=linkage)
+    return path, symbols(path)
+
+
+def found_in(path):
+    """What is found, and the program's file offset of an address."""
+    with ElfFile(str(path)) as elf:
+        return find_go_tls(elf), elf.offset_of
+
+
+def returns(path, start, end):
+    """The addresses of RET instructions, by objdump."""
+    command = [
+        "objdump",
+        "-d",
+        "--no-show-raw-insn",
+        f"--start-address={start}",
+        f"--stop-address={end}",
+        path,
+    ]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [int(place, 16) for place in re.findall(r"^ *([0-9a-f]+):\s+ret", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("linkage", LINKED.values(), ids=LINKED)
+@pytest.mark.parametrize(
+    "program",
+    [
+        GoLike(MAGIC_16),
+        GoLike(MAGIC_18),
+        GoLike(MAGIC_20),
+        GoLike(MAGIC_20, text_in_header=False, module=True),
+    ],
+    ids=["1.17", "1.18", "1.20", "1.26"],
+)
+@pytest.mark.parametrize("stripped", [False, True])
+def test_each_layout(tmp_path, program, linkage, stripped):
+    path, names = assembled(tmp_path, program, linkage)
+    judged = {
+        READ: returns(path, names["f0"], names["f1"]),
+        WRITE: returns(path, names["f1"], names["f2"]),
+    }
+    assert [len(places) for places in judged.values()] == [2, 1]
+    if stripped:
+        subprocess.run(["strip", path], check=True)
+    found, offset_of = found_in(path)
+    assert (found.version, found.notes) == ("1.21.3", ())
+    assert [(site.symbol, site.call) for site in found.sites] == [
+        (READ, Call.GO_READ),
+        (WRITE, Call.GO_WRITE),
+    ]
+    read, write = found.sites
+    # The branch after the comparison, and after the comparison of a large frame.
+    assert read.entry_offset == offset_of(names["f0"]) + 4
+    assert write.entry_offset == offset_of(names["f1"]) + 12
+    for site in found.sites:
+        assert list(site.results_offsets) == [offset_of(place) for place in judged[site.symbol]]
+        assert site.return_offset is None
+
+
+@pytest.mark.parametrize("magic", [MAGIC_16, MAGIC_18, MAGIC_20])
+def test_without_section_headers(tmp_path, magic):
+    path, names = assembled(tmp_path, GoLike(magic))
+    bare = without_section_headers(path, tmp_path / "bare")
+    found, offset_of = found_in(bare)
+    assert found.version is None
+    assert [site.entry_offset for site in found.sites] == [
+        offset_of(names["f0"]) + 4,
+        offset_of(names["f1"]) + 12,
+    ]
+
+
+def test_the_probes_of_a_go_program(tmp_path):
+    path, _ = assembled(tmp_path, GoLike())
+    found = probes_for(str(path))
+    assert (found.library, found.level) == ("Go 1.21.3 crypto/tls", "exports")
+    unknown = assembled(tmp_path, GoLike(build_info=None))[0]
+    assert probes_for(str(unknown)).library == "Go crypto/tls"
+
+
+def test_a_go_before_1_17_is_named_and_not_probed(tmp_path):
+    path, _ = assembled(
+        tmp_path, GoLike(MAGIC_16, functions=((READ, OLD), (WRITE, OLD)), build_info="go1.16.2")
+    )
+    found = probes_for(str(path))
+    assert (found.library, found.sites) == ("Go 1.16.2 crypto/tls", ())
+    assert "before 1.17" in found.notes[0]
+
+
+def test_a_wrong_text_start_is_noticed(tmp_path):
+    """Functions taken from elsewhere don't begin as Go's: the section and the module data are asked."""
+    path, names = assembled(tmp_path, GoLike(text_in_header=False, module=True))
+    found, offset_of = found_in(path)
+    assert found.sites[0].entry_offset == offset_of(names["f0"]) + 4
+    lost, _ = assembled(tmp_path, GoLike(text_in_header=False))
+    assert found_in(lost)[0].sites == ()
+
+
+def test_what_does_not_decode_is_left_out(tmp_path):
+    path, _ = assembled(tmp_path, GoLike(functions=((READ, UNDECODABLE), (WRITE, SMALL))))
+    found, _ = found_in(path)
+    assert [site.symbol for site in found.sites] == [WRITE]
+    assert found.notes == (f"{READ} can't be decoded",)
+
+
+def test_no_go_program_has_none(tmp_path):
+    assert found_in(LIBSSL)[0] is None
+    path, _ = assembled(tmp_path, GoLike(functions=(("main.main", SMALL), ("net.Read", SMALL))))
+    assert found_in(path)[0] is None
+    path, _ = assembled(tmp_path, replace(GoLike(), magic=0xFFFFFFF7))
+    assert found_in(path)[0] is None
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="no Go compiler here")
+@pytest.mark.parametrize("flags", [(), ("-ldflags=-s -w",), ("-buildmode=pie",)], ids=" ".join)
+def test_a_real_program(tmp_path, flags):
+    (tmp_path / "main.go").write_text(PROGRAM)
+    subprocess.run(["go", "mod", "init", "example"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(["go", "build", *flags, "-o", "program", "."], cwd=tmp_path, check=True)
+    version = subprocess.run(["go", "env", "GOVERSION"], check=True, capture_output=True, text=True).stdout
+    found, offset_of = found_in(tmp_path / "program")
+    assert found.version == version.strip().removeprefix("go")
+    assert {site.symbol for site in found.sites} == set(GO_FUNCTIONS)
+    with ElfFile(str(tmp_path / "program")) as elf:
+        for name, symbol in elf.local(GO_FUNCTIONS).items():
+            site = next(site for site in found.sites if site.symbol == name)
+            assert 0 <= site.entry_offset - offset_of(symbol.address) <= 16
+            if site.call.has_results:
+                judged = returns(tmp_path / "program", symbol.address, symbol.address + symbol.size)
+                assert list(site.results_offsets) == [offset_of(place) for place in judged]

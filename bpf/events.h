@@ -62,6 +62,10 @@ enum shape {
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */
 	SHAPE_BIO_WRITE,	/* (bio, buffer, n): entry only */
+	SHAPE_GO_READ,		/* Go: (conn, buffer, n, capacity) → bytes, error */
+	SHAPE_GO_WRITE,
+	SHAPE_GO_HANDSHAKE,	/* (conn, context) → error, 0 when done */
+	SHAPE_GO_CLOSE,		/* (conn): entry only */
 };
 
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */

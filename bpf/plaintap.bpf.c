@@ -10,6 +10,7 @@
  *   syscalls.bpf.h   tracepoints of system calls
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls.bpf.h        uprobes, one pair for each shape of call
+ *   golang.bpf.h     the same for Go's calling convention
  */
 #include <uapi/linux/ptrace.h>
 #include "events.h"
@@ -41,3 +42,4 @@
 #include "syscalls.bpf.h"
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"
+#include "golang.bpf.h"

@@ -52,11 +52,23 @@ _Event = TypeVar("_Event", int, str)
 
 @dataclass(frozen=True, slots=True)
 class UprobeSite:
-    """A function of a library: its shape (``enum shape`` without the prefix), file offsets of entry and return."""
+    """A function of a library: its shape (``enum shape`` without the prefix), and file offsets.
+
+    ``return_offset`` is for a uretprobe, ``results_offsets`` for probes on each RET where there may be none.
+    """
 
     shape: str
     entry_offset: int
-    return_offset: int | None
+    return_offset: int | None = None
+    results_offsets: tuple[int, ...] = ()
+
+    def places(self) -> Iterator[tuple[str, int]]:
+        """(which of the shape's programs, where), returns before the entry."""
+        if self.return_offset is not None:
+            yield "return", self.return_offset
+        for offset in self.results_offsets:
+            yield "results", offset
+        yield "enter", self.entry_offset
 
 
 class Probes:
@@ -124,26 +136,26 @@ class Probes:
         return attached
 
     def _attach_multi(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
-        """One link for all returns of a file, then one for all entries: a return without its entry is ignored."""
-        for program, at_return in (("return_by_cookie", True), ("enter_by_cookie", False)):
-            points = [
-                (offset, self._shapes[f"SHAPE_{site.shape}"] | library << 8)
-                for site in sites
-                for offset in [site.return_offset if at_return else site.entry_offset]
-                if offset is not None
-            ]
-            if points:
-                yield system.link_uprobe_multi(self._load_multi(program), path, points, at_return=at_return)
+        """A link for each program that a file needs, returns first: a return without its entry is ignored."""
+        points: dict[tuple[bool, str], list[tuple[int, int]]] = {}
+        for site in sites:
+            cookie = self._shapes[f"SHAPE_{site.shape}"] | library << 8
+            language = "go_" if site.shape.startswith("GO_") else ""
+            for side, offset in site.places():
+                at_return = side == "return"
+                program = f"{language}{side}_by_cookie"
+                points.setdefault((not at_return, program), []).append((offset, cookie))
+        for (not_return, program), places in sorted(points.items(), key=lambda group: group[0]):
+            yield system.link_uprobe_multi(self._load_multi(program), path, places, at_return=not not_return)
 
     def _attach_perf(self, path: str, sites: Sequence[UprobeSite], _library: int) -> Iterator[int]:
         """A perf event for each place."""
         if ("continue_from_uprobe", "KPROBE") not in self._programs:
             self._kernel.set_tail_call("emit_from_uprobe", self._load("continue_from_uprobe", "KPROBE"))
         for site in sites:
-            for side, offset in (("return", site.return_offset), ("enter", site.entry_offset)):
-                if offset is not None:
-                    program = self._load(f"{side}_{site.shape.lower()}", "KPROBE")
-                    yield self._kernel.attach_uprobe(program, path, offset, at_return=side == "return")
+            for side, offset in site.places():
+                program = self._load(f"{side}_{site.shape.lower()}", "KPROBE")
+                yield self._kernel.attach_uprobe(program, path, offset, at_return=side == "return")
 
     def _load(self, program: str, kind: str) -> int:
         key = (program, kind)

@@ -56,7 +56,7 @@ class TlsProbes:
 
     def _attach(self, found: LibraryProbes) -> None:
         sites = [
-            UprobeSite(site.call.name, site.entry_offset, site.return_offset)
+            UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
             for site in found.sites
             if f"SHAPE_{site.call.name}" in self._shapes
         ]

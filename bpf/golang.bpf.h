@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * Go's crypto/tls. A goroutine may return on another thread than it entered on, so a call is known by its
+ * goroutine; a uretprobe would break Go's moving stacks, so each RET is probed. Arguments and results are in
+ * registers since Go 1.17 (arm64: 1.18): capture/golang.py says which.
+ */
+#if defined(__x86_64__)
+#define GO_FIRST(ctx) ((ctx)->ax)
+#define GO_SECOND(ctx) ((ctx)->bx)
+#define GO_THIRD(ctx) ((ctx)->cx)
+#define GO_GOROUTINE(ctx) ((ctx)->r14)
+#elif defined(__aarch64__)
+#define GO_FIRST(ctx) ((ctx)->regs[0])
+#define GO_SECOND(ctx) ((ctx)->regs[1])
+#define GO_THIRD(ctx) ((ctx)->regs[2])
+#define GO_GOROUTINE(ctx) ((ctx)->regs[28])
+#endif
+
+struct go_key {
+	u64 goroutine;
+	u32 tgid, pad;
+};
+/* A function of tls.Conn in flight. key: {goroutine, tgid}. Deleted at return; a goroutine that panics through one
+ * leaves an entry, which its next call, or the least recently used rule, replaces. */
+BPF_TABLE("lru_hash", struct go_key, struct tls_call, go_calls, MAX_CALLS);
+
+#define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
+
+/* The descriptor of a net.TCPConn: its netFD's poll.FD begins with a 16-byte mutex, then Sysfd. */
+INLINE int go_socket_of(u64 tcp_conn, struct sock_reference *s, u32 *fd)
+{
+	u64 net_fd = 0, number = 0;
+
+	if (READ_USER(net_fd, tcp_conn) || !net_fd || READ_USER(number, net_fd + 16) || number >> 20)
+		return 0;
+	*fd = number;
+	return tcp_socket_of(file_of(number), s);
+}
+
+/* The connection below a tls.Conn: its first member is the net.Conn interface (type, data). A type that wraps
+ * a net.Conn mostly has that as its first member. */
+INLINE void go_find_socket(struct tls_call *call, u32 tgid)
+{
+	struct sock_reference s = {};
+	struct connection *c;
+	u64 inner = 0, wrapped = 0;
+	u32 fd = 0;
+
+	if (READ_USER(inner, call->ssl + 8) || !inner)
+		return;
+	if (!go_socket_of(inner, &s, &fd)) {
+		if (READ_USER(wrapped, inner + 8) || !wrapped || !go_socket_of(wrapped, &s, &fd))
+			return;
+	}
+	c = connection_of(&s, tgid, fd);
+	if (!c || (c->protocol != PROTOCOL_TLS && c->opened && c->protocol != PROTOCOL_UNDECIDED))
+		return;
+	c->protocol = PROTOCOL_TLS;
+	call->sk = s.sk;
+	call->connection = c->id;
+}
+
+INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+
+	if (!wanted(id))
+		return 0;
+	if (shape == SHAPE_GO_CLOSE)
+		return tls_free(ctx, GO_FIRST(ctx));
+	/* More stack needed: the function starts over, and this is the same call again. */
+	struct tls_call call = {
+		.ssl = GO_FIRST(ctx), .buffer = GO_SECOND(ctx), .count = GO_THIRD(ctx),
+		.entered = bpf_ktime_get_ns(), .library = library,
+	};
+	if (go_calls.update(&key, &call)) {
+		count(COUNTER_TABLE_FULL, 1);
+		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
+	}
+	return 0;
+}
+
+/* The session's socket, looked for where it is not known or no longer there. */
+INLINE void go_bind(struct tls_call *call, struct session *s, u64 id)
+{
+	u64 sk = s->sk;
+	struct connection *c = sk ? connections.lookup(&sk) : NULL;
+
+	if (!c || c->id != s->connection)
+		go_find_socket(call, id >> 32);
+}
+
+INLINE int go_results(struct pt_regs *ctx, int shape)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	struct tls_call *found = go_calls.lookup(&key), call;
+	struct session *s;
+	s64 n = GO_FIRST(ctx);
+	int ready = 0;
+
+	if (!found)
+		return 0;
+	call = *found;
+	go_calls.delete(&key);
+	if (!recording())
+		return 0;
+	s = session_of(&call, id);
+	if (!s)
+		return 0;
+	go_bind(&call, s, id);
+	if (shape == SHAPE_GO_HANDSHAKE) {
+		bind(s, &call, id);
+		if (!n && !s->established) {
+			s->established = 1;
+			put_session_event(SAMPLE_HANDSHAKE, s, call.entered, id);
+		}
+	} else if (n > 0 && n <= call.count) {
+		/* Also with an error: the bytes are the caller's. */
+		ready = tls_moved(&call, id, shape == SHAPE_GO_WRITE ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+	}
+	return ready;
+}
+
+#ifdef UPROBE_MULTI
+int go_enter_by_cookie(struct pt_regs *ctx)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	return go_enter(ctx, cookie & 0xff, cookie >> 8);
+}
+
+int go_results_by_cookie(struct pt_regs *ctx)
+{
+	return finish_uprobe(ctx, go_results(ctx, bpf_get_attach_cookie(ctx) & 0xff));
+}
+#else
+#define GO_SHAPE(name, shape)						\
+int enter_##name(struct pt_regs *ctx)					\
+{									\
+	return go_enter(ctx, shape, 0);					\
+}									\
+int results_##name(struct pt_regs *ctx)					\
+{									\
+	return finish_uprobe(ctx, go_results(ctx, shape));		\
+}
+
+GO_SHAPE(go_read, SHAPE_GO_READ)
+GO_SHAPE(go_write, SHAPE_GO_WRITE)
+GO_SHAPE(go_handshake, SHAPE_GO_HANDSHAKE)
+GO_SHAPE(go_close, SHAPE_GO_CLOSE)
+#endif

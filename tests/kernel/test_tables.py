@@ -8,10 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
-from bpf.program import Kernel
 from processes import ROOT
 
-pytestmark = pytest.mark.kernel
+from bpf.program import Kernel
+
+pytestmark = [
+    pytest.mark.kernel,
+    # bcc takes its own encoding of text for its caller's mistake.
+    pytest.mark.filterwarnings("ignore:not a bytes object:DeprecationWarning"),
+]
 
 DECLARED = re.compile(r"^BPF_(?:HASH|ARRAY)\((\w+)|^BPF_TABLE\([^,]+,[^,]+,[^,]+, (\w+)", re.MULTILINE)
 

@@ -6,11 +6,12 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
+import re
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,12 +19,12 @@ from processes import PLAINTAP, POLL_SECONDS, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 READY = "Recording"
 READY_SECONDS = 20.0
 STOP_SECONDS = 30.0
 COMMAND_SECONDS = 180
+HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,28 @@ class Recording:
     def wait(self, began: float | None = None, seconds: float = STOP_SECONDS) -> Finished:
         """Wait for the end, with the resources that it used."""
         began = time.monotonic() if began is None else began
-
-        def reaped() -> tuple[int, int, Any] | None:
-            found = os.wait4(self.process.pid, os.WNOHANG)
-            return found if found[0] else None
-
-        _pid, status, usage = wait_until(reaped, "the recording to end", seconds)
-        # Popen must learn that its process is reaped, or its own wait() would find no child.
-        self.process.returncode = os.waitstatus_to_exitcode(status)
+        peak = peak_until_end(self.process, "the recording to end", seconds)
         taken = time.monotonic() - began
-        self.finished = Finished(self.process.returncode, self.stderr, taken, usage.ru_maxrss * 1024)
+        self.finished = Finished(self.process.returncode, self.stderr, taken, peak)
         return self.finished
+
+
+def peak_until_end(process: subprocess.Popen[Any], what: str, seconds: float) -> int:
+    """Wait for a process; returns its peak resident bytes.
+
+    As the kernel shows them while it runs: rusage's ru_maxrss begins with that of the process that forked it.
+    """
+    peak = 0
+
+    def ended() -> bool:
+        nonlocal peak
+        with contextlib.suppress(OSError):
+            if line := HIGH_WATER.search(Path(f"/proc/{process.pid}/status").read_text()):
+                peak = max(peak, int(line[1]) * 1024)
+        return process.poll() is not None
+
+    wait_until(ended, what, seconds)
+    return peak
 
 
 @contextlib.contextmanager

@@ -22,12 +22,18 @@ if TYPE_CHECKING:
     from exporters.pcap import Packet
 
 PROTOCOL_TCP: Final = 6
+_PROTOCOL_UDP: Final = 17
+_PROTOCOLS_WITHOUT_TCP: Final = frozenset((1, 2, 58, 89, 132))
+"""ICMP, IGMP, ICMPv6, OSPF and SCTP."""
+_TUNNEL_PORTS: Final = (b"\x12\xb5", b"\x21\x18")
+"""UDP ports of VXLAN: 4789 (RFC 7348 §5) and Linux's older 8472."""
 
 _ETHERNET_BYTES: Final = 14
+_IPV4_BYTES: Final = 20
 _IPV6_BYTES: Final = 40
 _TCP_BYTES: Final = 20
-_ETHERTYPE_IPV4: Final = b"\x08\x00"
-_ETHERTYPE_IPV6: Final = b"\x86\xdd"
+_LEAST_BYTES: Final = 54
+"""Of a frame with IPv4 and TCP."""
 _FRAGMENT_MASK: Final = 0x3FFF
 """More fragments, and the offset (RFC 791 §3.1)."""
 _LOCALLY_ADMINISTERED: Final = 0x02
@@ -39,6 +45,8 @@ _TCP_FIELDS: Final = struct.Struct(">IIBB")
 
 TcpFields = tuple[bytes, int, int, int, bytes, int]
 """The fields of a Segment from ``path`` to ``missing``."""
+_NoTcp = tuple[()]
+"""Nothing to look for."""
 
 
 class Segment(NamedTuple):
@@ -98,29 +106,19 @@ class Dissector:
     def segment(self, packet: Packet) -> Segment | None:
         """The packet's TCP segment; None where it has none, or has one only together with other packets."""
         time_ns, link_type, data, original, comments, process, outbound = packet
-        if link_type == LINKTYPE_ETHERNET and len(data) >= 54:
-            ethertype = data[12:14]
-            found = None
-            if ethertype == _ETHERTYPE_IPV4:
-                at = _ETHERNET_BYTES + (data[14] & 15) * 4
-                fragmented = (data[20] << 8 | data[21]) & _FRAGMENT_MASK
-                # Where the segmentation was left to the network card, the total length may be 0.
-                size = data[16] << 8 | data[17] or original - _ETHERNET_BYTES
-                end = _ETHERNET_BYTES + size
-                if data[14] >> 4 == 4 and at >= 34 and not fragmented:
-                    if data[23] != PROTOCOL_TCP:
-                        return None
-                    found = tcp_segment(data, at, end, data[26:34])
-            elif ethertype == _ETHERTYPE_IPV6 and data[14] >> 4 == 6 and data[20] == PROTOCOL_TCP:
-                size = data[18] << 8 | data[19] or original - _ETHERNET_BYTES - _IPV6_BYTES
-                at = _ETHERNET_BYTES + _IPV6_BYTES
-                found = tcp_segment(data, at, at + size, data[22:54])
-            if found is not None:
-                path = found[0]
-                if data[0] == data[6] == _LOCALLY_ADMINISTERED and data[1] + data[7] == _SHARED_PATH_SUM:
-                    path += data[2:6]
-                return Segment(time_ns, path, *found[1:], comments, process, outbound)
-        return self._by_scapy(packet)
+        reader = _ETHERTYPES.get(data[12:14]) if link_type == LINKTYPE_ETHERNET else None
+        if reader is not None and len(data) < _LEAST_BYTES:
+            self.undecodable += original > len(data)
+            return None
+        found = reader(data, original) if reader is not None else None
+        if found is None:
+            return self._by_scapy(packet)
+        if not found:
+            return None
+        path = found[0]
+        if data[0] == data[6] == _LOCALLY_ADMINISTERED and data[1] + data[7] == _SHARED_PATH_SUM:
+            path += data[2:6]
+        return Segment(time_ns, path, *found[1:], comments, process, outbound)
 
     def _by_scapy(self, packet: Packet) -> Segment | None:
         if self._foreign is None:
@@ -154,3 +152,40 @@ def tcp_segment(data: bytes, at: int, end: int, addresses: bytes) -> TcpFields |
         payload,
         end - start - len(payload),
     )
+
+
+def _arp(data: bytes, original: int) -> _NoTcp:
+    return ()
+
+
+def _ipv4(data: bytes, original: int) -> TcpFields | _NoTcp | None:
+    """An Ethernet frame with IPv4 (RFC 791 §3.1); None for what is left to scapy."""
+    protocol = data[23]
+    at = _ETHERNET_BYTES + (data[14] & 15) * 4
+    if protocol != PROTOCOL_TCP:
+        return None if _may_carry_tcp(data, at, protocol) else ()
+    if (data[20] << 8 | data[21]) & _FRAGMENT_MASK or at < _ETHERNET_BYTES + _IPV4_BYTES:
+        return None
+    # Where the segmentation was left to the network card, the total length may be 0.
+    size = data[16] << 8 | data[17] or original - _ETHERNET_BYTES
+    return tcp_segment(data, at, _ETHERNET_BYTES + size, data[26:34])
+
+
+def _ipv6(data: bytes, original: int) -> TcpFields | _NoTcp | None:
+    """An Ethernet frame with IPv6 (RFC 8200 §3); None for what is left to scapy."""
+    protocol = data[20]
+    at = _ETHERNET_BYTES + _IPV6_BYTES
+    if protocol != PROTOCOL_TCP:
+        return None if _may_carry_tcp(data, at, protocol) else ()
+    size = data[18] << 8 | data[19] or original - at
+    return tcp_segment(data, at, at + size, data[22:54])
+
+
+def _may_carry_tcp(data: bytes, at: int, protocol: int) -> bool:
+    """Whether a datagram that is not TCP itself can have TCP inside: behind headers, or in a tunnel."""
+    if protocol == _PROTOCOL_UDP:
+        return data[at + 2 : at + 4] in _TUNNEL_PORTS
+    return protocol not in _PROTOCOLS_WITHOUT_TCP
+
+
+_ETHERTYPES: Final = {b"\x08\x00": _ipv4, b"\x86\xdd": _ipv6, b"\x08\x06": _arp}

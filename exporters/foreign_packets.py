@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from scapy.config import conf
-from scapy.layers import inet, inet6
+from scapy.layers import inet, inet6, ppp, vxlan
 
 from exporters.dissection import PROTOCOL_TCP, Segment, TcpFields, tcp_segment
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporters.pcap import Packet
+
+REGISTERED: Final = (ppp.PPPoE, vxlan.VXLAN)
+"""Layers that scapy finds inside others once they are imported; GRE, VLANs and SNAP come with inet."""
 
 MAX_FRAGMENTED_DATAGRAMS: Final = 256
 """Datagrams whose fragments are waited for; the oldest is given up. Linux holds 4 MiB of fragments: 64 of

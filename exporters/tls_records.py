@@ -55,7 +55,7 @@ def is_record_header(data: bytes | bytearray, at: int = 0) -> bool:
 def starts_tls(data: bytes) -> bool | None:
     """Whether a direction's first bytes are a hello or application data; None while they are too few."""
     if len(data) <= RECORD_HEADER_BYTES:
-        expected = (data[:1] in (b"\x16", b"\x17")) and data[1:2] in (b"", b"\x03")
+        expected = data[:1] in (b"", b"\x16", b"\x17") and data[1:2] in (b"", b"\x03")
         return None if expected and data[2:3] <= b"\x04" else False
     if not is_record_header(data):
         return False

@@ -27,7 +27,7 @@ enum sample_kind {
 	SAMPLE_HANDSHAKE = 6,	/* a TLS handshake function returned success; position holds its start time */
 	SAMPLE_EXEC = 7,	/* payload: file name, NUL, arguments each ended by NUL */
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
-	SAMPLE_MAPPED = 9,	/* a process mapped a file as code: it may be a TLS library not seen before */
+	SAMPLE_NEW_CODE = 9,	/* a process runs or maps a file that was not looked at: inode in position, device in length */
 };
 
 /* Seen from the process that was recorded. */

@@ -124,12 +124,14 @@ struct exec_record {
 /* (task, old pid, linux_binprm). A process may be gone before user space can look at /proc. */
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid(), mm = 0, start = 0, end = 0, name = 0;
+	u64 id = bpf_get_current_pid_tgid(), mm = 0, start = 0, end = 0, name = 0, file = 0;
 	struct exec_record *r;
 	u32 n;
 
 	if (!wanted(id))
 		return 0;
+	READ_KERNEL(file, ctx->args[2] + OFFSET_linux_binprm_file);
+	new_code(id, file);
 	r = ring.ringbuf_reserve(sizeof(*r));
 	if (!r) {
 		count(COUNTER_EVENTS_RING_FULL, 1);

@@ -8,6 +8,7 @@
  *   association.bpf.h  which socket a TLS session uses
  *   targets.bpf.h    which processes are wanted
  *   syscalls.bpf.h   tracepoints of system calls
+ *   new_code.bpf.h   files that may hold TLS libraries, on their first use
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls.bpf.h        uprobes, one pair for each shape of call
  *   golang.bpf.h     the same for Go's calling convention
@@ -40,6 +41,7 @@
 #include "targets.bpf.h"
 #include "association.bpf.h"
 #include "syscalls.bpf.h"
+#include "new_code.bpf.h"
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"
 #include "golang.bpf.h"

@@ -37,6 +37,7 @@ TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("syscalls/sys_exit_accept4", "exit_accept"),
     ("syscalls/sys_enter_shutdown", "enter_shutdown"),
     ("syscalls/sys_enter_close", "enter_close"),
+    ("syscalls/sys_enter_mmap", "enter_mmap"),
 )
 RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("inet_sock_set_state", "on_inet_sock_set_state"),

@@ -30,11 +30,12 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 OFFSETS: dict[str, tuple[str, ...]] = {
     "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm"),
     "mm_struct": ("arg_start", "arg_end"),
-    "linux_binprm": ("filename",),
+    "linux_binprm": ("filename", "file"),
+    "super_block": ("s_dev",),
     "files_struct": ("fdt",),
     "fdtable": ("fd", "max_fds"),
     "file": ("f_inode", "private_data"),
-    "inode": ("i_mode", "i_ino"),
+    "inode": ("i_mode", "i_ino", "i_sb"),
     "socket": ("sk", "type"),
     "sock_common": (
         "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",

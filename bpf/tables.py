@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,28 @@ class Tables:
     def _add(self, name: str, key: Any) -> None:
         table = self._kernel.table(name)
         table[key] = table.Leaf(1)
+
+    def know_file(self, device: int, inode: int) -> None:
+        """A file was looked at: processes that use it need not be told of. The device is stat(2)'s."""
+        self.know_kernel_file(os.major(device) << 20 | os.minor(device), inode)
+
+    def know_kernel_file(self, device: int, inode: int) -> None:
+        """The same with the device as the kernel numbers it, which differs on some file systems."""
+        table = self._kernel.table("known_files")
+        key = table.Key()
+        key.inode, key.device = inode, device
+        table[key] = table.Leaf(1)
+
+    def let_go(self, pid: int) -> None:
+        """A held process goes on."""
+        table = self._kernel.table("held")
+        with contextlib.suppress(KeyError):
+            del table[table.Key(pid)]
+
+    @property
+    def held_map(self) -> int:
+        """The map of held processes, for the guard."""
+        return int(self._kernel.table("held").map_fd)
 
     def set(self, own_pid: int, flags: Iterable[str]) -> None:
         """Start (own_pid > 0), with flags by their names in events.h, or stop (0) reporting."""

@@ -121,6 +121,11 @@ def main() -> None:
     help="Also record children that the processes of -p start.",
 )
 @click.option(
+    "--hold/--no-hold",
+    default=None,
+    help="Stop a process for the milliseconds that probes for code new to us take.  [default: with a command]",
+)
+@click.option(
     "--ring-size",
     type=click.IntRange(min=1),
     default=DEFAULT_RING_BYTES,
@@ -137,6 +142,7 @@ def record(
     duration: float | None,
     framing: str,
     follow: bool,
+    hold: bool | None,
     ring_size: int,
     command: tuple[str, ...],
 ) -> None:
@@ -171,7 +177,9 @@ def record(
             )
             file.flush()
 
-        plan = Plan(targets, command, duration, _power_of_two(ring_size))
+        plan = Plan(
+            targets, command, duration, _power_of_two(ring_size), hold=bool(command) if hold is None else hold
+        )
         recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
         flush()
         ledger = recorder.run()

@@ -23,6 +23,7 @@ from capture.events import (
     ConnectionAnnounced,
     ConnectionEnded,
     Event,
+    NewCodeUsed,
     ProgramExecuted,
     Protocol,
     Reason,
@@ -120,6 +121,7 @@ class Connections:
             SessionEstablished: self._established,
             SessionFreed: self._freed,
             ProgramExecuted: lambda _: iter(()),
+            NewCodeUsed: lambda _: iter(()),
         }
 
     def handle(self, event: Event) -> Iterable[StreamItem]:

@@ -163,6 +163,16 @@ class ProgramExecuted:
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NewCodeUsed:
+    """A process runs or maps a file that was not looked at; ``device`` is the kernel's number."""
+
+    pid: int
+    time: int
+    device: int
+    inode: int
+
+
 Event = (
     ConnectionAnnounced
     | BytesMoved
@@ -171,6 +181,7 @@ Event = (
     | SessionEstablished
     | SessionFreed
     | ProgramExecuted
+    | NewCodeUsed
 )
 
 
@@ -205,6 +216,7 @@ class Decoder:
             constants["SAMPLE_HANDSHAKE"]: self._established,
             constants["SAMPLE_SESSION_END"]: self._freed,
             constants["SAMPLE_EXEC"]: self._executed,
+            constants["SAMPLE_NEW_CODE"]: self._new_code,
         }
         # Small enumerations come from tables: calling an IntEnum costs more than the rest of the decoding.
         self._directions = tuple(Direction)
@@ -280,6 +292,9 @@ class Decoder:
 
     def _freed(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionFreed:
         return SessionFreed(head[7], head[5] + self._offset)
+
+    def _new_code(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> NewCodeUsed:
+        return NewCodeUsed(head[10], head[5] + self._offset, head[9], head[8])
 
     def _executed(self, buffer: bytes, start: int, head: tuple[int, ...]) -> ProgramExecuted:
         at = start + self._head.size

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpf import abi
@@ -26,15 +26,18 @@ from capture.command import Command
 from capture.connections import Connections, Final
 from capture.drain import Drain
 from capture.errors import PlaintapError
-from capture.events import ConnectionEnded, Decoder, ProgramExecuted, Protocol
+from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecuted, Protocol
+from capture.guard import Guard
 from capture.ledger import Ledger, balance
+from capture.new_code import NewCode
 from capture.process_names import ProcessNames
 from capture.tls_probes import TlsProbes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from types import FrameType
 
+    from bpf.tables import OpenConnection
     from capture.streams import StreamItem
     from capture.targets import Targets
 
@@ -43,8 +46,6 @@ DEFAULT_RING_BYTES = 32 << 20
 FLUSH_INTERVAL_S = 0.5
 # How often things that wait for time, not for events, are looked at.
 TICK_INTERVAL_S = 0.02
-# After an exec, when the libraries that it maps are looked for: the loader takes a moment.
-_LIBRARY_LOOKS_S = (0.0, 0.02, 0.1, 0.5, 2.0)
 # Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
 # and what it misses never comes back.
 NICE = -10
@@ -61,6 +62,7 @@ class Plan:
     duration_s: float | None = None
     ring_bytes: int = DEFAULT_RING_BYTES
     all_protocols: bool = False
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +72,6 @@ class Exporter:
     write: Callable[[StreamItem], None]
     flush: Callable[[], None]
     finish: Callable[[Ledger], None]
-
-
-@dataclass(slots=True)
-class _Looks:
-    """Times at which processes are looked at again for libraries."""
-
-    due: list[tuple[float, int]] = field(default_factory=list)
-
-    def schedule(self, pid: int, now: float) -> None:
-        self.due += [(now + delay, pid) for delay in _LIBRARY_LOOKS_S]
-
-    def take(self, now: float) -> set[int]:
-        ready = {pid for at, pid in self.due if at <= now}
-        if ready:
-            self.due = [look for look in self.due if look[0] > now]
-        return ready
 
 
 class WriteError(PlaintapError):
@@ -100,8 +86,6 @@ class Recorder:
         self._exporter = exporter
         self._say = say
         self._stop = threading.Event()
-        self._looks = _Looks()
-        self._names = ProcessNames()
         self.exit_code = 0
 
     def run(self) -> Ledger:
@@ -110,95 +94,46 @@ class Recorder:
         command = Command(self._plan.command) if self._plan.command else None
         try:
             kernel = Kernel(self._plan.ring_bytes)
-        except BaseException:
-            if command:
-                command.abandon()
-            raise
-        probes = Probes(kernel)
-        try:
-            return self._record(kernel, probes, command)
-        except BaseException:
+            try:
+                return self._record(_Pipeline(kernel, self._plan, self._exporter), command)
+            finally:
+                kernel.close()
+        finally:
             if command and command.exit_code is None:
                 command.abandon()
-            raise
+
+    def _record(self, pipeline: _Pipeline, command: Command | None) -> Ledger:
+        guard = None
+        try:
+            for warning in pipeline.attach(command):
+                self._say(f"Warning: {warning}")
+            if self._plan.hold:
+                guard = Guard(pipeline.tables.held_map)
+            pipeline.start(with_command=bool(command))
+            with _Signals(self._stop, command):
+                self._say("Recording." if command else "Recording. Press Ctrl-C to stop.")
+                if command:
+                    command.run()
+                try:
+                    self._loop(pipeline, command)
+                except OSError as error:
+                    self._give_up(pipeline, command, error)
+                return pipeline.end()
         finally:
-            probes.detach()
-            kernel.close()
+            pipeline.detach()
+            if guard:
+                guard.close()
 
-    def _record(self, kernel: Kernel, probes: Probes, command: Command | None) -> Ledger:
-        tables, tls = Tables(kernel), TlsProbes(probes)
-        self._want(tables, command)
-        probes.attach_tracepoints()
-        tls.attach_all()
-        for warning in tls.warnings:
-            self._say(f"Warning: {warning}")
-        header = abi.header()
-        offset = time.time_ns() - time.monotonic_ns()
-        decoder = Decoder(header.layouts, header.constants, offset)
-        connections = Connections(
-            self._names.describe, tls.library_name, tables.mirror, all_protocols=self._plan.all_protocols
-        )
-        ring = Ring(kernel.table("ring").map_fd, self._plan.ring_bytes)
-        drain = Drain(ring)
-        flags = set(self._plan.targets.flags(with_command=bool(command)))
-        if self._plan.all_protocols:
-            flags.add("KEEP_ALL_PROTOCOLS")
-        drain.start()
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        tables.set(os.getpid(), flags)
-        with _Signals(self._stop, command):
-            self._say("Recording. Press Ctrl-C to stop." if not command else "Recording.")
-            if command:
-                command.run()
-            try:
-                self._loop(drain, decoder, connections, tls, command)
-            except OSError as error:
-                self._wait_for(command)
-                raise WriteError(
-                    f"Writing the capture failed ({error.strerror}): it ends where it was written last. "
-                    "Make room, or name another file with -w."
-                ) from None
-            return self._end(probes, tables, drain, decoder, connections, offset)
-
-    def _wait_for(self, command: Command | None) -> None:
-        """A recording that fails must not take its command with it."""
-        while command and not command.poll():
-            time.sleep(TICK_INTERVAL_S)
-
-    def _want(self, tables: Tables, command: Command | None) -> None:
-        targets = self._plan.targets
-        for pid in (*targets.pids, *([command.pid] if command else [])):
-            tables.want_pid(pid)
-        for comm in targets.comms:
-            tables.want_comm(comm)
-        for uid in targets.uids:
-            tables.want_uid(uid)
-        for port in targets.ports:
-            tables.want_port(port)
-
-    def _loop(
-        self,
-        drain: Drain,
-        decoder: Decoder,
-        connections: Connections,
-        tls: TlsProbes,
-        command: Command | None,
-    ) -> None:
+    def _loop(self, pipeline: _Pipeline, command: Command | None) -> None:
         started = time.monotonic()
         deadline = started + self._plan.duration_s if self._plan.duration_s is not None else None
         next_tick = next_flush = started
         while not self._stop.is_set():
-            batch = drain.take(TICK_INTERVAL_S)
-            if batch:
-                self._handle(decoder.decode(batch.buffer, batch.starts), connections)
+            pipeline.step()
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_INTERVAL_S
-                self._write(connections.tick(time.time_ns()))
-                for_pids = self._looks.take(now)
-                if for_pids:
-                    tls.attach_for(for_pids)
+                pipeline.tick(now)
                 if command and command.poll():
                     self.exit_code = command.exit_code or 0
                     return
@@ -208,58 +143,119 @@ class Recorder:
                 next_flush = now + FLUSH_INTERVAL_S
                 self._exporter.flush()
 
-    def _handle(self, events: Iterable[object], connections: Connections) -> None:
-        write, handle = self._exporter.write, connections.handle
-        for event in events:
+    def _give_up(self, pipeline: _Pipeline, command: Command | None, error: OSError) -> None:
+        """A recording that cannot be written ends, and does not take its command with it."""
+        pipeline.detach()
+        while command and not command.poll():
+            time.sleep(TICK_INTERVAL_S)
+        raise WriteError(
+            f"Writing the capture failed ({error.strerror}): it ends where it was written last. "
+            "Make room, or name another file with -w."
+        ) from None
+
+
+class _Pipeline:
+    """Kernel side → drain → connections → exporter, for one compiled kernel side."""
+
+    def __init__(self, kernel: Kernel, plan: Plan, exporter: Exporter) -> None:
+        header = abi.header()
+        self._plan = plan
+        self._exporter = exporter
+        self.tables = Tables(kernel)
+        self._probes = Probes(kernel)
+        self._tls = TlsProbes(self._probes, self.tables.know_file)
+        self._new_code = NewCode(self.tables, self._tls, holding=plan.hold)
+        self._names = ProcessNames()
+        self._clock_offset = time.time_ns() - time.monotonic_ns()
+        self._decoder = Decoder(header.layouts, header.constants, self._clock_offset)
+        self._connections = Connections(
+            self._names.describe, self._tls.library_name, self.tables.mirror, all_protocols=plan.all_protocols
+        )
+        self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes))
+
+    def attach(self, command: Command | None) -> Sequence[str]:
+        """Put all probes in place; warnings for the user."""
+        targets, tables = self._plan.targets, self.tables
+        for pid in (*targets.pids, *([command.pid] if command else [])):
+            tables.want_pid(pid)
+        for comm in targets.comms:
+            tables.want_comm(comm)
+        for uid in targets.uids:
+            tables.want_uid(uid)
+        for port in targets.ports:
+            tables.want_port(port)
+        self._probes.attach_tracepoints()
+        self._tls.attach_all()
+        return self._tls.warnings
+
+    def start(self, *, with_command: bool) -> None:
+        """Let the kernel side report."""
+        flags = set(self._plan.targets.flags(with_command=with_command))
+        flags |= {"KEEP_ALL_PROTOCOLS"} if self._plan.all_protocols else set()
+        flags |= {"HOLD_NEW_CODE"} if self._plan.hold else set()
+        self._drain.start()
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        self.tables.set(os.getpid(), flags)
+
+    def step(self) -> None:
+        """Handle the next batch, if one comes within a tick."""
+        batch = self._drain.take(TICK_INTERVAL_S)
+        if batch is None:
+            return
+        write, handle = self._exporter.write, self._connections.handle
+        for event in self._decoder.decode(batch.buffer, batch.starts):
+            for item in handle(event):
+                write(item)
             if type(event) is ProgramExecuted:
                 self._names.executed(event)
-                self._looks.schedule(event.pid, time.monotonic())
-            else:
-                for item in handle(event):  # type: ignore[arg-type] # the decoder yields events
-                    write(item)
+            elif type(event) is NewCodeUsed:
+                self._new_code.used(event)
+
+    def tick(self, now: float) -> None:
+        """What waits for time."""
+        self._write(self._connections.tick(time.time_ns()))
+        self._new_code.tick(now)
+
+    def end(self) -> Ledger:
+        """Stop reporting, take what was reported, and draw up the ledger."""
+        self.tables.set(0, ())
+        detaching = threading.Thread(target=self._probes.detach)
+        detaching.start()
+        time.sleep(_SETTLE_S)
+        self._drain.stop()
+        while not self._drain.finished:
+            self.step()
+        finals: dict[int, Final] = {}
+        for c in self.tables.connections():
+            finals[c.connection] = Final(c.moved, c.session, c.session_moved)
+            if c.ended:
+                self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
+        self._write(self._connections.finish(time.time_ns(), finals))
+        ledger = balance(self.tables.counters(), self._connections.tally)
+        self._exporter.finish(ledger)
+        detaching.join()
+        return ledger
+
+    def detach(self) -> None:
+        """Let go of all probes; nothing is reported from now on."""
+        self.tables.set(0, ())
+        self._probes.detach()
+
+    def _missed_end(self, c: OpenConnection, now: int) -> ConnectionEnded:
+        """The end of a connection that found no room in the ring."""
+        local_fin, peer_fin, local_reset, peer_reset = (
+            time + self._clock_offset if time else None
+            for time in (c.local_fin, c.peer_fin, c.local_reset, c.peer_reset)
+        )
+        return ConnectionEnded(
+            c.connection, now, local_fin, peer_fin, local_reset, peer_reset,
+            c.moved, c.session, c.session_moved, Protocol.UNDECIDED,
+        )  # fmt: skip
 
     def _write(self, items: Iterable[StreamItem]) -> None:
         for item in items:
             self._exporter.write(item)
-
-    def _end(
-        self,
-        probes: Probes,
-        tables: Tables,
-        drain: Drain,
-        decoder: Decoder,
-        connections: Connections,
-        offset: int,
-    ) -> Ledger:
-        tables.set(0, ())
-        detaching = threading.Thread(target=probes.detach)
-        detaching.start()
-        time.sleep(_SETTLE_S)
-        drain.stop()
-        while not drain.finished:
-            batch = drain.take(TICK_INTERVAL_S)
-            if batch:
-                self._handle(decoder.decode(batch.buffer, batch.starts), connections)
-        finals: dict[int, Final] = {}
-        for c in tables.connections():
-            finals[c.connection] = Final(c.moved, c.session, c.session_moved)
-            if c.ended:
-                times = [
-                    t + offset if t else None for t in (c.local_fin, c.peer_fin, c.local_reset, c.peer_reset)
-                ]
-                self._write(
-                    connections.handle(
-                        ConnectionEnded(
-                            c.connection, time.time_ns(), times[0], times[1], times[2], times[3],
-                            c.moved, c.session, c.session_moved, Protocol.UNDECIDED,
-                        )
-                    )
-                )  # fmt: skip
-        self._write(connections.finish(time.time_ns(), finals))
-        ledger = balance(tables.counters(), connections.tally)
-        self._exporter.finish(ledger)
-        detaching.join()
-        return ledger
 
 
 class _Signals:

@@ -11,7 +11,7 @@ from capture.processes import ExecutableFile, discover_files
 from capture.tls_libraries import may_hold_tls, probes_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from capture.call_shapes import LibraryProbes
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class TlsProbes:
     """Which files have been looked at, and the names of the libraries behind the samples' cookies."""
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, know_file: Callable[[int, int], None]) -> None:
+        """``know_file`` takes device and inode of each file that was looked at."""
         self._probes = probes
+        self._know_file = know_file
         self._seen: set[tuple[int, int]] = set()
         self._names: list[str] = []
         # Call shapes without a program are not attached.
@@ -45,6 +47,7 @@ class TlsProbes:
             if (file.device, file.inode) in self._seen:
                 continue
             self._seen.add((file.device, file.inode))
+            self._know_file(file.device, file.inode)
             try:
                 found = probes_for(file.path)
                 if found and found.sites:

@@ -40,6 +40,11 @@ class BodyBuilder:
         self.wire_bytes += length
         self._lose(length, reason)
 
+    def note_loss(self, lost: Lost) -> None:
+        """It has turned out that ``lost`` is missing at a place that has been passed."""
+        self.wire_bytes += lost.length
+        self._lost = sorted([*self._lost, lost], key=lambda hole: hole.offset)
+
     def _lose(self, length: int, reason: str) -> None:
         offset = len(self.data)
         if self._lost and self._lost[-1].offset == offset and self._lost[-1].reason == reason:

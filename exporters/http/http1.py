@@ -31,13 +31,33 @@ from exporters.http.heads import parse_request_head, parse_response_head
 from exporters.http.http1_exchange import Pending, request_framing, response_framing
 from exporters.http.http1_owner import Framing, Turn
 from exporters.http.http1_reader import MessageReader, State
+from exporters.http.http2 import Http2Layer
 from exporters.http.messages import Connection, Lost, Outcome, Response
+from exporters.http.websocket import WebSocketLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from capture.streams import Tls
     from exporters.http.layers import Context, Layer
+    from exporters.http.messages import Exchange
 
 _EVENT_STREAM = b"text/event-stream"
+
+
+def _upgrade_to_http2(context: Context, exchange: Exchange) -> Layer:
+    """RFC 7540 §3.2: the response to the request comes on stream 1."""
+    layer = Http2Layer(context, exchange.connection, joined=False)
+    if exchange.request is not None:
+        layer.adopt(exchange)
+    return layer
+
+
+UPGRADES: dict[bytes, Callable[[Context, Exchange], Layer]] = {
+    b"websocket": WebSocketLayer,
+    b"h2c": _upgrade_to_http2,
+}
+"""The protocols after 101 that go on with the exchange that asked for them, by the Upgrade field."""
 
 
 class Http1Layer:
@@ -279,15 +299,23 @@ class Http1Layer:
         self._readers[Side.CLIENT].state = State.SWITCHED
         opened, tls = self._connection.opened, self._connection.tls
         authority = self._connection.authority
+        protocol = pending.response.fields.get(b"upgrade") if pending.response is not None else None
         if pending.head is not None and pending.head.method == b"CONNECT":
             self._switch(Connection(opened, None, pending.head.target))
+        elif protocol is not None and protocol.lower() in UPGRADES:
+            exchange = pending.build(self._connection, time_ns)
+            self._go_on(UPGRADES[protocol.lower()](self._context, exchange))
+            return Framing.SWITCHED
         else:
             self._switch(Connection(opened, tls, authority))
         self._emit(pending, time_ns)
         return Framing.SWITCHED
 
     def _switch(self, connection: Connection) -> None:
-        self._inner = self._context.open_layer(self._context, connection, False)
+        self._go_on(self._context.open_layer(self._context, connection, False))
+
+    def _go_on(self, layer: Layer) -> None:
+        self._inner = layer
         for reader in self._readers:
             reader.state = State.SWITCHED
 

@@ -186,13 +186,18 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class WebSocketMessage:
-    """A message or a control frame; ``from_client`` says who sent it. ``data`` is unmasked and inflated."""
+    """A message or a control frame; ``from_client`` says who sent it. ``data`` is unmasked and inflated.
+
+    ``problem`` says why it is not all there: ``lost_bytes`` were lost, or it cannot be inflated, and ``data`` is
+    as it was sent.
+    """
 
     time_ns: int
     from_client: bool
     opcode: int
     data: bytes
     lost_bytes: int = 0
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +205,8 @@ class Exchange:
     """A request and its response; either is None where it was not captured.
 
     ``number`` counts the exchanges of a connection from 0. ``stream_id`` is HTTP/2's. ``interim`` are the 1xx
-    responses. ``lost`` are bytes of heads, that is of messages of which nothing can be shown. ``sockets`` are
-    the messages of a WebSocket, None for all else.
+    responses. ``lost`` are bytes of heads, that is of messages of which nothing can be shown.
+    ``socket_messages`` are those of a WebSocket, None for all else.
     """
 
     connection: Connection

@@ -12,8 +12,10 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.heads import TOKEN
+from exporters.http.h2_frames import HEADER_BYTES, PREFACE, FrameType, find_frames, plausible
+from exporters.http.heads import REQUEST_START, RESPONSE_START, TOKEN
 from exporters.http.http1 import Http1Layer
+from exporters.http.http2 import Http2Layer
 from exporters.http.messages import Connection, Outcome
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ MAX_MAGIC_BYTES = 64
 _FIRST_LINE = re.compile(TOKEN.pattern + rb"[ \t][^\r\n]*HTTP/1\.[0-9][ \t]*\r?\n")
 
 
+FOUND = -1
+"""What a row's ``find`` returns when a message begins."""
+
+
 class Verdict(Enum):
     """Whether a direction's first bytes are a protocol's."""
 
@@ -42,11 +48,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A row: ``alpn`` identifiers, ``recognise`` by a side's first bytes, and the layer that reads it."""
+    """A row: ``alpn`` identifiers, ``recognise`` by a side's first bytes, and the layer that reads it.
+
+    ``find`` looks for the beginning of a message anywhere in a side's bytes: from the place that it returned
+    the last time, when there were as many bytes as its last argument says; FOUND where there is one.
+    """
 
     name: str
     alpn: frozenset[str]
     recognise: Callable[[Side, bytes], Verdict]
+    find: Callable[[Side, bytearray, int, int], int]
     layer: Callable[[Context, Connection, bool], Layer]
 
 
@@ -63,7 +74,37 @@ def _recognise_http1(side: Side, start: bytes) -> Verdict:
     return Verdict.MORE
 
 
-PROTOCOLS = (Protocol("HTTP/1", frozenset(("http/1.1", "http/1.0")), _recognise_http1, Http1Layer),)
+def _recognise_http2(side: Side, start: bytes) -> Verdict:
+    if side is Side.CLIENT:
+        if start.startswith(PREFACE):
+            return Verdict.YES
+        return Verdict.MORE if PREFACE.startswith(start) else Verdict.NO
+    # RFC 9113 §3.4: a server begins with SETTINGS, which by itself may be something else.
+    settings = len(start) < HEADER_BYTES or (start[3] == FrameType.SETTINGS and plausible(start, 0) > 0)
+    return Verdict.MORE if settings else Verdict.NO
+
+
+def _find_http1(side: Side, data: bytearray, place: int, seen: int) -> int:
+    if seen < MAX_MAGIC_BYTES and _recognise_http1(side, bytes(data[:MAX_MAGIC_BYTES])) is Verdict.YES:
+        return FOUND
+    newline = data.rfind(b"\n", seen)
+    if newline < 0:
+        return place
+    pattern = REQUEST_START if side is Side.CLIENT else RESPONSE_START
+    return FOUND if pattern.search(data, place, newline + 1) else newline + 1
+
+
+def _find_http2(side: Side, data: bytearray, place: int, seen: int) -> int:
+    if data.startswith(PREFACE):
+        return FOUND
+    place, believed = find_frames(data, place, boundary=place == 0)
+    return FOUND if believed else place
+
+
+PROTOCOLS = (
+    Protocol("HTTP/2", frozenset(("h2",)), _recognise_http2, _find_http2, Http2Layer),
+    Protocol("HTTP/1", frozenset(("http/1.1", "http/1.0")), _recognise_http1, _find_http1, Http1Layer),
+)
 
 
 class OpaqueLayer:
@@ -86,13 +127,18 @@ class OpaqueLayer:
 
 
 class SniffingLayer:
-    """Decides by the first bytes, then hands everything to the layer of the protocol."""
+    """Decides by the first bytes, then hands everything to the layer of the protocol.
+
+    A connection of which the beginning is missing is decided by what is recognised inside it; until then only
+    the last bytes of each side are kept, for nothing of what is before can be read in any protocol.
+    """
 
     def __init__(self, context: Context, connection: Connection, joined: bool) -> None:
         self._context = context
         self._connection = connection
         self._joined = joined
-        self._start = {Side.CLIENT: bytearray(), Side.SERVER: bytearray()}
+        self._start = (bytearray(), bytearray())
+        self._places = ([0] * len(PROTOCOLS), [0] * len(PROTOCOLS))
         self._held: list[tuple[Side, int, bytes]] = []
         self._layer: Layer | None = None
         alpn = connection.tls.alpn if connection.tls is not None else None
@@ -105,19 +151,28 @@ class SniffingLayer:
         if self._layer is not None:
             self._layer.data(sender, time_ns, data)
             return
-        self._held.append((sender, time_ns, data))
         start = self._start[sender]
+        if self._joined:
+            start += data
+            self._decide_joined(sender, time_ns, len(data))
+            return
+        self._held.append((sender, time_ns, data))
         start += data[: MAX_SNIFFED_BYTES + 1 - len(start)]
         if len(start) <= MAX_MAGIC_BYTES or b"\n" in data or len(start) > MAX_SNIFFED_BYTES:
             self._decide(sender, bytes(start))
 
     def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
         """See Layer."""
-        if self._layer is None:
-            self._joined = True  # what comes after a gap is no beginning
-            self._take(PROTOCOLS[0].layer)
         if self._layer is not None:
             self._layer.gap(sender, time_ns, length, reason)
+            return
+        notes = self._context.notes
+        notes.lost_bytes += length
+        notes.skipped_bytes += len(self._start[sender])
+        self._joined = True
+        self._start[sender].clear()
+        self._places[sender][:] = [0] * len(PROTOCOLS)
+        self._held.clear()
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
         """See Layer: a new plaintext begins, in the place of what there was or inside it."""
@@ -149,9 +204,6 @@ class SniffingLayer:
             verdicts.append(verdict)
         if Verdict.MORE in verdicts:
             return
-        if self._joined:
-            self._take(PROTOCOLS[0].layer)
-            return
         if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
             self._context.notes.streams_encrypted += 1
         else:
@@ -163,4 +215,19 @@ class SniffingLayer:
         for sender, time_ns, data in self._held:
             self._layer.data(sender, time_ns, data)
         self._held.clear()
-        self._start.clear()
+
+    def _decide_joined(self, side: Side, time_ns: int, new: int) -> None:
+        window, places = self._start[side], self._places[side]
+        for index, protocol in enumerate(PROTOCOLS):
+            places[index] = protocol.find(side, window, places[index], len(window) - new)
+            if places[index] == FOUND:
+                self._layer = layer = protocol.layer(self._context, self._connection, True)
+                for sender in (side.other, side):
+                    if self._start[sender]:
+                        layer.data(sender, time_ns, bytes(self._start[sender]))
+                return
+        if len(window) > 2 * MAX_SNIFFED_BYTES:
+            surplus = len(window) - MAX_SNIFFED_BYTES
+            self._context.notes.skipped_bytes += surplus
+            del window[:surplus]
+            places[:] = [max(place - surplus, 1) for place in places]

@@ -1,0 +1,394 @@
+"""One direction of an HTTP/2 connection: where frames begin and end (RFC 9113 §4 to §6).
+
+    PREFACE ─▶ HEADER ─▶ DATA     │ handed on as it comes in, so that a loss inside it is exact
+                       ─▶ PAYLOAD │ collected: HEADERS, PUSH_PROMISE, CONTINUATION, RST_STREAM, GOAWAY
+                       ─▶ IGNORE  │ all others, known or not (§5.5)
+    anything ──loss over a frame's end, malformed──▶ RESYNC ──recognised frames──▶ HEADER
+
+A loss inside a frame costs that frame. A loss over its end costs the boundaries: the next frame is looked for
+by its header, of which about 40 bits are predictable, and believed if another one follows it, or if it fills
+what has come in since exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from struct import Struct
+from typing import TYPE_CHECKING, Protocol
+
+from capture.streams import Side
+from exporters.http.messages import Lost
+
+if TYPE_CHECKING:
+    from exporters.http.layers import Notes
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""RFC 9113 §3.4."""
+
+HEADER_BYTES = 9
+
+MAX_COLLECTED_BYTES = 1 << 20
+"""Of one frame that is collected. The default limit of a frame is 16 KiB, and field blocks are smaller."""
+
+MAX_SYNC_FRAME_BYTES = 16384
+"""Synchronising believes in no longer frames: the default of SETTINGS_MAX_FRAME_SIZE, which few raise."""
+
+MAX_SYNC_STREAM = 1 << 24
+"""Nor in higher stream numbers: a connection of 8 million requests is rare, and 7 more bits tell."""
+
+
+class FrameType(IntEnum):
+    """RFC 9113 §6; other types are allowed, and ignored."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+END_STREAM = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+PRIORITY = 0x20
+
+_COLLECTED = frozenset(
+    (
+        FrameType.HEADERS,
+        FrameType.PUSH_PROMISE,
+        FrameType.CONTINUATION,
+        FrameType.RST_STREAM,
+        FrameType.GOAWAY,
+    )
+)
+_FLAGS = {
+    FrameType.DATA: END_STREAM | PADDED,
+    FrameType.HEADERS: END_STREAM | END_HEADERS | PADDED | PRIORITY,
+    FrameType.PRIORITY: 0,
+    FrameType.RST_STREAM: 0,
+    FrameType.SETTINGS: 1,
+    FrameType.PUSH_PROMISE: END_HEADERS | PADDED,
+    FrameType.PING: 1,
+    FrameType.GOAWAY: 0,
+    FrameType.WINDOW_UPDATE: 0,
+    FrameType.CONTINUATION: END_HEADERS,
+}
+_LENGTHS = {
+    FrameType.PRIORITY: 5,
+    FrameType.RST_STREAM: 4,
+    FrameType.PING: 8,
+    FrameType.WINDOW_UPDATE: 4,
+}
+_ON_CONNECTION = frozenset((FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY))
+_ON_STREAM = frozenset(
+    (FrameType.DATA, FrameType.HEADERS, FrameType.PRIORITY, FrameType.RST_STREAM, FrameType.PUSH_PROMISE)
+) | {FrameType.CONTINUATION}
+
+_HEADER = Struct(">HBBBI")
+_CANDIDATE = re.compile(rb"\x00[\x00-\x40].[\x00-\x09][\x00-\x2d][\x00-\x7f]", re.DOTALL)
+
+
+class State(IntEnum):
+    """What the next byte is."""
+
+    PREFACE = 0
+    HEADER = 1
+    DATA = 2
+    PADDING = 3
+    PAYLOAD = 4
+    IGNORE = 5
+    RESYNC = 6
+    SKIP = 7
+
+
+class FrameOwner(Protocol):
+    """Who gives frames their meaning."""
+
+    def frame(self, side: Side, frame: Frame, payload: bytes | None) -> None:
+        """A collected frame; ``payload`` is None where bytes of it were lost (``frame.lost``)."""
+
+    def data_began(self, side: Side, frame: Frame, length: int) -> None:
+        """A DATA frame's header has come in, which announces ``length`` bytes without the padding."""
+
+    def data_came(self, side: Side, frame: Frame, piece: bytes, time_ns: int) -> None:
+        """The next part of a DATA frame, without its padding."""
+
+    def data_lost(self, side: Side, frame: Frame, length: int, reason: str) -> None:
+        """The next ``length`` bytes of a DATA frame were lost."""
+
+    def data_ended(self, side: Side, frame: Frame, time_ns: int) -> None:
+        """All of a DATA frame has come in, or was lost."""
+
+    def sync_lost(self, side: Side, lost: Lost | None, time_ns: int) -> None:
+        """Frames were lost, which ones is not known; or what came was no frame (None)."""
+
+
+class Frame:
+    """A frame's header, the time of its first byte and, once it is whole, of its last."""
+
+    __slots__ = ("ended_ns", "flags", "length", "lost", "promised", "started_ns", "stream", "type")
+
+    def __init__(self, kind: int, flags: int, stream: int, length: int, started_ns: int) -> None:
+        self.type = kind
+        self.flags = flags
+        self.stream = stream
+        self.length = length
+        self.started_ns = self.ended_ns = started_ns
+        self.lost: Lost | None = None
+        self.promised = 0  # the stream that a PUSH_PROMISE announces
+
+    @property
+    def wire_bytes(self) -> int:
+        """The frame's size, its header included."""
+        return self.length + HEADER_BYTES
+
+
+def plausible(data: bytes | bytearray, position: int, max_stream: int = MAX_SYNC_STREAM) -> int:
+    """The size of the frame whose header may be at ``position``; 0 where there is none."""
+    high, low, kind, flags, stream = _HEADER.unpack_from(data, position)
+    length = high << 8 | low
+    allowed = _FLAGS.get(kind)
+    if length > MAX_SYNC_FRAME_BYTES or allowed is None or flags & ~allowed or stream > max_stream:
+        return 0
+    if (kind in _ON_CONNECTION and stream) or (kind in _ON_STREAM and not stream):
+        return 0
+    if length != _LENGTHS.get(kind, length) or (kind == FrameType.SETTINGS and length % 6):
+        return 0
+    return int(length) + HEADER_BYTES
+
+
+def find_frames(data: bytes | bytearray, start: int, boundary: bool) -> tuple[int, bool]:
+    """Where the first believable frame may begin, and whether one does.
+
+    It is believed if another one follows it. At ``start``, where that is a ``boundary`` (the first byte after a
+    loss, where writes and frames usually begin), filling ``data`` exactly is enough. Otherwise more bytes may
+    tell, and nothing before the place matters.
+    """
+    position = start
+    while True:
+        match = _CANDIDATE.search(data, position)
+        if match is None:
+            return max(len(data) - HEADER_BYTES + 1, start), False
+        position = match.start()
+        if position + HEADER_BYTES > len(data):
+            return position, False
+        size = plausible(data, position)
+        if size:
+            following = position + size
+            if boundary and position == start and following == len(data):
+                return position, True
+            if following + HEADER_BYTES > len(data):
+                return position, False
+            if plausible(data, following):
+                return position, True
+        position += 1
+
+
+class FrameReader:
+    """Reads one direction."""
+
+    def __init__(self, side: Side, owner: FrameOwner, notes: Notes, joined: bool) -> None:
+        self.state = State.RESYNC if joined else State.PREFACE if side is Side.CLIENT else State.HEADER
+        self._side = side
+        self._owner = owner
+        self._notes = notes
+        self._rest = bytearray()
+        self._started_ns: int | None = None  # of the frame whose header is in _rest
+        self._frame = Frame(0, 0, 0, 0, 0)
+        self._at_boundary = joined  # what comes next begins where something was lost
+        self._remaining = 0  # of the frame's data or payload
+        self._padding = 0
+        self._payload: bytearray | None = bytearray()
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that began last."""
+        return self._frame
+
+    def data(self, time_ns: int, data: bytes) -> None:
+        """The next bytes of the direction."""
+        if self._rest:
+            self._rest += data
+            used = self._consume(self._rest, time_ns)
+            del self._rest[:used]
+        else:
+            used = self._consume(data, time_ns)
+            if used < len(data):
+                self._rest += data[used:] if used else data
+
+    def gap(self, time_ns: int, length: int, reason: str) -> None:
+        """The next ``length`` bytes of the direction were not captured."""
+        self._notes.lost_bytes += length
+        while (
+            length
+            and not self._rest
+            and self.state in (State.DATA, State.PADDING, State.IGNORE, State.PAYLOAD)
+        ):
+            inside = min(length, self._remaining)
+            if self.state is State.DATA:
+                self._owner.data_lost(self._side, self._frame, inside, reason)
+            elif self.state is State.PAYLOAD:
+                self._lose_payload(inside, reason)
+            self._remaining -= inside
+            length -= inside
+            if not self._remaining:
+                self._end_part(time_ns)
+        if length:
+            self._lose_sync(time_ns, Lost(0, length, reason))
+
+    def discard(self) -> None:
+        """Nothing more comes of the direction."""
+        self._notes.skipped_bytes += len(self._rest)
+        self._rest.clear()
+        self.state = State.SKIP
+
+    # The states.
+
+    def _consume(self, source: bytes | bytearray, time_ns: int) -> int:
+        position, end = 0, len(source)
+        while position < end:
+            step = _STEPS[self.state](self, source, position, time_ns)
+            if step < 0:
+                break
+            position = step
+        return position
+
+    def _preface(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        if len(source) - position < len(PREFACE):
+            return -1
+        if source[position : position + len(PREFACE)] != PREFACE:
+            self._lose_sync(time_ns, None)
+            return position
+        self.state = State.HEADER
+        return position + len(PREFACE)
+
+    def _header(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        if self._started_ns is None:
+            self._started_ns = time_ns
+        if len(source) - position < HEADER_BYTES:
+            return -1
+        high, low, kind, flags, stream = _HEADER.unpack_from(source, position)
+        length = high << 8 | low
+        stream &= 0x7FFFFFFF
+        frame = self._frame = Frame(kind, flags, stream, length, self._started_ns)
+        self._started_ns = None
+        if (kind in _ON_STREAM and not stream) or (kind in _ON_CONNECTION and stream):
+            self._lose_sync(time_ns, None)
+            return position + 1
+        position += HEADER_BYTES
+        self._remaining = length
+        if kind == FrameType.DATA:
+            return self._begin_data(frame, source, position)
+        if kind in _COLLECTED and length <= MAX_COLLECTED_BYTES:
+            self.state, self._payload = State.PAYLOAD, bytearray()
+        else:
+            self.state = State.IGNORE
+        if not length:
+            self._end_part(time_ns)
+        return position
+
+    def _begin_data(self, frame: Frame, source: bytes | bytearray, position: int) -> int:
+        if frame.flags & PADDED and frame.length:
+            if position == len(source):  # the padding's length is still to come: read the header again then
+                self._started_ns = frame.started_ns
+                return -1
+            self._padding = min(source[position], frame.length - 1)
+            position += 1
+            self._remaining = frame.length - 1 - self._padding
+        else:
+            self._padding = 0
+        self._owner.data_began(self._side, frame, self._remaining)
+        self.state = State.DATA
+        if not self._remaining:
+            self._end_part(frame.started_ns)
+        return position
+
+    def _data(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        end = min(len(source), position + self._remaining)
+        self._owner.data_came(self._side, self._frame, bytes(source[position:end]), time_ns)
+        return self._passed(position, end, time_ns)
+
+    def _ignored(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        return self._passed(position, min(len(source), position + self._remaining), time_ns)
+
+    def _collected(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        end = min(len(source), position + self._remaining)
+        if self._payload is not None:
+            self._payload += source[position:end]
+        return self._passed(position, end, time_ns)
+
+    def _passed(self, position: int, end: int, time_ns: int) -> int:
+        self._remaining -= end - position
+        if not self._remaining:
+            self._end_part(time_ns)
+        return end
+
+    def _end_part(self, time_ns: int) -> None:
+        """The data, the padding or the payload of the frame is over."""
+        frame, state = self._frame, self.state
+        if state is State.DATA and self._padding:
+            self.state, self._remaining, self._padding = State.PADDING, self._padding, 0
+            return
+        self.state = State.HEADER
+        frame.ended_ns = time_ns
+        if state in (State.DATA, State.PADDING):
+            self._owner.data_ended(self._side, frame, time_ns)
+        elif state is State.PAYLOAD:
+            payload = None if self._payload is None else bytes(self._payload)
+            self._owner.frame(self._side, frame, payload)
+
+    def _resync(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        if self._started_ns is None:
+            self._started_ns = time_ns
+        place, believed = find_frames(source, position, self._at_boundary)
+        self._notes.skipped_bytes += place - position
+        if place > position:
+            self._started_ns = time_ns
+            self._at_boundary = False
+        if believed:
+            self.state = State.HEADER
+            self._notes.resynchronised += 1
+            return place
+        return place if place > position else -1
+
+    def _skip(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        self._notes.skipped_bytes += len(source) - position
+        return len(source)
+
+    # Losses.
+
+    def _lose_payload(self, length: int, reason: str) -> None:
+        offset = len(self._payload or b"")
+        self._payload = None
+        before = self._frame.lost.length if self._frame.lost is not None else 0
+        self._frame.lost = Lost(offset, before + length, reason)
+
+    def _lose_sync(self, time_ns: int, lost: Lost | None) -> None:
+        if self.state is State.SKIP:
+            return
+        if lost is not None:
+            self._notes.skipped_bytes += len(self._rest)
+            self._rest.clear()
+        self._started_ns = None
+        self._at_boundary = lost is not None
+        self.state = State.RESYNC
+        self._owner.sync_lost(self._side, lost, time_ns)
+
+
+_STEPS = (
+    FrameReader._preface,
+    FrameReader._header,
+    FrameReader._data,
+    FrameReader._ignored,
+    FrameReader._collected,
+    FrameReader._ignored,
+    FrameReader._resync,
+    FrameReader._skip,
+)
+"""Indexed by State."""

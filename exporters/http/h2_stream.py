@@ -1,0 +1,271 @@
+"""One HTTP/2 stream while it comes in: an exchange, by its frames (RFC 9113 §8.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capture.streams import Side
+from exporters.http.bodies import BodyBuilder
+from exporters.http.heads import parse_content_length
+from exporters.http.hpack import UNKNOWN
+from exporters.http.messages import (
+    NO_BODY,
+    NO_FIELDS,
+    Body,
+    Connection,
+    Exchange,
+    FieldPair,
+    Fields,
+    Lost,
+    Outcome,
+    Request,
+    Response,
+)
+
+if TYPE_CHECKING:
+    from exporters.http.h2_frames import Frame
+    from exporters.http.layers import Layer
+
+VERSION = "HTTP/2"
+
+_MARKED_TYPES = (b"text/event-stream", b"application/grpc")
+
+# Chromium's names, by what it sends for them: RFC 9218's urgency, and the weights of RFC 7540 §5.3.
+_URGENCIES = ("VeryHigh", "High", "Medium", "Low", "VeryLow")
+_WEIGHTS = ((238, "VeryHigh"), (202, "High"), (165, "Medium"), (129, "Low"), (0, "VeryLow"))
+
+
+class Half:
+    """What one side sends on a stream: a head, a body, trailers."""
+
+    __slots__ = (
+        "body", "doubts", "ended", "ended_ns", "fields", "head_bytes", "pseudo", "started_ns",
+        "trailers", "unknown",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.fields: Fields | None = None
+        self.pseudo: dict[bytes, bytes] = {}
+        self.trailers = NO_FIELDS
+        self.head_bytes = 0
+        self.body: BodyBuilder | None = None
+        self.started_ns: int | None = None
+        self.ended_ns = 0
+        self.ended = False
+        self.unknown = 0  # fields of which something is not known
+        self.doubts: list[Lost] = []  # losses that may have hit this stream
+
+    @property
+    def seen(self) -> bool:
+        """Anything of it came in."""
+        return self.started_ns is not None
+
+    def touch(self, time_ns: int) -> None:
+        """Something came in."""
+        if self.started_ns is None:
+            self.started_ns = time_ns
+        self.ended_ns = time_ns
+
+    def take_head(self, pairs: list[FieldPair], unknown: int) -> None:
+        """The head, whose pseudo-fields are shown among the fields, and known by name."""
+        self.fields = Fields(tuple(pairs))
+        self.pseudo = {name: value for name, value in pairs if name[:1] == b":" and value is not UNKNOWN}
+        self.unknown += unknown
+
+    def body_to_fill(self, limit: int) -> BodyBuilder:
+        """The body, from its first byte on."""
+        if self.body is None:
+            kind = self.fields.get(b"content-type") if self.fields is not None else None
+            self.body = BodyBuilder(limit, (kind or b"").startswith(_MARKED_TYPES))
+        return self.body
+
+    @property
+    def missing(self) -> int | None:
+        """How much less there is than Content-Length says; None where it says nothing."""
+        length = self.fields.get(b"content-length") if self.fields is not None else None
+        expected = parse_content_length(length) if length is not None else None
+        if expected is None:
+            return None
+        body = self.body.build() if self.body is not None else NO_BODY
+        return expected - len(body.data) - body.lost_bytes
+
+    def settle_doubts(self) -> tuple[str, ...]:
+        """What became of losses that may have hit the stream: a hole in the body, nothing, or a note."""
+        doubts, self.doubts = self.doubts, []
+        missing = self.missing
+        if not doubts or missing == 0:
+            return ()
+        if missing is not None and missing > 0 and self.body is not None and len(doubts) == 1:
+            self.body.note_loss(Lost(doubts[0].offset, missing, doubts[0].reason))
+            return ()
+        total = sum(doubt.length for doubt in doubts)
+        reasons = ", ".join(sorted({doubt.reason for doubt in doubts}))
+        return (f"up to {total} bytes of this stream may be missing ({reasons})",)
+
+
+class StreamExchange:
+    """A stream: the two halves and what is known of it as a whole."""
+
+    __slots__ = (
+        "adopted", "held", "held_bytes", "inner", "interim", "lost", "notes", "number", "outcome", "priority",
+        "pushed", "request", "response", "stream_id", "tunnels",
+    )  # fmt: skip
+
+    def __init__(self, stream_id: int, number: int) -> None:
+        self.stream_id = stream_id
+        self.number = number
+        self.request = Half()
+        self.response = Half()
+        self.interim: list[Response] = []
+        self.lost: tuple[Lost, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        self.outcome = Outcome.COMPLETE
+        self.priority: str | None = None
+        self.pushed = False
+        self.tunnels = False  # CONNECT: what the client sends depends on the answer
+        self.held: list[tuple[Side, int, bytes]] = []
+        self.held_bytes = 0
+        self.adopted: Request | None = None  # an HTTP/1 request that was upgraded
+        self.inner: Layer | None = None
+
+    def half(self, side: Side) -> Half:
+        """What ``side`` sends."""
+        return self.request if side is Side.CLIENT else self.response
+
+    @property
+    def last_ns(self) -> int:
+        """When something of it came in last."""
+        return max(self.request.ended_ns, self.response.ended_ns)
+
+    @property
+    def ended(self) -> bool:
+        """Both sides are through."""
+        return self.request.ended and self.response.ended
+
+    def take_fields(self, side: Side, frame: Frame, pairs: list[FieldPair], unknown: int, size: int) -> None:
+        """A field block: a head, an interim head, or trailers."""
+        half = self.half(side)
+        half.touch(frame.started_ns)
+        pseudo = any(name[:1] == b":" for name, _ in pairs)
+        if half.fields is None and (pseudo or half.body is None):
+            half.take_head(pairs, unknown)
+            half.head_bytes += size
+            if side is Side.CLIENT:
+                self._begin_request(half)
+        elif side is Side.SERVER and pseudo:  # one that turns out to have been an interim response
+            self.interim.append(self._interim(half, half.started_ns or frame.started_ns))
+            half.take_head(pairs, unknown)
+            half.head_bytes = size
+            half.started_ns = frame.started_ns
+        else:
+            half.trailers = Fields(tuple(pairs))
+            half.unknown += unknown
+        status = half.pseudo.get(b":status", b"")
+        if side is Side.SERVER and half.fields is not None and len(status) == 3 and status[:1] == b"1":
+            self.interim.append(self._interim(half, frame.started_ns))
+            self.response = Half()
+
+    def lose_fields(self, side: Side, frame: Frame, lost: Lost | None) -> None:
+        """A field block that was lost, in part or as a whole, or (None) is malformed."""
+        half = self.half(side)
+        half.touch(frame.started_ns)
+        if lost is not None:
+            self.lost += (lost,)
+        what = "trailers" if half.fields is not None else "header section"
+        whose = "request" if side is Side.CLIENT else "response"
+        self.notes += (f"the {what} of the {whose} {'is malformed' if lost is None else 'was lost'}",)
+
+    def _begin_request(self, half: Half) -> None:
+        method = half.pseudo.get(b":method")
+        self.tunnels = method == b"CONNECT"
+        urgency = half.fields.get(b"priority") if half.fields is not None else None
+        if urgency is not None:
+            for member in urgency.split(b","):
+                name, _, value = member.strip().partition(b"=")
+                if name == b"u" and value[:1].isdigit():
+                    self.priority = _URGENCIES[min(int(value[:1]), len(_URGENCIES) - 1)]
+
+    def take_weight(self, weight: int) -> None:
+        """The weight (1 to 256) of the deprecated priority signal."""
+        if self.priority is None:
+            self.priority = next(name for least, name in _WEIGHTS if weight >= least)
+
+    def _interim(self, half: Half, started_ns: int) -> Response:
+        status = half.pseudo.get(b":status", b"")
+        return Response(
+            int(status) if status.isdigit() else None,
+            b"",
+            VERSION,
+            half.fields or NO_FIELDS,
+            started_ns,
+            started_ns,
+            half.head_bytes,
+        )
+
+    def build(self, connection: Connection, ended_ns: int) -> Exchange:
+        """The exchange as it is now."""
+        notes = (*self.notes, *self.request.settle_doubts(), *self.response.settle_doubts())
+        return Exchange(
+            connection,
+            self.number,
+            self.adopted or (self._build_request() if self.request.seen else None),
+            self._build_response() if self.response.seen else None,
+            self.outcome,
+            ended_ns,
+            tuple(self.interim),
+            self.lost,
+            self.stream_id,
+            self.pushed,
+            self.priority,
+            None,
+            notes,
+        )
+
+    def _build_request(self) -> Request:
+        half = self.request
+        pseudo = half.pseudo
+        fields = half.fields or NO_FIELDS
+        method, target = pseudo.get(b":method"), pseudo.get(b":path")
+        if method == b"CONNECT" and b":protocol" not in pseudo:
+            target = pseudo.get(b":authority")
+        started_ns = half.started_ns or 0
+        return Request(
+            method,
+            target,
+            VERSION,
+            fields,
+            started_ns,
+            max(half.ended_ns, started_ns),
+            half.head_bytes or None,
+            _build_body(half),
+            half.trailers,
+            pseudo.get(b":scheme"),
+            pseudo.get(b":authority"),
+            pseudo.get(b":protocol"),
+        )
+
+    def _build_response(self) -> Response:
+        half = self.response
+        status = half.pseudo.get(b":status", b"")
+        started_ns = half.started_ns or 0
+        return Response(
+            int(status) if status.isdigit() else None,
+            b"",
+            VERSION,
+            half.fields or NO_FIELDS,
+            started_ns,
+            max(half.ended_ns, started_ns),
+            half.head_bytes or None,
+            _build_body(half),
+            half.trailers,
+        )
+
+
+def _build_body(half: Half) -> Body:
+    if half.body is None:
+        return NO_BODY if half.ended else _UNSEEN_BODY
+    half.body.complete = half.ended
+    return half.body.build()
+
+
+_UNSEEN_BODY = Body(complete=False)

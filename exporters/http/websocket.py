@@ -1,0 +1,249 @@
+"""WebSocket messages over an upgraded connection or an HTTP/2 stream (RFC 6455, 7692, 8441).
+
+Messages are put together from their fragments, unmasked and inflated. A loss inside a payload costs its message
+(and, where the deflate context is kept from message to message, the content of those after it); a loss over a
+frame's header costs the rest of that direction, because nothing in it tells where the next frame begins.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from capture.streams import Side
+from exporters.http.messages import NO_FIELDS, Body, Outcome, WebSocketMessage
+
+if TYPE_CHECKING:
+    from capture.streams import Tls
+    from exporters.http.layers import Context
+    from exporters.http.messages import Exchange
+
+_FIN, _RSV1, _MASKED = 0x80, 0x40, 0x80
+_DEFLATE_TAIL = b"\x00\x00\xff\xff"  # RFC 7692 §7.2.2
+
+MAX_INFLATED_BYTES = 16 * 1024 * 1024
+"""Of one message: what deflate can make of a frame has to end somewhere, and no user reads more."""
+
+
+class Opcode(IntEnum):
+    """RFC 6455 §5.2."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+class _Message:
+    """A message while it comes in."""
+
+    __slots__ = ("compressed", "data", "lost", "opcode")
+
+    def __init__(self, opcode: int, compressed: bool) -> None:
+        self.opcode = opcode
+        self.compressed = compressed
+        self.data = bytearray()
+        self.lost = 0
+
+
+class _Direction:
+    """One side's frames."""
+
+    def __init__(self, owner: WebSocketLayer, side: Side, deflated: bool, keeps_context: bool) -> None:
+        self.wire_bytes = 0
+        self.broken: str | None = None
+        self.closed = False
+        self._owner = owner
+        self._from_client = side is Side.CLIENT
+        self._deflated = deflated
+        self._keeps_context = keeps_context
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if deflated else None
+        self._rest = bytearray()
+        self._message: _Message | None = None  # a data message that is not complete
+        self._current: _Message | None = None  # whose frame's payload is coming in
+        self._final = False
+        self._mask = b""
+        self._offset = 0
+        self._remaining = 0
+
+    def data(self, time_ns: int, data: bytes) -> None:
+        self.wire_bytes += len(data)
+        if self.broken is not None:
+            self._owner.skipped(len(data))
+            return
+        self._rest += data
+        position = 0
+        while self.broken is None:
+            if self._current is None:
+                size = self._header(position)
+                if not size:
+                    break
+                position += size
+            taken = min(self._remaining, len(self._rest) - position)
+            if taken:
+                self._payload(bytes(self._rest[position : position + taken]))
+                position += taken
+            if self._remaining:
+                break
+            self._end_frame(time_ns)
+        del self._rest[:position]
+
+    def gap(self, time_ns: int, length: int, reason: str) -> None:
+        self.wire_bytes += length
+        if self._current is None or length > self._remaining:
+            self.broken = (
+                self.broken or f"the messages after a loss of {length} bytes ({reason}) are not known"
+            )
+            self._rest.clear()
+            return
+        self._current.lost += length
+        self._remaining -= length
+        self._offset += length
+        if not self._remaining:
+            self._end_frame(time_ns)
+
+    def _header(self, position: int) -> int:
+        """Read the frame header at ``position`` (RFC 6455 §5.2); its size, 0 where more bytes are needed."""
+        head = self._rest[position : position + 14]
+        if len(head) < 2:
+            return 0
+        short = head[1] & 0x7F
+        extended = {126: 2, 127: 8}.get(short, 0)
+        masked = bool(head[1] & _MASKED)
+        size = 2 + extended + (4 if masked else 0)
+        if len(head) < size:
+            return 0
+        self._remaining = int.from_bytes(head[2 : 2 + extended], "big") if extended else short
+        self._mask = bytes(head[size - 4 : size]) if masked else b""
+        self._offset = 0
+        self._begin_frame(head[0])
+        return size
+
+    def _begin_frame(self, first: int) -> None:
+        opcode = first & 0x0F
+        self._final = bool(first & _FIN)
+        if opcode == Opcode.CONTINUATION:
+            self._current = self._message or _Message(Opcode.BINARY, False)
+        else:
+            self._current = _Message(opcode, self._deflated and bool(first & _RSV1))
+        if opcode not in tuple(Opcode):
+            self.broken = f"a frame of type {opcode}, which does not exist"
+        elif opcode < Opcode.CLOSE and not self._final:
+            self._message = self._current
+
+    def _payload(self, piece: bytes) -> None:
+        if self._mask:
+            size, start = len(piece), self._offset & 3
+            key = (self._mask * (size // 4 + 2))[start : start + size]
+            mixed = int.from_bytes(piece, "big") ^ int.from_bytes(key, "big")
+            piece = mixed.to_bytes(size, "big")
+        self._offset += len(piece)
+        self._remaining -= len(piece)
+        if self._current is not None:
+            room = self._owner.room(len(piece))
+            self._current.data += piece[:room]
+            self._current.lost += len(piece) - room
+
+    def _end_frame(self, time_ns: int) -> None:
+        message, self._current = self._current, None
+        if message is None or not (self._final or message.opcode >= Opcode.CLOSE):
+            return
+        if message is self._message:
+            self._message = None
+        if message.opcode == Opcode.CLOSE:
+            self.closed = True
+        data, problem = bytes(message.data), "bytes were lost" if message.lost else None
+        if message.compressed:
+            data, problem = self._inflate(data, problem)
+        self._owner.messages.append(
+            WebSocketMessage(time_ns, self._from_client, message.opcode, data, message.lost, problem)
+        )
+
+    def _inflate(self, data: bytes, problem: str | None) -> tuple[bytes, str | None]:
+        if self._inflater is None:
+            return data, "its deflate context was lost"
+        if problem is None:
+            try:
+                inflated = self._inflater.decompress(data + _DEFLATE_TAIL, MAX_INFLATED_BYTES)
+            except zlib.error as error:
+                problem = str(error)
+            else:
+                if self._inflater.unconsumed_tail:
+                    problem = f"only the first {MAX_INFLATED_BYTES} inflated bytes are kept"
+                data = inflated
+        if not self._keeps_context:
+            self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        elif problem is not None:
+            self._inflater = None
+        return data, problem
+
+
+class WebSocketLayer:
+    """Both sides of a WebSocket; a Layer, which emits ``exchange`` with its messages when it is over."""
+
+    def __init__(self, context: Context, exchange: Exchange) -> None:
+        self.messages: list[WebSocketMessage] = []
+        self._context = context
+        self._exchange = exchange
+        self._kept_bytes = 0
+        self._finished = False
+        fields = exchange.response.fields if exchange.response is not None else NO_FIELDS
+        extensions = (fields.get(b"sec-websocket-extensions") or b"").lower()
+        deflated = b"permessage-deflate" in extensions
+        self._directions = (
+            _Direction(self, Side.CLIENT, deflated, b"client_no_context_takeover" not in extensions),
+            _Direction(self, Side.SERVER, deflated, b"server_no_context_takeover" not in extensions),
+        )
+
+    def data(self, sender: Side, time_ns: int, data: bytes) -> None:
+        """See Layer."""
+        self._directions[sender].data(time_ns, data)
+
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+        """See Layer."""
+        self._directions[sender].gap(time_ns, length, reason)
+
+    def tls_started(self, time_ns: int, tls: Tls) -> None:
+        """See Layer: there is no TLS inside a WebSocket."""
+
+    def closed(self, sender: Side, time_ns: int) -> None:
+        """See Layer."""
+
+    def finish(self, time_ns: int, outcome: Outcome) -> None:
+        """See Layer."""
+        if self._finished:
+            return
+        self._finished = True
+        client, server = self._directions
+        if outcome is Outcome.CLOSED or (client.closed and server.closed):
+            outcome = Outcome.COMPLETE
+        exchange = self._exchange
+        request, response = exchange.request, exchange.response
+        notes = tuple(side.broken for side in self._directions if side.broken is not None)
+        self._context.notes.exchanges += 1
+        self._context.notes.unfinished += outcome is not Outcome.COMPLETE
+        self._context.emit(
+            replace(
+                exchange,
+                request=request and replace(request, body=Body(wire_bytes=client.wire_bytes)),
+                response=response and replace(response, body=Body(wire_bytes=server.wire_bytes)),
+                outcome=outcome,
+                ended_ns=time_ns,
+                socket_messages=tuple(self.messages),
+                notes=exchange.notes + notes,
+            )
+        )
+
+    def room(self, size: int) -> int:
+        """How much of ``size`` more bytes may be kept."""
+        room = min(size, self._context.limits.socket_bytes - self._kept_bytes)
+        self._kept_bytes += room
+        return room
+
+    def skipped(self, size: int) -> None:
+        """``size`` bytes could not be read."""
+        self._context.notes.skipped_bytes += size

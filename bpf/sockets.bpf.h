@@ -82,6 +82,15 @@ INLINE void decide_ports(struct connection *c)
 	c->unwanted = !wanted_ports.lookup(&local) && !wanted_ports.lookup(&remote);
 }
 
+/* The process's name: a thread may be called otherwise. */
+INLINE void read_comm(void *to)
+{
+	u64 leader = 0;
+
+	READ_KERNEL(leader, bpf_get_current_task() + OFFSET_task_struct_group_leader);
+	bpf_probe_read_kernel_str(to, COMM_BYTES, (void *)(leader + OFFSET_task_struct_comm));
+}
+
 /* The entry of a socket, made when it is first seen. NULL: the table is full. */
 INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 fd)
 {
@@ -96,7 +105,7 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 		fresh.family = s->family;
 		fresh.tgid = tgid;
 		fresh.fd = fd;
-		bpf_get_current_comm(fresh.comm, COMM_BYTES);
+		read_comm(fresh.comm);
 		read_addresses(&fresh, sk);
 		if (connections.update(&sk, &fresh)) {
 			count(COUNTER_TABLE_FULL, 1);

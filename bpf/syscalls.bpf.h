@@ -115,8 +115,6 @@ INLINE int io_exit(long result)
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, bytes, first_bytes(call, n, bytes));
 	note_nested(tid, call, c);
-	if (c->protocol == PROTOCOL_TLS && d == DIRECTION_SENT && !c->session)
-		match_record(call, c, sk, n, id);
 	count(COUNTER_REPORTED_SENT + d, n);
 
 	struct job job = {
@@ -127,6 +125,8 @@ INLINE int io_exit(long result)
 	int fate = fate_of(c, d, call->flags);
 	int announced = fate <= FATE_COPY && announce(c, job.tgid, tid);
 	job.position = __sync_fetch_and_add(&c->position[d], n);
+	if (c->protocol == PROTOCOL_TLS && d == DIRECTION_SENT && !c->session)
+		match_record(call, c, sk, n, id);
 	if (fate != FATE_COPY) {
 		count(fate == FATE_HELLO ? COUNTER_SUPPRESSED : fate, n);
 		if (fate == COUNTER_LOST_NOT_IN_USER_SPACE && announce(c, job.tgid, tid))

@@ -21,10 +21,8 @@ INLINE int wanted(u64 id)
 	}
 	if (s->flags & WANT_COMMS) {
 		struct comm_key key = {};
-		u64 leader = 0;
-		/* A thread may be named otherwise: the process is what was meant. */
-		READ_KERNEL(leader, bpf_get_current_task() + OFFSET_task_struct_group_leader);
-		bpf_probe_read_kernel_str(key.comm, sizeof(key.comm), (void *)(leader + OFFSET_task_struct_comm));
+
+		read_comm(key.comm);
 		if (!wanted_comms.lookup(&key))
 			return 0;
 	}

@@ -14,6 +14,7 @@ Sans-IO: time comes in with ``tick``, processes and library names through the ca
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 # How long the first content of a connection that may be local waits for the other end's.
 DECISION_WINDOW_NS = 100_000_000
+# How long a connection that has ended is remembered for its other end, which may read only after the client's
+# socket is gone: what the client sent before its FIN waits for a server that is busy.
+LINGER_NS = 2_000_000_000
 # Beyond this a view is shown without waiting: its other end would have spoken.
 MAX_HELD_BYTES = 256 << 10
 # Plaintext whose socket is not known yet, over all sessions; the oldest is given up first.
@@ -107,6 +111,7 @@ class Connections:
         self._all_protocols = all_protocols
         self._views: dict[int, View] = {}
         self._by_address: dict[_Address, View] = {}
+        self._lingering: deque[tuple[int, View]] = deque()  # ended before their other end was announced, oldest first
         self._sessions: dict[int, _Session] = {}
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
@@ -154,7 +159,7 @@ class Connections:
         view = self._views[event.connection] = View(event)
         own, mirrored = _addresses(event)
         other = self._by_address.get(mirrored)
-        if other and other.other is None and not other.ended:
+        if other and other.other is None:
             view.other, other.other = other, view
         self._by_address[own] = view
         yield from ()
@@ -247,15 +252,21 @@ class Connections:
             return
         view.ended = event
         yield from self._finish(view, Final(event.moved, event.session, event.session_moved), event.time)
-        address, _ = _addresses(view.announced)
-        if self._by_address.get(address) is view:
-            del self._by_address[address]
+        if view.other is None and _may_be_local(view.announced):
+            self._lingering.append((event.time, view))
+        else:
+            self._forget_address(view)
         if view.state is State.HIDDEN:
             self._mirror(event.connection, False)
         for session in view.flows:
             self._sessions.pop(session, None)
         if view.state is State.SHOWN:
             yield from view.close(event)
+
+    def _forget_address(self, view: View) -> None:
+        address, _ = _addresses(view.announced)
+        if self._by_address.get(address) is view:
+            del self._by_address[address]
 
     def _finish(self, view: View, final: Final, now: int) -> Iterator[StreamItem]:
         """Everything that can still be said of a view's bytes."""
@@ -267,18 +278,18 @@ class Connections:
         ended, view.ended = view.ended, None
         yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
         view.ended = ended
-        if view.protocol is Protocol.TLS and not view.plaintext_seen:
+        if view.protocol is Protocol.TLS and not view.readable:
             yield from self._unreadable(view, sum(final.moved))
 
     def _unreadable(self, view: View, ciphertext: int) -> Iterator[StreamItem]:
         """TLS without plaintext: shown as what it is, unless the other end shows it."""
         other = view.other
-        if other and (other.plaintext_seen or (view.side is Side.SERVER and not other.ended)):
+        if other and (other.readable or (view.side is Side.SERVER and not other.ended)):
             return
         a = view.announced
         key = (a.pid, a.comm, view.tls.library)
         self.tally.unreadable[key] = self.tally.unreadable.get(key, 0) + ciphertext
-        if view.state is State.HOLDING:
+        if view.state is State.HOLDING and not (other and other.state is State.SHOWN):
             ended, view.ended = view.ended, None
             yield from self._show(view)
             view.ended = ended
@@ -316,6 +327,7 @@ class Connections:
         if view is None:
             self.tally.filtered_plaintext += event.length
             return
+        view.readable = True
         if view.tls.library is None:
             view.tls.library = self._library_name(session.library)
         yield from self._contents(view, view.add(event))
@@ -326,6 +338,7 @@ class Connections:
         view = self._views.get(connection)
         if view:
             view.protocol = Protocol.TLS
+            view.readable = True
             view.tls.library = self._library_name(session.library) or view.tls.library
             view.tls.established = session.established or view.tls.established
             if view.tls.started is None:
@@ -362,8 +375,7 @@ class Connections:
         session = self._sessions.get(event.session)
         if session and event.session in self._unbound:
             self._abandon(event.session)
-        if session and not session.connection:
-            del self._sessions[event.session]
+        self._sessions.pop(event.session, None)
         yield from ()
 
     # Time
@@ -373,6 +385,8 @@ class Connections:
         for view in [v for v in self._undecided.values() if now - v.held_since > DECISION_WINDOW_NS]:
             if view.state is State.HOLDING:
                 yield from self._show(view)
+        while self._lingering and now - self._lingering[0][0] > LINGER_NS:
+            self._forget_address(self._lingering.popleft()[1])
         for connection, view in list(self._waiting_flows.items()):
             yield from self._contents(view, view.expire(now))
             if not view.waits:

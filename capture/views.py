@@ -119,8 +119,8 @@ class View:
         "held_since",
         "in_tls",
         "other",
-        "plaintext_seen",
         "protocol",
+        "readable",
         "side",
         "state",
         "tls",
@@ -134,7 +134,7 @@ class View:
         self.other: View | None = None
         self.tls = TlsNotes()
         self.in_tls = False  # whether what was given out last was plaintext of TLS
-        self.plaintext_seen = False
+        self.readable = False  # a probe knows its TLS session, whether or not it carried anything
         self.held: list[Content] = []
         self.held_bytes = 0
         self.held_since = 0
@@ -159,8 +159,6 @@ class View:
         """A piece of cleartext or plaintext; what is in order now."""
         flow = self._flow(event)
         tls = event.session != 0
-        if tls:
-            self.plaintext_seen = True
         for piece in flow.add(event):
             yield _content(piece, event.direction, tls=tls)
 

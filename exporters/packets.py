@@ -147,9 +147,8 @@ class PcapngExporter:
         if item.stream in self._streams:
             self._forget(item.stream)
         addresses = common_family(item.client.address, item.server.address)
-        port, bare = item.server.port, True
-        if item.tls is not None:
-            port, bare = shown_port(self._framing, port), goes_bare(self._framing, port)
+        bare = goes_bare(self._framing, item.server.port)
+        port = item.server.port if item.tls is None else shown_port(self._framing, item.server.port)
         stream = SyntheticStream(
             self._put, self._flows(item, (addresses[0], item.client.port), (addresses[1], port))
         )

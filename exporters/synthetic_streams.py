@@ -55,6 +55,7 @@ class SyntheticStream:
     """An open stream. ``emit`` takes the time and the bytes of each block."""
 
     __slots__ = (
+        "_bare_from_start",
         "_broken",
         "_client_spoke",
         "_comments",
@@ -74,6 +75,8 @@ class SyntheticStream:
         self._emit = emit
         self._flows = flows
         self._last_ns = 0
+        self._bare_from_start = False
+        """Whether TLS would go bare: decided by the port, and only as long as no bytes have come."""
         self._tls: Tls | None = None
         self._framed = False
         self._settled = False
@@ -92,7 +95,11 @@ class SyntheticStream:
     # Handshakes
 
     def open(self, item: StreamOpened, *, bare: bool, original_port: int | None) -> None:
-        """The three segments of the TCP handshake, the first with all that the file has to say."""
+        """The three segments of the TCP handshake, the first with all that the file has to say.
+
+        ``bare`` says how TLS is shown if it begins before other bytes.
+        """
+        self._bare_from_start = bare
         framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
         words = packet_comments.stream_words(item, framing, original_port)
         hints = () if item.handshake_seen else (packet_comments.TCP_HANDSHAKE_HINT,)
@@ -102,7 +109,8 @@ class SyntheticStream:
             self._begin_tls(item.tls, bare=bare)
 
     def start_tls(self, tls: Tls, time_ns: int, *, bare: bool) -> None:
-        """TLS begins after cleartext (STARTTLS, CONNECT)."""
+        """TLS begins after cleartext (STARTTLS, CONNECT), or turns out to have begun with the connection."""
+        bare = bare or self._bare_from_start
         self.settle()
         self._last_ns = max(self._last_ns, time_ns)
         self._begin_tls(tls, bare=bare)
@@ -166,6 +174,7 @@ class SyntheticStream:
     def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
         """``length`` bytes that ``sender`` sent and that were not captured."""
         self.settle(time_ns)
+        self._bare_from_start = False
         self._client_spoke = True
         # A record each, so that its header tells how much plaintext is lost and where the next one begins.
         step = tls_framing.MAX_RECORD_BYTES if self._framed else MAX_PAYLOAD_BYTES
@@ -184,6 +193,7 @@ class SyntheticStream:
 
     def _settle_for(self, sender: Side, time_ns: int, data: bytes) -> bytes | None:
         """Decides what was left to the next bytes; returns these, or None where they wait for more."""
+        self._bare_from_start = False
         self._write_handshake(time_ns)
         if self._broken is not None:
             self._mend(sender, time_ns, data)

@@ -167,6 +167,52 @@ def test_protocols_that_go_by_port_are_written_bare(
     assert "tls=bare" in rows(path, "tcp.flags.syn == 1 && tcp.flags.ack == 0", "frame.comment")[0][0]
 
 
+@pytest.mark.parametrize("port", [443, 6379])
+def test_tls_that_is_known_after_the_opening_is_framed_as_if_known_before(tmp_path: Path, port: int) -> None:
+    session = tls(None, started_ns=None, established_ns=None)
+    late = (
+        Transcript(port=port).start_tls(session).client(b"*1\r\n$4\r\nPING\r\n").server(b"+PONG\r\n").close()
+    )
+    path = write(tmp_path / "a.pcapng", late.items)
+    assert expert_problems(path) == []
+    assert bool(rows(path, "tls", "frame.number")) is (port == 443)
+    assert bool(rows(path, "resp", "frame.number")) is (port == 6379)
+    assert timeless(read(path.read_bytes())) == timeless(late.items)
+
+
+SMTP = (
+    b"220 mx ESMTP\r\n",
+    b"EHLO me\r\n",
+    b"250-mx\r\n250 STARTTLS\r\n",
+    b"STARTTLS\r\n",
+    b"220 go ahead\r\n",
+)
+TUNNELS = {
+    "CONNECT": (3128, [(0, b"CONNECT example.com:443 HTTP/1.1\r\n\r\n"), (1, b"HTTP/1.1 200 OK\r\n\r\n")]),
+    "CONNECT on any port": (45123, [(0, b"CONNECT a:443 HTTP/1.1\r\n\r\n"), (1, b"HTTP/1.1 200 OK\r\n\r\n")]),
+    "SMTP": (587, [(1, SMTP[0]), (0, SMTP[1]), (1, SMTP[2]), (0, SMTP[3]), (1, SMTP[4])]),
+    "PostgreSQL": (5432, [(0, b"\0\0\0\x08\x04\xd2\x16\x2f"), (1, b"S")]),
+}
+INSIDE = {
+    "SMTP": (b"MAIL FROM:<a@example.com>\r\n", b"250 fine\r\n", "smtp.req.command == MAIL"),
+    "PostgreSQL": (b"Q\0\0\0\x0dSELECT 1\0", b"Z\0\0\0\x05I", "pgsql.query"),
+}
+
+
+@pytest.mark.parametrize("name", TUNNELS)
+def test_tls_inside_a_cleartext_connection(tmp_path: Path, name: str) -> None:
+    port, before = TUNNELS[name]
+    request, answer, shown = INSIDE.get(name, (REQUEST, response(), "http.request.method == GET"))
+    stream = Transcript(port=port)
+    for side, data in before:
+        _ = stream.server(data) if side else stream.client(data)
+    stream.start_tls(tls(None, started_ns=None, established_ns=None)).client(request).server(answer).close()
+    path = write(tmp_path / "a.pcapng", stream.items)
+    assert expert_problems(path) == []
+    assert len(rows(path, f"tls && {shown}", "frame.number")) == 1
+    assert timeless(read(path.read_bytes())) == timeless(stream.items)
+
+
 def test_plain_framing_maps_tls_ports_to_80(tmp_path: Path) -> None:
     streams = [stream.exchange().close() for stream in numbered((443, 8443, 9443), tls=tls())]
     path = write(tmp_path / "a.pcapng", interleave(streams), Framing.PLAIN)

@@ -10,6 +10,8 @@ SHELL := /bin/bash
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nginx shellcheck tshark
+# Compilers for the fixtures of ELF tests, and libraries that they look into.
+TEST_PACKAGES += android-libboringssl binutils gcc golang-go libc6-dev libgnutls-openssl27 libssl-dev
 BENCH_PACKAGES := $(DEMO_PACKAGES) bpfcc-tools linux-headers-amd64 nginx wrk
 
 # NodeSource's nodejs brings npm along and conflicts with Debian's.
@@ -29,6 +31,9 @@ INSTALLED_DEV := $(VENV)/.plaintap-dev-$(KEY)
 # setuptools takes the folders of C headers, which are package data, for packages that were forgotten.
 PIP_INSTALL := PYTHONWARNINGS=ignore $(VENV)/bin/pip install --quiet --disable-pip-version-check
 
+# What drives Chromium's devtools in the tests.
+DEVTOOLS := build/devtools/node_modules/.package-lock.json
+
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 OWNER := $(shell stat --format=%u .)
 # Root also works here, on behalf of whoever owns the tree: what it makes is handed to them.
@@ -47,7 +52,7 @@ install:
 
 dev:
 	@.ci/install-packages $(RUNTIME_PACKAGES) $(TEST_PACKAGES)
-	@$(MAKE) --silent $(INSTALLED_DEV)
+	@$(MAKE) --silent $(INSTALLED_DEV) $(DEVTOOLS)
 
 # An environment that was made elsewhere, or by another Python, names paths that are not ours: start anew.
 $(INSTALLED):
@@ -62,6 +67,14 @@ $(INSTALLED):
 $(INSTALLED_DEV): $(INSTALLED)
 	echo 'Installing what the tests need into $(VENV)'
 	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+	@$(HAND_OVER)
+
+$(DEVTOOLS): tests/support/package.json tests/support/package-lock.json
+	echo 'Installing what drives devtools into build/devtools'
+	mkdir -p build/devtools
+	cp $^ build/devtools/
+	npm ci --silent --no-audit --no-fund --prefix build/devtools
 	touch $@
 	@$(HAND_OVER)
 

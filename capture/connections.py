@@ -49,6 +49,7 @@ MAX_HELD_BYTES = 256 << 10
 MAX_UNBOUND_BYTES = 16 << 20
 
 _Address = tuple[bytes, int, bytes, int, int]
+_NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,9 @@ class Connections:
         self._all_protocols = all_protocols
         self._views: dict[int, View] = {}
         self._by_address: dict[_Address, View] = {}
-        self._lingering: deque[tuple[int, View]] = deque()  # ended before their other end was announced, oldest first
+        self._lingering: deque[tuple[int, View]] = (
+            deque()
+        )  # ended before their other end was announced, oldest first
         self._sessions: dict[int, _Session] = {}
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
@@ -251,6 +254,8 @@ class Connections:
         if view is None:
             return
         view.ended = event
+        if view.protocol is Protocol.UNDECIDED:
+            view.protocol = event.protocol
         yield from self._finish(view, Final(event.moved, event.session, event.session_moved), event.time)
         if view.other is None and _may_be_local(view.announced):
             self._lingering.append((event.time, view))
@@ -274,6 +279,8 @@ class Connections:
         self._waiting_flows.pop(connection, None)
         for early in self._provisional.pop(connection, ()):
             self.tally.never_decided_arrived += len(early.payload)
+        if view.protocol in _NOT_SHOWN and not self._all_protocols:
+            return  # what did not arrive of it was filtered, not lost
         # Plaintext given out before this call flips the state; what the tail adds must not close twice.
         ended, view.ended = view.ended, None
         yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))

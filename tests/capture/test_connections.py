@@ -1,0 +1,553 @@
+"""Connections: events in any order that the kernel may give them, and the streams that must come out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_events import (
+    CLIENT_PORT,
+    ELSEWHERE,
+    LOOPBACK,
+    REQUEST,
+    RESPONSE,
+    SECOND_NS,
+    SERVER_PORT,
+    START_NS,
+    Recording,
+    announced,
+    distant,
+    ended,
+    in_pieces,
+    moved,
+    plaintext,
+)
+
+from capture.connections import DECISION_WINDOW_NS, MAX_HELD_BYTES, MAX_UNBOUND_BYTES, Final
+from capture.events import (
+    Direction,
+    ProgramExecuted,
+    Protocol,
+    Reason,
+    Role,
+    SessionBound,
+    SessionEstablished,
+    SessionFreed,
+)
+from capture.streams import Process, Side
+
+SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
+BOTH = (REQUEST, RESPONSE)
+MIDDLE = START_NS + 50
+CUTS = st.lists(st.integers(1, max(map(len, BOTH)) - 1), max_size=4)
+
+
+def ends(client_cuts=(), server_cuts=(), **server_fields):
+    """All events of either end of one local connection."""
+    return (
+        [
+            announced(1),
+            *in_pieces(1, SENT, REQUEST, client_cuts),
+            *in_pieces(1, RECEIVED, RESPONSE, client_cuts),
+            ended(1, len(REQUEST), len(RESPONSE)),
+        ],
+        [
+            announced(2, Role.SERVER, **server_fields),
+            *in_pieces(2, RECEIVED, REQUEST, server_cuts),
+            *in_pieces(2, SENT, RESPONSE, server_cuts),
+            ended(2, len(RESPONSE), len(REQUEST)),
+        ],
+    )
+
+
+def interleaved(draw, *queues):
+    """The queues, each in its own order, mixed as hypothesis likes."""
+    queues = [list(queue) for queue in queues]
+    while any(queues):
+        queue = draw(st.sampled_from([queue for queue in queues if queue]))
+        yield queue.pop(0)
+
+
+# Both ends of a local connection
+
+
+@given(data=st.data(), client_cuts=CUTS, server_cuts=CUTS)
+def test_both_ends_in_any_interleaving_give_one_stream(data, client_cuts, server_cuts):
+    recording = Recording()
+    for event in interleaved(data.draw, *ends(client_cuts, server_cuts)):
+        recording.feed(event)
+    recording.tick(SECOND_NS).finish()
+    assert recording.stream.both == BOTH
+    assert not any(recording.stream.holes.values())
+    assert {closed.sender for closed in recording.stream.closed} == {Side.CLIENT, Side.SERVER}
+    assert len(recording.stream.closed) == 2
+    tally = recording.tally
+    whole = len(REQUEST) + len(RESPONSE)
+    assert (tally.cleartext, tally.mirrored_cleartext, tally.gaps, tally.late) == (2 * whole, whole, 0, 0)
+
+
+@given(data=st.data(), client_cuts=CUTS, server_cuts=CUTS)
+def test_also_when_the_decision_s_window_ends_anywhere_in_between(data, client_cuts, server_cuts):
+    recording = Recording()
+    for number, event in enumerate(interleaved(data.draw, *ends(client_cuts, server_cuts))):
+        recording.feed(event)
+        if data.draw(st.booleans()):
+            recording.tick((number + 1) * DECISION_WINDOW_NS * 2 // 10)
+    recording.tick(SECOND_NS).finish()
+    assert recording.stream.both == BOTH
+    assert not any(recording.stream.holes.values())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_client_s_end_is_shown_and_the_server_s_process_named(first):
+    queues = ends()
+    recording = Recording()
+    # Announcements and first data of both ends, whichever comes first.
+    for step in range(2):
+        for queue in (queues[first], queues[1 - first]):
+            recording.feed(queue[step])
+    opened = recording.stream.opened
+    assert opened.side is Side.CLIENT
+    assert opened.stream == 1
+    assert opened.process == Process(1001, "client")
+    assert opened.peer_process == Process(1002, "server")
+    assert recording.mirrored == [(2, True)]
+    for queue in queues:
+        recording.feed(*queue[2:])
+    assert recording.mirrored == [(2, True), (2, False)], "the kernel is told when it may forget"
+
+
+def test_a_lone_server_is_shown_when_the_window_is_over():
+    recording = Recording().feed(*ends()[1][:2])
+    recording.tick(DECISION_WINDOW_NS)
+    assert recording.streams == []
+    recording.tick(2 * DECISION_WINDOW_NS)
+    assert recording.stream.opened.side is Side.SERVER
+    assert recording.stream.opened.peer_process is None
+    assert recording.stream.both == (REQUEST, b"")
+
+
+def test_a_distant_connection_does_not_wait():
+    recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST))
+    assert recording.stream.both == (REQUEST, b"")
+    assert recording.stream.opened.server.address == ELSEWHERE
+
+
+def test_more_than_the_limit_is_not_held_back():
+    size = MAX_HELD_BYTES // 4
+    recording = Recording().feed(announced(1, Role.SERVER))
+    for number in range(6):
+        recording.feed(moved(1, RECEIVED, number * size, bytes(size)))
+    assert len(recording.stream.sent[Side.CLIENT]) == 6 * size
+
+
+def test_loopback_of_another_namespace_is_another_connection():
+    client, server = ends(netns=2)
+    recording = Recording().feed(*client, *server).tick(SECOND_NS)
+    assert len(recording.streams) == 2
+
+
+def test_a_mapped_address_is_the_same_address():
+    mapped = bytes(10) + b"\xff\xff" + LOOPBACK
+    client, server = ends(local=mapped, remote=mapped)
+    recording = Recording().feed(*client, *server).tick(SECOND_NS)
+    assert recording.stream.both == BOTH
+
+
+def test_the_same_ports_again_are_another_stream():
+    first, second = ends(), ends()
+    again = [
+        [replace(event, connection=number) for event in queue]
+        for queue, number in zip(second, (3, 4), strict=True)
+    ]
+    recording = Recording()
+    for client, server in ((first[0], first[1]), (again[0], again[1])):
+        recording.feed(client[0], server[0], *client[1:-1], *server[1:-1], client[-1], server[-1])
+    recording.tick(SECOND_NS)
+    assert [stream.both for stream in recording.streams] == [BOTH, BOTH]
+
+
+# One end: order, losses, ends
+
+
+@given(cuts=CUTS, random=st.randoms(use_true_random=False))
+def test_pieces_of_two_threads_are_put_in_order(cuts, random):
+    pieces = in_pieces(1, SENT, REQUEST, cuts)
+    random.shuffle(pieces)
+    recording = Recording().feed(distant(1), *pieces, ended(1, len(REQUEST)))
+    assert recording.stream.both == (REQUEST, b"")
+    assert not recording.stream.holes[Side.CLIENT]
+
+
+@given(cuts=CUTS, lost=st.sets(st.integers(0, 4)))
+def test_what_the_ring_had_no_room_for_is_a_gap_of_exact_length(cuts, lost):
+    pieces = in_pieces(1, SENT, REQUEST, cuts)
+    came = [piece for number, piece in enumerate(pieces) if number not in lost]
+    recording = Recording().feed(distant(1), *came, ended(1, len(REQUEST))).tick(SECOND_NS)
+    missing = len(REQUEST) - sum(piece.length for piece in came)
+    assert recording.tally.gaps == missing or not came
+    if came:
+        expected = bytearray(len(REQUEST))
+        for piece in came:
+            expected[piece.position : piece.position + piece.length] = piece.payload
+        stream = recording.stream
+        assert stream.sent[Side.CLIENT] == bytes(expected)
+        assert sum(length for _, length, _ in stream.holes[Side.CLIENT]) == missing
+        assert {reason for *_, reason in stream.holes[Side.CLIENT]} <= {"ring-full"}
+
+
+def test_a_hole_before_the_end_of_the_recording_is_shown_too():
+    recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST))
+    recording.finish({1: Final((len(REQUEST) + 7, 3), 0, (0, 0))})
+    assert recording.stream.holes == {
+        Side.CLIENT: [(len(REQUEST), 7, "ring-full")],
+        Side.SERVER: [(0, 3, "ring-full")],
+    }
+
+
+def test_positions_begin_at_the_base():
+    recording = Recording().feed(
+        distant(1, opened=None, established=None, role=Role.UNKNOWN, base=(1_000_000, 5)),
+        moved(1, SENT, 1_000_000, REQUEST),
+        moved(1, RECEIVED, 5, RESPONSE),
+        ended(1, 1_000_000 + len(REQUEST), 5 + len(RESPONSE)),
+    )
+    assert recording.stream.both == BOTH
+    assert not any(recording.stream.holes.values())
+
+
+@pytest.mark.parametrize("reason", [Reason.FAULT, Reason.LIMIT, Reason.NOT_IN_USER_SPACE])
+def test_what_could_not_be_read_is_a_gap_with_the_reason(reason):
+    recording = Recording().feed(
+        distant(1),
+        moved(1, SENT, 0, REQUEST),
+        moved(1, SENT, len(REQUEST), b"", length=9, reason=reason),
+        moved(1, SENT, len(REQUEST) + 9, b"tail"),
+    )
+    assert recording.stream.holes[Side.CLIENT] == [(len(REQUEST), 9, reason.word)]
+    assert recording.stream.sent[Side.CLIENT] == REQUEST + bytes(9) + b"tail"
+    assert recording.tally.cleartext_faults == (9 if reason is Reason.FAULT else 0)
+    assert recording.tally.gaps == 9
+
+
+def test_closes_are_in_order_of_time_and_by_who_sent_them():
+    recording = Recording().feed(
+        distant(1, Role.SERVER),
+        moved(1, RECEIVED, 0, REQUEST),
+        ended(1, 0, len(REQUEST), local_fin=MIDDLE + 2, peer_fin=MIDDLE + 1, peer_reset=MIDDLE + 3),
+    )
+    closed = [(c.sender, c.reset, c.time_ns) for c in recording.stream.closed]
+    assert closed == [
+        (Side.CLIENT, False, MIDDLE + 1),
+        (Side.SERVER, False, MIDDLE + 2),
+        (Side.CLIENT, True, MIDDLE + 3),
+    ]
+
+
+def test_an_end_before_any_data_shows_nothing():
+    recording = Recording().feed(distant(1), ended(1)).tick(SECOND_NS).finish()
+    assert recording.items == []
+    assert recording.connections.open_views == 0
+
+
+def test_a_second_announcement_changes_nothing():
+    recording = Recording().feed(distant(1), moved(1, SENT, 0, b"GET "), distant(1), moved(1, SENT, 4, b"/ "))
+    assert recording.stream.both == (b"GET / ", b"")
+    assert recording.tally.connections == 1
+
+
+def test_data_without_an_announcement_is_counted():
+    recording = Recording().feed(moved(9, SENT, 0, REQUEST))
+    assert recording.items == []
+    assert recording.tally.late == len(REQUEST)
+
+
+def test_executions_are_not_for_streams():
+    assert Recording().feed(ProgramExecuted(1, 2, "/bin/true", ())).items == []
+
+
+# Older than the recording: which end is ours?
+
+
+@pytest.mark.parametrize(
+    ("direction", "said", "side"),
+    [
+        (SENT, REQUEST, Side.CLIENT),
+        (RECEIVED, REQUEST, Side.SERVER),
+        (SENT, RESPONSE, Side.SERVER),
+        (RECEIVED, RESPONSE, Side.CLIENT),
+    ],
+)
+def test_the_content_tells_the_side_of_an_older_connection(direction, said, side):
+    # The ports say the opposite.
+    ports = (80, 50_000) if side is Side.CLIENT else (50_000, 80)
+    older = distant(1, Role.UNKNOWN, opened=None, established=None, local_port=ports[0], remote_port=ports[1])
+    opened = Recording().feed(older, moved(1, direction, 0, said)).stream.opened
+    assert opened.side is side
+    assert not opened.handshake_seen
+    assert (opened.client.port, opened.server.port) == (ports if side is Side.CLIENT else ports[::-1])
+
+
+@pytest.mark.parametrize(("local", "remote", "side"), [(80, 50_000, Side.SERVER), (50_000, 80, Side.CLIENT)])
+def test_else_the_lower_port_is_the_server_s(local, remote, side):
+    older = distant(1, Role.UNKNOWN, opened=None, local_port=local, remote_port=remote)
+    assert Recording().feed(older, moved(1, SENT, 0, b"<middle of a body>")).stream.opened.side is side
+
+
+def test_the_other_end_s_side_is_known_where_it_is_local():
+    server = announced(2, Role.SERVER)
+    client = announced(1, Role.UNKNOWN, opened=None, local_port=CLIENT_PORT, remote_port=SERVER_PORT)
+    recording = Recording().feed(server, client, moved(1, SENT, 0, b"<middle>"))
+    recording.tick(SECOND_NS)
+    assert recording.stream.opened.side is Side.CLIENT
+
+
+# First bytes that do not tell yet
+
+
+def test_first_bytes_wait_until_the_protocol_is_known():
+    recording = Recording().feed(
+        distant(1, protocol=Protocol.UNDECIDED), moved(1, SENT, 0, b"GE", protocol=Protocol.UNDECIDED)
+    )
+    assert recording.streams == []
+    recording.feed(moved(1, SENT, 2, REQUEST[2:]))
+    assert recording.stream.both == (REQUEST, b"")
+
+
+def test_first_bytes_that_turn_out_to_be_tls_are_none_of_the_stream():
+    hello = bytes.fromhex("16030100") + b"\x2f"
+    recording = Recording().feed(
+        distant(1, protocol=Protocol.UNDECIDED),
+        moved(1, SENT, 0, hello[:2], protocol=Protocol.UNDECIDED),
+        moved(1, SENT, 2, hello[2:], protocol=Protocol.TLS, hello=True),
+    )
+    assert recording.streams == []
+    assert recording.tally.never_decided_arrived == 2
+    assert recording.tally.cleartext == 2, "what the kernel has counted as captured, and only that"
+
+
+def test_first_bytes_that_never_told_are_filtered_and_forgotten():
+    recording = Recording().feed(
+        distant(1, protocol=Protocol.UNDECIDED),
+        moved(1, SENT, 0, b"GE", protocol=Protocol.UNDECIDED),
+        ended(1, 2, protocol=Protocol.OTHER),
+    )
+    assert recording.tick(SECOND_NS).items == []
+    assert recording.tally.never_decided_arrived == 2
+    assert not recording.connections._provisional
+
+
+def test_with_all_protocols_everything_is_shown_at_once():
+    recording = Recording(all_protocols=True).feed(
+        distant(1, protocol=Protocol.UNDECIDED), moved(1, SENT, 0, b"GE", protocol=Protocol.UNDECIDED)
+    )
+    assert recording.stream.both == (b"GE", b"")
+
+
+# TLS
+
+
+def tls_connection(**fields):
+    return distant(1, protocol=Protocol.TLS, **fields)
+
+
+def test_plaintext_before_its_socket_is_known_waits_and_comes_in_order():
+    recording = Recording().feed(
+        plaintext(7, SENT, 0, REQUEST[:9]),
+        plaintext(7, SENT, 9, REQUEST[9:]),
+        plaintext(7, RECEIVED, 0, RESPONSE[:5]),
+    )
+    assert recording.items == []
+    recording.feed(tls_connection(), SessionBound(7, 1, MIDDLE, 1001, 1))
+    recording.feed(plaintext(7, RECEIVED, 5, RESPONSE[5:], 1))
+    assert recording.stream.both == BOTH
+    assert recording.stream.opened.tls.library == "libssl.so.3"
+    assert recording.stream.opened.tls.alpn == "http/1.1"
+    assert recording.tally.unknown_association == 0
+
+
+@given(data=st.data(), cuts=CUTS, other_cuts=CUTS)
+@settings(max_examples=60)
+def test_when_the_socket_becomes_known_makes_no_difference(data, cuts, other_cuts):
+    plain = [
+        *in_pieces(0, SENT, REQUEST, cuts, session=7, protocol=Protocol.TLS),
+        *in_pieces(0, RECEIVED, RESPONSE, other_cuts, session=7, protocol=Protocol.TLS),
+    ]
+    binding = [tls_connection(), SessionBound(7, 1, MIDDLE, 1001, 1)]
+    recording = Recording().feed(*interleaved(data.draw, plain, binding))
+    final = (len(REQUEST), len(RESPONSE))
+    recording.feed(ended(1, 5_000, 6_000, session=7, session_moved=final, protocol=Protocol.TLS))
+    assert recording.stream.both == BOTH
+    assert not any(recording.stream.holes.values()), "ciphertext's positions are none of the plaintext"
+    assert not recording.tally.unreadable
+
+
+def test_the_first_piece_that_names_its_connection_binds_the_session():
+    recording = Recording().feed(
+        tls_connection(), plaintext(7, SENT, 0, b"GET / "), plaintext(7, SENT, 6, b"HTTP/1.1\r\n", 1)
+    )
+    assert recording.stream.both == (b"GET / HTTP/1.1\r\n", b"")
+
+
+def test_handshake_times_are_the_library_s():
+    recording = Recording().feed(
+        tls_connection(),
+        SessionEstablished(7, 1, MIDDLE + 30, MIDDLE + 10, 1001, 1),
+        plaintext(7, SENT, 0, REQUEST, 1),
+    )
+    tls = recording.stream.opened.tls
+    assert (tls.started_ns, tls.established_ns) == (MIDDLE + 10, MIDDLE + 30)
+
+
+def test_an_object_s_new_session_goes_to_its_own_connection():
+    recording = Recording().feed(
+        tls_connection(),
+        plaintext(7, SENT, 0, b"GET /one", 1),
+        distant(2, protocol=Protocol.TLS, local_port=40_001),
+        SessionBound(8, 2, MIDDLE, 1001, 1),
+        plaintext(8, SENT, 0, b"GET /two", 2),
+    )
+    assert [stream.both[0] for stream in recording.streams] == [b"GET /one", b"GET /two"]
+
+
+def test_plaintext_that_never_finds_a_socket_is_counted_as_such():
+    recording = Recording().feed(plaintext(7, SENT, 0, REQUEST), SessionFreed(7, MIDDLE))
+    assert recording.items == []
+    assert recording.tally.unknown_association == len(REQUEST)
+    recording.feed(plaintext(8, SENT, 0, REQUEST)).finish()
+    assert recording.tally.unknown_association == 2 * len(REQUEST)
+
+
+def test_plaintext_of_a_connection_that_is_not_wanted_is_counted_as_filtered():
+    recording = Recording().feed(plaintext(7, SENT, 0, REQUEST, 99))
+    assert recording.items == []
+    assert recording.tally.filtered_plaintext == len(REQUEST)
+
+
+def test_waiting_plaintext_is_bounded_and_the_oldest_goes_first():
+    size = MAX_UNBOUND_BYTES // 8
+    recording = Recording()
+    for session in range(1, 21):
+        recording.feed(plaintext(session, SENT, 0, bytes(size)))
+        assert recording.connections._unbound_bytes <= MAX_UNBOUND_BYTES
+    assert recording.tally.unknown_association == 12 * size
+    recording.feed(tls_connection(), SessionBound(20, 1, MIDDLE, 1001, 1))
+    assert recording.stream.both == (bytes(size), b"")
+
+
+@pytest.mark.parametrize("cleartext", [b"EHLO me\r\nSTARTTLS\r\n", b"CONNECT h:443 HTTP/1.1\r\n\r\n"])
+def test_tls_that_begins_in_mid_stream(cleartext):
+    recording = Recording().feed(
+        distant(1),
+        moved(1, SENT, 0, cleartext),
+        moved(1, RECEIVED, 0, b"ok\r\n"),
+        moved(1, SENT, len(cleartext), bytes.fromhex("160301"), protocol=Protocol.TLS, hello=True),
+        SessionEstablished(7, 1, MIDDLE + 9, MIDDLE, 1001, 1),
+        plaintext(7, SENT, 0, REQUEST, 1),
+        plaintext(7, RECEIVED, 0, RESPONSE, 1),
+        ended(1, 9_000, 9_000, session=7, session_moved=(len(REQUEST), len(RESPONSE)), protocol=Protocol.TLS),
+    )
+    stream = recording.stream
+    assert stream.both == (cleartext + REQUEST, b"ok\r\n" + RESPONSE)
+    assert stream.opened.tls is None
+    (started,) = stream.tls_started
+    assert started.tls.alpn == "http/1.1"
+    assert started.tls.library == "libssl.so.3"
+    assert not any(stream.holes.values())
+
+
+def test_the_tail_of_a_session_that_found_no_room_is_a_gap():
+    recording = Recording().feed(
+        tls_connection(),
+        plaintext(7, SENT, 0, REQUEST, 1),
+        ended(1, 900, 900, session=7, session_moved=(len(REQUEST) + 3, 4), protocol=Protocol.TLS),
+    )
+    assert recording.stream.holes == {
+        Side.CLIENT: [(len(REQUEST), 3, "ring-full")],
+        Side.SERVER: [(0, 4, "ring-full")],
+    }
+
+
+def test_tls_without_plaintext_is_shown_and_counted_by_process():
+    recording = Recording().feed(tls_connection(), ended(1, 300, 4_000, protocol=Protocol.TLS))
+    assert recording.stream.both == (b"", b"")
+    assert recording.stream.opened.tls is not None
+    assert recording.tally.unreadable == {(1001, "client", None): 4_300}
+    assert len(recording.stream.closed) == 2
+
+
+def test_tls_that_the_other_end_can_read_is_not_counted_as_unreadable():
+    client = announced(1, protocol=Protocol.TLS)
+    server = announced(2, Role.SERVER, protocol=Protocol.TLS)
+    recording = Recording().feed(
+        client,
+        server,
+        plaintext(7, RECEIVED, 0, REQUEST, 2),
+        plaintext(7, SENT, 0, RESPONSE, 2),
+    )
+    recording.tick(SECOND_NS)
+    recording.feed(
+        ended(1, 900, 900, protocol=Protocol.TLS),
+        ended(2, 900, 900, session=7, session_moved=(len(RESPONSE), len(REQUEST)), protocol=Protocol.TLS),
+    )
+    assert recording.stream.both == BOTH
+    assert recording.stream.opened.side is Side.SERVER
+    assert not recording.tally.unreadable
+
+
+# The end of the recording, and memory
+
+
+def test_at_the_end_what_was_held_back_is_shown():
+    recording = Recording().feed(announced(1), moved(1, SENT, 0, REQUEST)).finish()
+    assert recording.stream.both == (REQUEST, b"")
+    assert recording.stream.closed == [], "it is still open"
+    assert recording.connections.open_views == 0
+
+
+def tables_of(connections):
+    """Sizes of all that may grow."""
+    return {
+        name: len(value)
+        for name, value in vars(connections).items()
+        if isinstance(value, dict | list | set) and name != "_handlers"
+    }
+
+
+def lives(number):
+    """By kind, everything that one connection may give, from its beginning to its end."""
+    me, session = 2 * number + 1, 1_000_000 + number
+    whole = len(REQUEST)
+    tls_end = ended(me, 900, 900, session=session, session_moved=(whole, 0), protocol=Protocol.TLS)
+    tls_begin = distant(me, protocol=Protocol.TLS, local_port=number % 60_000)
+    bound = SessionBound(session, me, MIDDLE, 1, 1)
+    freed = SessionFreed(session, MIDDLE)
+    return {
+        "cleartext": [distant(me), moved(me, SENT, 0, REQUEST), ended(me, whole)],
+        "hole": [distant(me), moved(me, SENT, 5, REQUEST), ended(me, whole + 5)],
+        "local": [announced(me), moved(me, SENT, 0, REQUEST), ended(me, whole)],
+        "tls": [tls_begin, plaintext(session, SENT, 0, REQUEST, me), freed, tls_end],
+        "tls, freed late": [tls_begin, plaintext(session, SENT, 0, REQUEST, me), tls_end, freed],
+        "tls without content": [tls_begin, bound, freed, tls_end],
+        "tls of nobody's": [plaintext(session, SENT, 0, REQUEST), freed],
+        "tls of an unwanted connection": [bound, freed],
+        "handshake of an unwanted connection": [SessionEstablished(session, me, 9, 8, 1, 1), freed],
+        "never decided": [
+            distant(me, protocol=Protocol.UNDECIDED),
+            moved(me, SENT, 0, b"G", protocol=Protocol.UNDECIDED),
+            ended(me, 1),
+        ],
+    }
+
+
+@pytest.mark.parametrize("kind", lives(0))
+def test_what_has_ended_leaves_nothing(kind):
+    recording = Recording()
+    for number in range(50):
+        recording.feed(*lives(number)[kind])
+        recording.tick(number * SECOND_NS)
+        recording.items.clear()
+    recording.tick(100 * SECOND_NS)
+    assert tables_of(recording.connections) == dict.fromkeys(tables_of(recording.connections), 0)

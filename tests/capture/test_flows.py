@@ -1,0 +1,135 @@
+"""Flows: whatever the order of the pieces, the bytes come out in order; what never came is a hole of exact length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.flows import MAX_HELD_BYTES, REORDER_WINDOW_NS, Flow, Hole
+
+
+@dataclass(frozen=True)
+class Part:
+    position: int
+    data: bytes
+    time: int = 0
+
+    @property
+    def length(self):
+        return len(self.data)
+
+
+def parts_of(data, cuts, base):
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [Part(base + a, data[a:b]) for a, b in pairwise(edges)]
+
+
+def laid_out(found, base):
+    """Each piece and hole at its place; they must follow each other without a seam."""
+    at, data, holes = base, b"", []
+    for item in found:
+        if isinstance(item, Hole):
+            assert item.length > 0
+            holes.append((at, at + item.length))
+            data += bytes(item.length)
+        else:
+            assert item.position == at
+            data += item.data
+        at += item.length
+    return data, holes
+
+
+DATA = st.binary(min_size=1, max_size=300).map(lambda b: bytes(max(1, x) for x in b))
+CUTS = st.lists(st.integers(0, 300), max_size=12)
+BASE = st.integers(0, 1 << 40)
+
+
+@given(data=DATA, cuts=CUTS, base=BASE, random=st.randoms(use_true_random=False))
+def test_any_order_of_any_pieces_gives_the_same_bytes(data, cuts, base, random):
+    parts = parts_of(data, cuts, base)
+    random.shuffle(parts)
+    flow, found = Flow(base), []
+    for part in parts:
+        found += flow.add(part)
+        assert list(flow.expire(REORDER_WINDOW_NS)) == []
+    assert laid_out(found, base) == (data, [])
+    assert not flow.waits
+    assert list(flow.finish(base + len(data), 0)) == []
+
+
+@given(
+    data=DATA,
+    cuts=CUTS,
+    base=BASE,
+    lost=st.sets(st.integers(0, 12)),
+    random=st.randoms(use_true_random=False),
+)
+def test_what_never_comes_is_a_hole_at_its_place(data, cuts, base, lost, random):
+    parts = parts_of(data, cuts, base)
+    came = [part for number, part in enumerate(parts) if number not in lost]
+    random.shuffle(came)
+    flow, found = Flow(base), []
+    for part in came:
+        found += flow.add(part)
+    found += flow.finish(base + len(data), 0)
+    shown, holes = laid_out(found, base)
+    assert len(shown) == len(data)
+    expected = bytearray(len(data))
+    for part in came:
+        expected[part.position - base : part.position - base + part.length] = part.data
+    assert shown == bytes(expected)
+    # Exactly the lost bytes are inside a hole; the data has no zeros of its own.
+    assert sum(end - start for start, end in holes) == expected.count(0)
+
+
+def test_a_hole_is_declared_only_when_the_window_is_over():
+    flow = Flow(0)
+    early = Part(5, b"late", time=1_000)
+    assert list(flow.add(early)) == []
+    assert list(flow.expire(1_000 + REORDER_WINDOW_NS)) == []
+    assert list(flow.expire(1_001 + REORDER_WINDOW_NS)) == [Hole(1_000, 5), early]
+    assert flow.position == 9
+
+
+def test_the_window_is_that_of_the_oldest_that_waits():
+    flow = Flow(0)
+    list(flow.add(Part(5, b"a", time=0)))
+    list(flow.add(Part(9, b"b", time=REORDER_WINDOW_NS)))
+    assert [type(item) for item in flow.expire(REORDER_WINDOW_NS + 1)] == [Hole, Part, Hole, Part]
+
+
+def test_a_piece_that_comes_after_its_hole_is_counted_and_not_shown():
+    flow = Flow(0)
+    list(flow.add(Part(3, b"abc")))
+    list(flow.give_up())
+    assert list(flow.add(Part(0, b"xyz"))) == []
+    assert flow.late_bytes == 3
+    assert [item.data for item in flow.add(Part(6, b"def"))] == [b"def"]
+
+
+def test_memory_is_bounded_whatever_is_missing():
+    flow, size = Flow(0), 1 << 14
+    given_out = 0
+    for number in range(1, 3 * MAX_HELD_BYTES // size):
+        for item in flow.add(Part(number * size, bytes(size))):
+            given_out += item.length
+        assert flow._held_bytes <= MAX_HELD_BYTES
+        assert sum(part.length for part in flow._held.values()) == flow._held_bytes
+    assert given_out > MAX_HELD_BYTES
+
+
+@pytest.mark.parametrize("final", [0, 5])
+def test_an_end_at_or_before_what_came_is_no_hole(final):
+    flow = Flow(0)
+    list(flow.add(Part(0, b"hello")))
+    assert list(flow.finish(final, 0)) == []
+
+
+def test_an_end_beyond_what_came_is_one_hole():
+    flow = Flow(100)
+    assert list(flow.finish(107, 3)) == [Hole(3, 7)]
+    assert list(flow.finish(107, 3)) == []

@@ -29,6 +29,8 @@ DECIDING_MODULES = (
     "call_shapes",
     "code_search",
     "elf",
+    "elf_symbols",
+    "elf_unwind",
     "file_view",
     "golang",
     "located_libraries",

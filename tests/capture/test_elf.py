@@ -10,7 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from boringssl_like import SOURCE as BORINGSSL
 from compiled import LIBC, LIBCRYPTO, LIBGNUTLS, LIBSSL, compile_library, symbols, without_section_headers
+from go_like import GoLike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,13 +171,26 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(library, tmp_path):
             elf.exported(["SSL_read"])
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.fixture(scope="module")
+def originals(library, tmp_path_factory):
+    """A file for each way of looking: by symbols, by code, and by Go's table with and without sections."""
+    folder = tmp_path_factory.mktemp("originals")
+    stripped = compile_library(folder, BORINGSSL, "-s", name="stripped.so")
+    go = compile_library(folder, GoLike().source(), "-nostdlib", kind="s", linkage=("-static",), name="go")
+    bare = without_section_headers(go, folder / "bare")
+    return [path.read_bytes() for path in (library, stripped, go, bare)]
+
+
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_no_altered_file_raises_anything_else(library, tmp_path_factory, data):
-    content = bytearray(library.read_bytes())
+def test_no_altered_file_raises_anything_else(originals, tmp_path_factory, data):
+    content = bytearray(data.draw(st.sampled_from(originals)))
     for _ in range(data.draw(st.integers(0, 4))):
-        # Most of what steers the reader is in the headers and tables at the front.
-        place = data.draw(st.one_of(st.integers(0, 1024), st.integers(0, len(content) - 1)))
+        # Most of what steers the reader is in the headers and tables at both ends.
+        size = len(content)
+        place = data.draw(
+            st.one_of(*(st.integers(*r) for r in ((0, 1024), (0, size - 1), (size - 4096, size - 1))))
+        )
         content[place] = data.draw(st.integers(0, 255))
     length = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
     path = tmp_path_factory.getbasetemp() / "altered.so"

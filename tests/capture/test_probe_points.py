@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from compiled import compile_library, symbols
 
@@ -51,6 +53,18 @@ def test_the_probe_moves_in_only_where_that_is_exact(library, name):
     _, both, entry = FUNCTIONS[name]
     assert probe_address(elf, start, symbol.size, returns=True) - start == both
     assert probe_address(elf, start, symbol.size, returns=False) - start == entry
+
+
+def test_on_aarch64_nothing_moves(library):
+    elf, addresses = library
+    content = bytearray(Path(elf.path).read_bytes())
+    content[18:20] = (183).to_bytes(2, "little")
+    other = Path(elf.path).with_name("aarch64.so")
+    other.write_bytes(content)
+    with ElfFile(str(other)) as foreign:
+        symbol = foreign.exported(["endbr_push"])["endbr_push"]
+        assert symbol.address == addresses["endbr_push"]
+        assert probe_address(foreign, symbol.address, symbol.size, returns=True) == symbol.address
 
 
 def test_without_an_extent_nothing_moves(library):

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 from capture.streams import Data, Gap, Side, StreamClosed, StreamItem, StreamOpened, TlsStarted
 from exporters import packet_comments, pcapng
 from exporters.framing import Framing, goes_bare, shown_port
-from exporters.segments import Flow, common_family
+from exporters.segments import Flow, block_tails, common_family, link_header
 from exporters.synthetic_streams import SyntheticStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from capture.streams import Process
 
@@ -36,6 +36,9 @@ MAX_PROCESSES: Final = 4096
 MAX_HALF_CLOSED_STREAMS: Final = 4096
 """Streams of which one side has sent its FIN and the other's is never seen, as where a process closes its
 socket. Then the oldest is forgotten; what it still sends is counted in ``orphan_bytes``."""
+
+_Tails = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+"""Of outbound and of inbound packets; see ``block_tails``."""
 
 _DIRECTION_INBOUND: Final = 1
 _DIRECTION_OUTBOUND: Final = 2
@@ -68,9 +71,10 @@ class PcapngExporter:
         self._pending_bytes = 0
         self._streams: dict[int, SyntheticStream] = {}
         self._half_closed: dict[int, None] = {}
-        self._paths: dict[int, bytes] = {}
-        self._path_users: dict[bytes, int] = {}
-        self._processes: dict[tuple[int, str], int] = {}
+        self._numbers: dict[bytes, int] = {}
+        """Open streams by addresses and ports."""
+        self._tails: dict[tuple[int, str] | None, _Tails] = {None: _tails(())}
+        """By process: shared by all its streams."""
         self._processes_written = 0
         self._first_ns: int | None = None
         self._last_ns = 0
@@ -192,55 +196,67 @@ class PcapngExporter:
             self._forget(next(iter(self._half_closed)))
 
     def _forget(self, number: int) -> None:
-        self._streams.pop(number).settle()
+        stream = self._streams.pop(number)
+        stream.settle()
         self._half_closed.pop(number, None)
-        path = self._paths.pop(number)
-        if self._path_users.get(path) == number:
-            del self._path_users[path]
+        if self._numbers.get(stream.path) == number:
+            del self._numbers[stream.path]
 
     # Packets
 
     def _flows(
         self, item: StreamOpened, client: tuple[bytes, int], server: tuple[bytes, int]
     ) -> tuple[Flow, Flow]:
-        """Both directions' headers: hardware addresses, first sequence numbers and packet options."""
-        path = b"%b%b%d:%d" % (client[0], server[0], client[1], server[1])
-        hardware = _HARDWARE
-        if path in self._path_users:
-            number = struct.pack(">I", item.stream & 0xFFFFFFFF)
-            hardware = (_SHARED_PATH_HARDWARE[0] + number, _SHARED_PATH_HARDWARE[1] + number)
-        else:
-            self._path_users[path] = item.stream
-        self._paths[item.stream] = path
-        directions = (_DIRECTION_OUTBOUND, _DIRECTION_INBOUND)
-        process = self._process_options(item.process)
-        options = [
-            pcapng.encode_options([(pcapng.EPB_FLAGS, struct.pack("<I", direction)), *process])
-            for direction in (directions if item.side is Side.CLIENT else directions[::-1])
-        ]
+        """Both directions' headers, first sequence numbers and packet options."""
+        tails = self._process_tails(item.process)
+        if item.side is Side.SERVER:
+            tails = tails[::-1]
         # As RFC 9293 §3.4.1: a 4 µs clock and a term of the connection, so that a port that is used again
         # begins elsewhere. Wireshark takes an equal SYN for a retransmission.
         first = item.time_ns // 4000 + item.stream * 2_654_435_761 & 0xFFFFFFFF
-        return (
-            Flow(client, server, hardware, first, options[0]),
-            Flow(server, client, hardware[::-1], first ^ 0x5BD1E995, options[1]),
-        )
+        ipv4 = len(client[0]) == 4
+        to_server, to_client = _LINKS[ipv4]
+        flow = Flow(client, server, to_server, first, tails[0])
+        if self._numbers.setdefault(flow.ends, item.stream) != item.stream:
+            number = struct.pack(">I", item.stream & 0xFFFFFFFF)
+            hardware = (_SHARED_PATH_HARDWARE[0] + number, _SHARED_PATH_HARDWARE[1] + number)
+            to_server, to_client = _links(hardware, ipv4=ipv4)
+            flow = Flow(client, server, to_server, first, tails[0])
+        return flow, Flow(server, client, to_client, first ^ 0x5BD1E995, tails[1])
 
-    def _process_options(self, process: Process | None) -> Iterable[pcapng.Option]:
-        """The packet option that names the process's block, which is written where it is new."""
-        if process is None:
-            return ()
-        key = (process.pid, process.comm)
-        index = self._processes.get(key)
-        if index is None:
-            if len(self._processes) >= MAX_PROCESSES:
-                del self._processes[next(iter(self._processes))]
-            self._processes[key] = index = self._processes_written
+    def _process_tails(self, process: Process | None) -> _Tails:
+        """What ends the process's packets: they name its block, which is written where it is new."""
+        key = None if process is None else (process.pid, process.comm)
+        tails = self._tails.get(key)
+        if tails is None:
+            assert process is not None  # noqa: S101  (None has its entry)
+            if len(self._tails) > MAX_PROCESSES:
+                del self._tails[next(known for known in self._tails if known is not None)]
+            index = struct.pack("<I", self._processes_written)
+            self._tails[key] = tails = _tails(((pcapng.EPB_PROCESS_INDEX, index),))
             self._processes_written += 1
             self._put(0, pcapng.process_information(process.pid, process.comm))
-        return ((pcapng.EPB_PROCESS_INDEX, struct.pack("<I", index)),)
+        return tails
 
     def _put(self, time_ns: int, block: bytes) -> None:
         self._last_ns = max(self._last_ns, time_ns)
         self._pending.append(block)
         self._pending_bytes += len(block)
+
+
+def _tails(options: tuple[pcapng.Option, ...]) -> _Tails:
+    """What ends outbound and inbound packets with these options."""
+    outbound, inbound = (
+        block_tails(pcapng.encode_options([(pcapng.EPB_FLAGS, struct.pack("<I", direction)), *options]))
+        for direction in (_DIRECTION_OUTBOUND, _DIRECTION_INBOUND)
+    )
+    return outbound, inbound
+
+
+def _links(hardware: tuple[bytes, bytes], *, ipv4: bool) -> tuple[bytes, bytes]:
+    """The headers to the server and to the client."""
+    client, server = hardware
+    return link_header(client, server, ipv4=ipv4), link_header(server, client, ipv4=ipv4)
+
+
+_LINKS: Final = {ipv4: _links(_HARDWARE, ipv4=ipv4) for ipv4 in (True, False)}

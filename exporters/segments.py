@@ -76,34 +76,43 @@ def common_family(first: bytes, second: bytes) -> tuple[bytes, bytes]:
     return mapped[0], mapped[1]
 
 
+def link_header(source: bytes, destination: bytes, *, ipv4: bool) -> bytes:
+    """An Ethernet header between two MAC addresses, and the constant bytes of the IP header after it."""
+    return (
+        destination
+        + source
+        + (_ETHERTYPE_IPV4 + b"\x45\x00" if ipv4 else _ETHERTYPE_IPV6 + b"\x60\x00\x00\x00")
+    )
+
+
+def block_tails(packet_options: bytes) -> tuple[bytes, ...]:
+    """What ends a packet's block, by the length of its data modulo 4: padding and encoded options."""
+    return tuple(bytes(-size % 4) + packet_options for size in range(4))
+
+
 class Flow:
     """The segments that one end sends. ``next_sequence`` counts on; headers hold it modulo 2^32."""
 
-    __slots__ = ("_ends", "_fixed_sum", "_ip_sum", "_ipv4", "_link", "_tails", "next_sequence")
+    __slots__ = ("_fixed_sum", "_ip_sum", "_ipv4", "_link", "_tails", "ends", "next_sequence")
 
     def __init__(
         self,
         source: tuple[bytes, int],
         destination: tuple[bytes, int],
-        hardware: tuple[bytes, bytes],
+        link: bytes,
         first_sequence: int,
-        packet_options: bytes,
+        tails: tuple[bytes, ...],
     ) -> None:
-        """``source`` and ``destination`` are addresses of one family with ports; ``hardware`` the source's
-        and the destination's MAC address; ``packet_options`` the encoded options, with their end marker, of
-        every packet.
+        """``source`` and ``destination`` are addresses of one family with ports, ``link`` comes from
+        ``link_header``, ``tails`` from ``block_tails``: many flows share both.
         """
         self._ipv4 = len(source[0]) == 4
-        self._ends = source[0] + destination[0] + struct.pack(">HH", source[1], destination[1])
-        ethernet = hardware[1] + hardware[0]
-        if self._ipv4:
-            self._link = ethernet + _ETHERTYPE_IPV4 + b"\x45\x00"
-            self._ip_sum = ones_complement_sum(b"\x45\x00" + _IPV4_CONSTANTS + source[0] + destination[0])
-        else:
-            self._link = ethernet + _ETHERTYPE_IPV6 + b"\x60\x00\x00\x00"
-            self._ip_sum = 0
-        self._fixed_sum = ones_complement_sum(self._ends) + _PROTOCOL_TCP + _WINDOW
-        self._tails = tuple(bytes(-size % 4) + packet_options for size in range(4))
+        self.ends = source[0] + destination[0] + struct.pack(">HH", source[1], destination[1])
+        """Addresses and ports, packed."""
+        self._link = link
+        self._ip_sum = ones_complement_sum(b"\x45\x00" + _IPV4_CONSTANTS + self.ends[:8]) if self._ipv4 else 0
+        self._fixed_sum = ones_complement_sum(self.ends) + _PROTOCOL_TCP + _WINDOW
+        self._tails = tails
         self.next_sequence = first_sequence
 
     def segment(
@@ -145,12 +154,12 @@ class Flow:
         if self._ipv4:
             total = _IPV4_HEADER_BYTES + tcp_size
             header = _PACK_IPV4_TCP(
-                self._link, total, _IPV4_CONSTANTS, -(self._ip_sum + total) % 65535, self._ends,
+                self._link, total, _IPV4_CONSTANTS, -(self._ip_sum + total) % 65535, self.ends,
                 sequence, acknowledged, offset_flags, _WINDOW, checksum, 0,
             )  # fmt: skip
         else:
             header = _PACK_IPV6_TCP(
-                self._link, tcp_size, _IPV6_CONSTANTS, self._ends,
+                self._link, tcp_size, _IPV6_CONSTANTS, self.ends,
                 sequence, acknowledged, offset_flags, _WINDOW, checksum, 0,
             )  # fmt: skip
         captured = len(header) + size

@@ -92,6 +92,11 @@ class SyntheticStream:
         self.finished: Side | None = None
         """The side that has sent its FIN."""
 
+    @property
+    def path(self) -> bytes:
+        """The client's and the server's addresses and ports, packed."""
+        return self._flows[0].ends
+
     # Handshakes
 
     def open(self, item: StreamOpened, *, bare: bool, original_port: int | None) -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +17,13 @@ import zstandard
 from foreign import Tcp, frames, pcap
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from transcripts import Transcript, capture, read, response, tls
+from transcripts import METADATA, Transcript, capture, read, response, tls
 
 from capture.errors import CaptureFormatError
 from capture.streams import Data, StreamItem
 from exporters import pcapng, pcapng_reader
 from exporters.capture_files import CaptureFile
+from exporters.packets import PcapngExporter
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
@@ -304,6 +306,22 @@ def test_a_truncated_compressed_capture_gives_what_is_in_it(compress: type[bytes
     assert found[0] == items[0]
     assert len(found) > 2
     assert list(reader.notes)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "large.pcapng"
+    with path.open("wb") as file:
+        exporter = PcapngExporter(file.write, METADATA)
+        for number in range(1, 2_001):
+            for item in Transcript(number, tls=tls()).client(bytes(10_000)).close().items:
+                exporter.write(item)
+        exporter.finish()
+    tracemalloc.start()
+    try:
+        assert sum(len(item.data) for item in read_streams(path) if isinstance(item, Data)) == 20_000_000
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_ledgers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -503,3 +504,17 @@ class TestExporter:
         path = tmp_path / "a.pcapng"
         path.write_bytes(data)
         assert tshark(path) == ""
+
+    def test_an_open_stream_costs_about_a_kilobyte(self) -> None:
+        count = 5_000
+        streams = [Transcript(number, tls=tls()).exchange() for number in range(count)]
+        exporter = PcapngExporter(lambda data: None, METADATA)
+        tracemalloc.start()
+        try:
+            for stream in streams:
+                for item in stream.items:
+                    exporter.write(item)
+            exporter.flush()
+            assert tracemalloc.get_traced_memory()[0] < count * 1_400
+        finally:
+            tracemalloc.stop()

@@ -17,12 +17,27 @@ from scapy.utils import PcapNgReader
 from transcripts import Transcript, capture, tls
 
 from capture.streams import Endpoint, Side
-from exporters.segments import ACK, PSH, SYN, Flow, common_family, ones_complement_sum
+from exporters.segments import (
+    ACK,
+    PSH,
+    SYN,
+    Flow,
+    block_tails,
+    common_family,
+    link_header,
+    ones_complement_sum,
+)
 
 HARDWARE = (b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02")
 V4 = (b"\x0a\0\0\x01", b"\x0a\0\0\x02")
 V6 = (b"\xfd" + bytes(14) + b"\x01", b"\xfd" + bytes(14) + b"\x02")
 OPTIONS = b"\x02\x00\x04\x00\x02\x00\x00\x00\x00\x00\x00\x00"
+
+
+def new_flow(family: tuple[bytes, bytes], sequence: int) -> Flow:
+    """A client's flow to port 443."""
+    link = link_header(*HARDWARE, ipv4=family is V4)
+    return Flow((family[0], 40_000), (family[1], 443), link, sequence, block_tails(OPTIONS))
 
 
 def checksums(packet: Any) -> list[int]:
@@ -60,7 +75,7 @@ def test_the_sum_is_that_of_the_rfc(data: bytes) -> None:
 def test_scapy_agrees_on_every_field(
     payload: bytes, family: tuple[bytes, bytes], sequence: int, acknowledged: int, flags: int, time_ns: int
 ) -> None:
-    flow = Flow((family[0], 40_000), (family[1], 443), HARDWARE, sequence, OPTIONS)
+    flow = new_flow(family, sequence)
     block = flow.segment(time_ns, acknowledged, flags, payload)
     kind, total, interface, high, low, captured, original = struct.unpack_from("<IIIIIII", block)
     assert (kind, interface, high << 32 | low) == (6, 0, time_ns)
@@ -80,7 +95,7 @@ def test_scapy_agrees_on_every_field(
 
 
 def test_missing_bytes_are_on_the_wire_and_not_in_the_file() -> None:
-    flow = Flow((V4[0], 1), (V4[1], 2), HARDWARE, 10, OPTIONS)
+    flow = new_flow(V4, 10)
     block = flow.segment(0, 0, ACK, b"abc", missing=1000, options=b"\x01\x00\x04\x00note")
     captured, original = struct.unpack_from("<II", block, 20)
     assert (captured, original) == (57, 1057)

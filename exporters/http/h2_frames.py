@@ -6,8 +6,8 @@
     anything ──loss over a frame's end, malformed──▶ RESYNC ──recognised frames──▶ HEADER
 
 A loss inside a frame costs that frame. A loss over its end costs the boundaries: the next frame is looked for
-by its header, of which about 40 bits are predictable, and believed if another one follows it, or if it fills
-what has come in since exactly.
+by its header, of which about 40 bits are predictable, and believed if others follow it, or if it fills what has
+come in since exactly.
 """
 
 from __future__ import annotations
@@ -90,6 +90,12 @@ _ON_STREAM = frozenset(
     (FrameType.DATA, FrameType.HEADERS, FrameType.PRIORITY, FrameType.RST_STREAM, FrameType.PUSH_PROMISE)
 ) | {FrameType.CONTINUATION}
 
+_ON_ODD_STREAM = frozenset((FrameType.DATA, FrameType.HEADERS, FrameType.CONTINUATION))
+"""Even streams are pushed, which is hardly seen any more: synchronising believes in none."""
+
+SYNC_FRAMES = 3
+"""How many frames in a row are believed. SETTINGS, of mostly zeros, can look like two of another kind."""
+
 _HEADER = Struct(">HBBBI")
 _CANDIDATE = re.compile(rb"\x00[\x00-\x40].[\x00-\x09][\x00-\x2d][\x00-\x7f]", re.DOTALL)
 
@@ -125,6 +131,9 @@ class FrameOwner(Protocol):
     def data_ended(self, side: Side, frame: Frame, time_ns: int) -> None:
         """All of a DATA frame has come in, or was lost."""
 
+    def highest_stream(self) -> int:
+        """The highest number that a stream may have by now, as far as that is known."""
+
     def sync_lost(self, side: Side, lost: Lost | None, time_ns: int) -> None:
         """Frames were lost, which ones is not known; or what came was no frame (None)."""
 
@@ -158,17 +167,37 @@ def plausible(data: bytes | bytearray, position: int, max_stream: int = MAX_SYNC
         return 0
     if (kind in _ON_CONNECTION and stream) or (kind in _ON_STREAM and not stream):
         return 0
+    if kind in _ON_ODD_STREAM and not stream & 1:
+        return 0
     if length != _LENGTHS.get(kind, length) or (kind == FrameType.SETTINGS and length % 6):
+        return 0
+    if not length and not flags and kind != FrameType.SETTINGS:  # allowed for some, and sense for none
         return 0
     return int(length) + HEADER_BYTES
 
 
-def find_frames(data: bytes | bytearray, start: int, boundary: bool) -> tuple[int, bool]:
+def _believed(data: bytes | bytearray, position: int, boundary: bool, max_stream: int) -> bool | None:
+    """Whether frames begin at ``position``; None where more bytes may tell.
+
+    At a ``boundary`` two frames are enough, or one that fills what there is exactly; elsewhere it takes three.
+    """
+    for number in range(2 if boundary else SYNC_FRAMES):
+        if position + HEADER_BYTES > len(data):
+            return True if boundary and number and position == len(data) else None
+        size = plausible(data, position, max_stream)
+        if not size:
+            return False
+        position += size
+    return True
+
+
+def find_frames(
+    data: bytes | bytearray, start: int, boundary: bool, max_stream: int = MAX_SYNC_STREAM
+) -> tuple[int, bool]:
     """Where the first believable frame may begin, and whether one does.
 
-    It is believed if another one follows it. At ``start``, where that is a ``boundary`` (the first byte after a
-    loss, where writes and frames usually begin), filling ``data`` exactly is enough. Otherwise more bytes may
-    tell, and nothing before the place matters.
+    ``boundary`` says that ``start`` is the first byte after a loss, where writes and frames usually begin.
+    Nothing before the place that is returned matters.
     """
     position = start
     while True:
@@ -176,17 +205,9 @@ def find_frames(data: bytes | bytearray, start: int, boundary: bool) -> tuple[in
         if match is None:
             return max(len(data) - HEADER_BYTES + 1, start), False
         position = match.start()
-        if position + HEADER_BYTES > len(data):
-            return position, False
-        size = plausible(data, position)
-        if size:
-            following = position + size
-            if boundary and position == start and following == len(data):
-                return position, True
-            if following + HEADER_BYTES > len(data):
-                return position, False
-            if plausible(data, following):
-                return position, True
+        believed = _believed(data, position, boundary and position == start, max_stream)
+        if believed is not False:
+            return position, bool(believed)
         position += 1
 
 
@@ -278,7 +299,8 @@ class FrameReader:
         stream &= 0x7FFFFFFF
         frame = self._frame = Frame(kind, flags, stream, length, self._started_ns)
         self._started_ns = None
-        if (kind in _ON_STREAM and not stream) or (kind in _ON_CONNECTION and stream):
+        misplaced = (kind in _ON_STREAM and not stream) or (kind in _ON_CONNECTION and stream)
+        if misplaced or length != _LENGTHS.get(kind, length):
             self._lose_sync(time_ns, None)
             return position + 1
         position += HEADER_BYTES
@@ -346,7 +368,7 @@ class FrameReader:
     def _resync(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         if self._started_ns is None:
             self._started_ns = time_ns
-        place, believed = find_frames(source, position, self._at_boundary)
+        place, believed = find_frames(source, position, self._at_boundary, self._owner.highest_stream())
         self._notes.skipped_bytes += place - position
         if place > position:
             self._started_ns = time_ns

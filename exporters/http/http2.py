@@ -16,7 +16,15 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.h2_frames import END_HEADERS, END_STREAM, PADDED, PRIORITY, FrameReader, FrameType
+from exporters.http.h2_frames import (
+    END_HEADERS,
+    END_STREAM,
+    MAX_SYNC_STREAM,
+    PADDED,
+    PRIORITY,
+    FrameReader,
+    FrameType,
+)
 from exporters.http.h2_stream import StreamExchange
 from exporters.http.hpack import MAX_BLOCK_BYTES, Decoder, HpackError
 from exporters.http.messages import Connection, Lost, Outcome
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
 MAX_OPEN_STREAMS = 10_000
 """Streams of one connection that are collected: more than any server allows at a time (100 to 1000). The end of
 a stream may have been lost."""
+
+MAX_LOST_STREAMS = 2000
+"""How many numbers are passed in one loss: a thousand requests in a row of which nothing was captured."""
 
 MAX_CLOSED_STREAMS = 4096
 """Streams that have ended, and whose late frames are known for what they are."""
@@ -60,6 +71,8 @@ class Http2Layer:
             FrameReader(side, self, context.notes, joined) for side in (Side.CLIENT, Side.SERVER)
         )
         self._decoders = (Decoder(joined), Decoder(joined))
+        self._joined = joined
+        self._highest = 0
         self._incomplete = joined  # requests may have been sent that were not seen
         self._blocks: list[_Block | None] = [None, None]
         self._streams: OrderedDict[int, StreamExchange] = OrderedDict()
@@ -168,6 +181,10 @@ class Http2Layer:
                 self._end_half(stream, side, time_ns)
             elif stream.half(side).doubts and stream.half(side).missing == 0:
                 self._end_half(stream, side, time_ns)  # the end was lost, and all the content is there
+
+    def highest_stream(self) -> int:
+        """See FrameOwner."""
+        return MAX_SYNC_STREAM if self._joined else self._highest + MAX_LOST_STREAMS
 
     def sync_lost(self, side: Side, lost: Lost | None, time_ns: int) -> None:
         """See FrameOwner."""
@@ -294,6 +311,7 @@ class Http2Layer:
     def _begin(self, stream_id: int) -> StreamExchange:
         stream = self._streams[stream_id] = StreamExchange(stream_id, self._count)
         self._count += 1
+        self._highest = max(self._highest, stream_id)
         if len(self._streams) > MAX_OPEN_STREAMS:
             oldest = next(iter(self._streams.values()))
             self._fail(oldest, Outcome.LOST, oldest.last_ns)

@@ -22,7 +22,8 @@ struct connection {
 	u8 ended;		/* SAMPLE_END found no room: user space collects the entry */
 	u8 misses;		/* calls whose first bytes said nothing */
 	u8 local[16], remote[16];
-	u8 prefix[2][PREFIX_BYTES];
+	/* Two rows of PREFIX_BYTES: BCC gives Python the wrong size for an array of arrays. */
+	u8 prefix[2 * PREFIX_BYTES];
 	u8 prefix_length[2];
 	u16 hello_left[2];	/* handshake bytes still to be shown */
 	u8 comm[COMM_BYTES];

@@ -73,7 +73,7 @@ INLINE int verdict_on(u8 *b, u32 n)
 /* Takes up to PREFIX_BYTES that begin a call in direction d; may settle c->protocol. */
 INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 {
-	u8 *prefix = c->prefix[d & 1];
+	u8 *prefix = c->prefix + (d & 1) * PREFIX_BYTES;
 	u32 have = c->prefix_length[d & 1];
 	u32 i;
 

@@ -10,11 +10,12 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
 from capture.errors import PlaintapError, UsageError
+from capture.output_file import STDOUT, OutputFile
 from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
 from capture.targets import check
 from exporters import har_stats, summary
@@ -25,11 +26,9 @@ from exporters.pcapng import SectionMetadata
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from capture.ledger import Ledger
-
-STDOUT = "-"
 
 
 class NoHttpError(PlaintapError):
@@ -162,12 +161,16 @@ def record(
     """
     targets = check(pids, comms, users, ports, follow=follow)
     name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
-    with _opened(name, "pcapng", "-w") as file:
-        exporter = PcapngExporter(file.write, _metadata(command), Framing(framing))
+    if name == STDOUT and sys.stdout.isatty():
+        raise UsageError(
+            "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
+        )
+    with OutputFile(name, "-w") as out:
+        exporter = PcapngExporter(out.write, _metadata(command), Framing(framing))
 
         def flush() -> None:
             exporter.flush()
-            file.flush()
+            out.file.flush()
 
         def finish(ledger: Ledger) -> None:
             exporter.finish(
@@ -175,13 +178,12 @@ def record(
                 summary="\n".join([*ledger.lines(), *ledger.warnings()]),
                 dropped=ledger.lost_bytes,
             )
-            file.flush()
+            out.file.flush()
 
         plan = Plan(
             targets, command, duration, _power_of_two(ring_size), hold=bool(command) if hold is None else hold
         )
         recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
-        flush()
         ledger = recorder.run()
     _report(ledger, name)
     sys.exit(recorder.exit_code)
@@ -210,8 +212,9 @@ def export(file: str, output: str | None) -> None:
     if first is None:
         _tell(reader.notes)
         raise NoHttpError(_no_http(reader.name, notes))
-    with _opened(name, "har", "-o") as out:
-        writer = HarWriter(out)
+    with OutputFile(name, "-o") as out:
+        out.begin()
+        writer = HarWriter(out.file)
         try:
             for exchange in chain((first,), found):
                 writer.write(exchange)
@@ -297,27 +300,3 @@ def _metadata(command: tuple[str, ...]) -> SectionMetadata:
         operating_system=f"{platform.system()} {platform.release()}",
         application="plaintap",
     )
-
-
-@contextlib.contextmanager
-def _opened(name: str, kind: str, option: str) -> Iterator[BinaryIO]:
-    """The output: captured secrets are for their owner only, who is the user behind sudo."""
-    if name == STDOUT:
-        if kind == "pcapng" and sys.stdout.isatty():
-            raise UsageError(
-                "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
-            )
-        yield sys.stdout.buffer
-        return
-    path = Path(name)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(f"Cannot write {name}: {error.strerror}. Name another file with {option}.") from None
-    with os.fdopen(fd, "wb", buffering=0) as file:
-        with contextlib.suppress(OSError):
-            os.fchmod(fd, 0o600)
-        if "SUDO_UID" in os.environ:
-            with contextlib.suppress(OSError, ValueError):
-                os.fchown(fd, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
-        yield file

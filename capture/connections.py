@@ -7,7 +7,7 @@ Plaintext carries the session, and the connection as soon as it is known; until 
 
 A connection between two processes of this machine is announced twice, with mirrored addresses: two *views*.
 One is shown, the client's if it has content, else the server's. Which event comes first is chance, so where the
-peer may be local the first content waits DECISION_WINDOW_NS for the other end's. The rest streams through.
+peer may be local the first content waits a moment for the other end. The rest streams through.
 
 Sans-IO: time comes in with ``tick``, processes and library names through the callables given.
 """
@@ -38,8 +38,12 @@ from capture.views import Content, State, View
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-# How long the first content of a connection that may be local waits for the other end's.
-DECISION_WINDOW_NS = 100_000_000
+# How long a client's first content waits for the server to be announced, so that the file names both.
+PEER_WINDOW_NS = 20_000_000
+# How long a server's waits for a client that was not announced (it may not be recorded at all) …
+SERVER_WINDOW_NS = 50_000_000
+# … and for the content of one that was: what the server reads, the client has written, but may tell later.
+CLIENT_WINDOW_NS = 200_000_000
 # How long a connection that has ended is remembered for its other end, which may read only after the client's
 # socket is gone: what the client sent before its FIN waits for a server that is busy.
 LINGER_NS = 2_000_000_000
@@ -77,7 +81,8 @@ class Tally:
     unknown_association: int = 0
     filtered_plaintext: int = 0  # of connections that the user did not ask for
     gaps: int = 0  # bytes shown as lost
-    late: int = 0
+    late_cleartext: int = 0  # arrived after their place was declared a hole, or their connection's end
+    late_plaintext: int = 0
     # (pid, comm, library or None) → bytes of TLS that no probe could read
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
 
@@ -164,18 +169,18 @@ class Connections:
         other = self._by_address.get(mirrored)
         if other and other.other is None:
             view.other, other.other = other, view
+            if other.held and other.state is State.HOLDING:
+                yield from self._choose(other, view)
         self._by_address[own] = view
-        yield from ()
 
     def _moved(self, event: BytesMoved) -> Iterator[StreamItem]:
         if event.session:
             yield from self._plaintext(event)
             return
         view = self._views.get(event.connection)
-        if view is None:
-            self.tally.late += event.length
-            return
         if event.hello:
+            if view is None:
+                return
             view.protocol = Protocol.TLS
             for early in self._provisional.pop(event.connection, ()):
                 self.tally.never_decided_arrived += len(early.payload)
@@ -185,6 +190,9 @@ class Connections:
         self.tally.cleartext += len(event.payload)
         if event.reason is Reason.FAULT:
             self.tally.cleartext_faults += event.length
+        if view is None:
+            self.tally.late_cleartext += len(event.payload)
+            return
         if event.protocol is Protocol.UNDECIDED and not self._all_protocols:
             self._provisional.setdefault(event.connection, []).append(event)
             return
@@ -213,14 +221,20 @@ class Connections:
             view.held_since = content.time
         view.held.append(content)
         view.held_bytes += len(content.data)
-        other = view.other
-        if other and other.state is State.SHOWN:
+        if view.other and view.other.state is State.SHOWN:
             self._hide(view)
-        elif other and other.held:
-            chosen = other if view.side is Side.SERVER or other.side is Side.CLIENT else view
-            yield from self._show(chosen)
         elif view.held_bytes > MAX_HELD_BYTES or not _may_be_local(view.announced):
             yield from self._show(view)
+        elif view.other:
+            yield from self._choose(view, view.other)
+        else:
+            self._undecided[view.announced.connection] = view
+
+    def _choose(self, view: View, other: View) -> Iterator[StreamItem]:
+        """Of two ends the client's, as soon as it has content."""
+        client = next((end for end in (view, other) if end.held and end.decide_side() is Side.CLIENT), None)
+        if client:
+            yield from self._show(client)
         else:
             self._undecided[view.announced.connection] = view
 
@@ -279,6 +293,13 @@ class Connections:
         self._waiting_flows.pop(connection, None)
         for early in self._provisional.pop(connection, ()):
             self.tally.never_decided_arrived += len(early.payload)
+        cleartext, plaintext = view.late
+        if view.state is State.HIDDEN:
+            self.tally.mirrored_cleartext += cleartext
+            self.tally.mirrored_plaintext += plaintext
+        else:
+            self.tally.late_cleartext += cleartext
+            self.tally.late_plaintext += plaintext
         if view.protocol in _NOT_SHOWN and not self._all_protocols:
             return  # what did not arrive of it was filtered, not lost
         # Plaintext given out before this call flips the state; what the tail adds must not close twice.
@@ -332,7 +353,7 @@ class Connections:
     def _deliver(self, session: _Session, event: BytesMoved) -> Iterator[StreamItem]:
         view = self._views.get(session.connection)
         if view is None:
-            self.tally.filtered_plaintext += event.length
+            self.tally.filtered_plaintext += len(event.payload)
             return
         view.readable = True
         if view.tls.library is None:
@@ -361,7 +382,7 @@ class Connections:
         session = self._sessions[number]
         del self._unbound[number]
         self._unbound_bytes -= session.waiting_bytes
-        self.tally.unknown_association += sum(event.length for event in session.waiting)
+        self.tally.unknown_association += sum(len(event.payload) for event in session.waiting)
         session.waiting, session.waiting_bytes = [], 0
 
     def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
@@ -389,8 +410,8 @@ class Connections:
 
     def tick(self, now: int) -> Iterator[StreamItem]:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
-        for view in [v for v in self._undecided.values() if now - v.held_since > DECISION_WINDOW_NS]:
-            if view.state is State.HOLDING:
+        for view in list(self._undecided.values()):
+            if view.state is State.HOLDING and now - view.held_since > _patience(view):
                 yield from self._show(view)
         while self._lingering and now - self._lingering[0][0] > LINGER_NS:
             self._forget_address(self._lingering.popleft()[1])
@@ -411,6 +432,13 @@ class Connections:
             if view.state is State.HOLDING:
                 yield from self._show(view)
         self._views.clear()
+
+
+def _patience(view: View) -> int:
+    """How long a view waits for its other end (nanoseconds)."""
+    if view.other:
+        return CLIENT_WINDOW_NS
+    return PEER_WINDOW_NS if view.decide_side() is Side.CLIENT else SERVER_WINDOW_NS
 
 
 def _addresses(a: ConnectionAnnounced) -> tuple[_Address, _Address]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from bpf.tables import OpenConnection
+    from capture.events import Event
     from capture.streams import StreamItem
     from capture.targets import Targets
 
@@ -111,6 +112,7 @@ class Recorder:
                 guard = Guard(pipeline.tables.held_map)
             pipeline.start(with_command=bool(command))
             with _Signals(self._stop, command):
+                self._exporter.flush()
                 self._say("Recording." if command else "Recording. Press Ctrl-C to stop.")
                 if command:
                     command.run()
@@ -171,6 +173,8 @@ class _Pipeline:
         self._connections = Connections(
             self._names.describe, self._tls.library_name, self.tables.mirror, all_protocols=plan.all_protocols
         )
+        # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
+        self._now = time.time_ns()
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes))
 
     def attach(self, command: Command | None) -> Sequence[str]:
@@ -202,8 +206,10 @@ class _Pipeline:
         """Handle the next batch, if one comes within a tick."""
         batch = self._drain.take(TICK_INTERVAL_S)
         if batch is None:
+            self._now = time.time_ns()
             return
         write, handle = self._exporter.write, self._connections.handle
+        event: Event | None = None
         for event in self._decoder.decode(batch.buffer, batch.starts):
             for item in handle(event):
                 write(item)
@@ -211,10 +217,12 @@ class _Pipeline:
                 self._names.executed(event)
             elif type(event) is NewCodeUsed:
                 self._new_code.used(event)
+        if event is not None:
+            self._now = event.time
 
     def tick(self, now: float) -> None:
         """What waits for time."""
-        self._write(self._connections.tick(time.time_ns()))
+        self._write(self._connections.tick(self._now))
         self._new_code.tick(now)
 
     def end(self) -> Ledger:

@@ -118,6 +118,7 @@ class View:
         "held_bytes",
         "held_since",
         "in_tls",
+        "late",
         "other",
         "protocol",
         "readable",
@@ -139,6 +140,7 @@ class View:
         self.held_bytes = 0
         self.held_since = 0
         self.ended: ConnectionEnded | None = None
+        self.late = [0, 0]  # bytes of cleartext and of plaintext that came when their place was a hole already
         # By TLS session; 0 is the socket itself.
         self.flows: dict[int, Flows] = {0: (Flow(announced.base[0]), Flow(announced.base[1]))}
         self._senders = (Side.CLIENT, Side.SERVER)  # by direction; final when the view is opened
@@ -159,8 +161,11 @@ class View:
         """A piece of cleartext or plaintext; what is in order now."""
         flow = self._flow(event)
         tls = event.session != 0
+        late = flow.late_bytes
         for piece in flow.add(event):
             yield _content(piece, event.direction, tls=tls)
+        if flow.late_bytes > late:
+            self.late[tls] += len(event.payload)
 
     def _flow(self, event: BytesMoved) -> Flow[BytesMoved]:
         flows = self.flows.get(event.session)
@@ -207,7 +212,7 @@ class View:
         a = self.announced
         first = self.held[0] if self.held else None
         speech = self._first_speech()
-        side = self.side = self._decide_side(speech)
+        side = self.side = self.decide_side()
         self._senders = (side, side.other)
         local, remote = Endpoint(a.local, a.local_port), Endpoint(a.remote, a.remote_port)
         began = a.opened or self.tls.started or (first.time if first else a.time)
@@ -258,8 +263,8 @@ class View:
         """What the first held piece that is recognised speaks."""
         return next((s for s in (recognise(c.data) for c in self.held[:8]) if s), None)
 
-    def _decide_side(self, speech: Speech | None) -> Side:
-        """connect() or accept() tells; before the recording, the hello, the content, or the lower port does."""
+    def decide_side(self) -> Side:
+        """Which end this is: connect() or accept() tells; before the recording, hello, content or the lower port."""
         if self.side is not None:
             return self.side
         if self.tls.client is not None:

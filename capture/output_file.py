@@ -1,0 +1,78 @@
+"""Where captures and archives go: a file for its owner's eyes only, or stdout.
+
+Nothing of what was there before is touched until there is something to write: a recording that is refused
+leaves an older capture as it was, and no empty file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capture.errors import UsageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import BinaryIO, Self
+
+STDOUT = "-"
+_OWNER_ONLY = 0o600
+
+
+class OutputFile:
+    """An output by name, ``-`` for stdout; ``option`` is how the user can name another.
+
+    ``file`` is for writing from begin() on; write() does both. Raises UsageError where it cannot be written.
+    """
+
+    def __init__(self, name: str, option: str) -> None:
+        self._path: Path | None = None
+        self._begun = False
+        self._created = False
+        if name == STDOUT:
+            self.file: BinaryIO = sys.stdout.buffer
+            return
+        path = self._path = Path(name)
+        self._created = not path.exists()
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write {name}: {error.strerror}. Name another file with {option}."
+            ) from None
+        self.file = os.fdopen(fd, "wb")
+
+    def write(self, data: bytes) -> None:
+        """Append; the first write begins the file. Raises OSError."""
+        if not self._begun:
+            self.begin()
+        self.file.write(data)
+
+    def begin(self) -> None:
+        """Make it empty, and its owner's: of who runs us, or of the user behind sudo."""
+        self._begun = True
+        if self._path is None or not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            return
+        fd = self.file.fileno()
+        os.ftruncate(fd, 0)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            os.fchmod(fd, _OWNER_ONLY)
+            os.fchown(fd, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError):  # whoever wrote was told
+            self.file.close()
+        if self._created and not self._begun:
+            with contextlib.suppress(OSError):
+                self._path.unlink()

@@ -129,7 +129,10 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
     """Draw up the ledger from the kernel's counters and what arrived."""
     sockets = Account(
         reported=counters["reported_sent"] + counters["reported_received"],
-        captured=tally.cleartext - tally.never_decided_arrived - tally.mirrored_cleartext,
+        captured=tally.cleartext
+        - tally.never_decided_arrived
+        - tally.mirrored_cleartext
+        - tally.late_cleartext,
         suppressed=counters["suppressed"],
         filtered=counters["filtered"] + counters["undecided"] + tally.never_decided_arrived,
         mirrored=counters["mirrored"] + tally.mirrored_cleartext,
@@ -140,6 +143,7 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
                 "limit": counters["lost_limit"],
                 "not-in-user-space": counters["lost_not_in_user_space"],
                 "table-full": counters["lost_table_full"],
+                "late": tally.late_cleartext,
             }
         ),
     )
@@ -148,7 +152,8 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
         captured=tally.plaintext
         - tally.unknown_association
         - tally.filtered_plaintext
-        - tally.mirrored_plaintext,
+        - tally.mirrored_plaintext
+        - tally.late_plaintext,
         suppressed=0,
         mirrored=counters["plaintext_mirrored"] + tally.mirrored_plaintext,
         filtered=counters["plaintext_filtered"] + tally.filtered_plaintext,
@@ -158,6 +163,7 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
                 "fault": tally.plaintext_faults,
                 "limit": counters["plaintext_limit"],
                 "unknown-association": tally.unknown_association,
+                "late": tally.late_plaintext,
             }
         ),
     )

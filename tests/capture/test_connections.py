@@ -25,7 +25,7 @@ from kernel_events import (
     plaintext,
 )
 
-from capture.connections import DECISION_WINDOW_NS, MAX_HELD_BYTES, MAX_UNBOUND_BYTES, Final
+from capture.connections import CLIENT_WINDOW_NS, MAX_HELD_BYTES, MAX_UNBOUND_BYTES, SERVER_WINDOW_NS, Final
 from capture.events import (
     Direction,
     ProgramExecuted,
@@ -85,7 +85,12 @@ def test_both_ends_in_any_interleaving_give_one_stream(data, client_cuts, server
     assert len(recording.stream.closed) == 2
     tally = recording.tally
     whole = len(REQUEST) + len(RESPONSE)
-    assert (tally.cleartext, tally.mirrored_cleartext, tally.gaps, tally.late) == (2 * whole, whole, 0, 0)
+    assert (tally.cleartext, tally.mirrored_cleartext, tally.gaps, tally.late_cleartext) == (
+        2 * whole,
+        whole,
+        0,
+        0,
+    )
 
 
 @given(data=st.data(), client_cuts=CUTS, server_cuts=CUTS)
@@ -94,7 +99,7 @@ def test_also_when_the_decision_s_window_ends_anywhere_in_between(data, client_c
     for number, event in enumerate(interleaved(data.draw, *ends(client_cuts, server_cuts))):
         recording.feed(event)
         if data.draw(st.booleans()):
-            recording.tick((number + 1) * DECISION_WINDOW_NS * 2 // 10)
+            recording.tick((number + 1) * CLIENT_WINDOW_NS * 2 // 10)
     recording.tick(SECOND_NS).finish()
     assert recording.stream.both == BOTH
     assert not any(recording.stream.holes.values())
@@ -121,9 +126,9 @@ def test_the_client_s_end_is_shown_and_the_server_s_process_named(first):
 
 def test_a_lone_server_is_shown_when_the_window_is_over():
     recording = Recording().feed(*ends()[1][:2])
-    recording.tick(DECISION_WINDOW_NS)
+    recording.tick(SERVER_WINDOW_NS)
     assert recording.streams == []
-    recording.tick(2 * DECISION_WINDOW_NS)
+    recording.tick(2 * SERVER_WINDOW_NS)
     assert recording.stream.opened.side is Side.SERVER
     assert recording.stream.opened.peer_process is None
     assert recording.stream.both == (REQUEST, b"")
@@ -261,7 +266,7 @@ def test_a_second_announcement_changes_nothing():
 def test_data_without_an_announcement_is_counted():
     recording = Recording().feed(moved(9, SENT, 0, REQUEST))
     assert recording.items == []
-    assert recording.tally.late == len(REQUEST)
+    assert recording.tally.late_cleartext == len(REQUEST)
 
 
 def test_executions_are_not_for_streams():

@@ -1,0 +1,195 @@
+"""The ledger: it balances when every byte has a place, says so when one has none, and agrees with the file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_events import REQUEST, SECOND_NS, Recording, announced, distant, ended, moved, plaintext
+
+from bpf import abi
+from capture.connections import Tally
+from capture.events import Direction, Protocol, Reason, Role, SessionFreed
+from capture.ledger import balance
+from capture.streams import Data, Gap
+
+SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
+NAMES = [
+    name.removeprefix("COUNTER_").lower() for name in abi.header().enums["counter"] if name != "COUNTERS"
+]
+
+
+def counters(**values):
+    """All of the kernel's counters, nought but for ``values``."""
+    assert set(values) <= set(NAMES)
+    return dict.fromkeys(NAMES, 0) | values
+
+
+def accounts(recording, **values):
+    return balance(counters(**values), recording.tally)
+
+
+def in_file(recording):
+    """Bytes of data and of gaps that the streams show."""
+    data = sum(len(item.data) for item in recording.items if isinstance(item, Data))
+    return data, sum(item.length for item in recording.items if isinstance(item, Gap))
+
+
+# What becomes of each piece of a connection that is recorded.
+FATES = st.sampled_from(["captured", "ring_full", "fault", "limit", "not_in_user_space"])
+PIECES = st.lists(st.tuples(st.sampled_from([SENT, RECEIVED]), st.integers(1, 50), FATES), max_size=25)
+
+
+@given(pieces=PIECES, tls=st.booleans(), wait=st.booleans(), random=st.randoms(use_true_random=False))
+def test_ledger_and_file_agree_whatever_becomes_of_the_pieces(pieces, tls, wait, random):
+    position, counted, events = [0, 0], dict.fromkeys(NAMES, 0), []
+    lost = {"ring_full": "ring_full", "limit": "limit", "not_in_user_space": "not_in_user_space"}
+    if tls:
+        pieces = [piece for piece in pieces if piece[2] != "not_in_user_space"]
+    prefix = "plaintext_" if tls else "lost_"
+    for direction, length, fate in pieces:
+        counted["plaintext_reported" if tls else "reported_sent"] += length
+        if fate in lost:
+            counted[prefix + lost[fate]] += length
+        reason = Reason[fate.upper()] if fate != "captured" else Reason.NONE
+        payload = bytes(length) if fate == "captured" else b""
+        if fate != "ring_full":
+            make = (
+                (lambda *a, **k: plaintext(7, *a, connection=1, **k))
+                if tls
+                else (lambda *a, **k: moved(1, *a, **k))
+            )
+            events.append(make(direction, position[direction], payload, length=length, reason=reason))
+        position[direction] += length
+    # Threads may swap neighbours.
+    for at in range(len(events) - 1):
+        if random.random() < 0.2:
+            events[at], events[at + 1] = events[at + 1], events[at]
+    recording = Recording().feed(distant(1, protocol=Protocol.TLS if tls else Protocol.HTTP))
+    for event in events:
+        recording.feed(event)
+        if wait:
+            # So late that holes are declared, and what then comes is too late to be shown.
+            recording.tick(SECOND_NS)
+    session = {"session": 7, "session_moved": tuple(position)} if tls and events else {}
+    total = (0, 0) if tls else tuple(position)
+    recording.feed(ended(1, *total, protocol=Protocol.TLS if tls else Protocol.HTTP, **session))
+    ledger = balance(counted, recording.tally)
+    account = ledger.tls if tls else ledger.sockets
+    assert account.residue == 0
+    data, gaps = in_file(recording)
+    assert account.captured == data
+    assert gaps == ledger.gap_bytes
+    if events:
+        assert gaps == account.lost_bytes
+
+
+def test_what_the_other_end_shows_is_mirrored_not_captured():
+    size = len(REQUEST)
+    recording = Recording().feed(
+        announced(1),
+        announced(2, Role.SERVER),
+        moved(2, RECEIVED, 0, REQUEST),
+        moved(1, SENT, 0, REQUEST),
+        moved(2, RECEIVED, size, b"x" * 5),  # before the kernel knew
+    )
+    ledger = accounts(recording, reported_sent=size, reported_received=size + 5 + 7, mirrored=7)
+    assert ledger.sockets.mirrored == size + 5 + 7
+    assert ledger.sockets.captured == size == in_file(recording)[0]
+    assert ledger.sockets.residue == 0
+
+
+def test_plaintext_without_a_socket_is_lost_with_its_reason():
+    recording = Recording().feed(plaintext(7, SENT, 0, REQUEST), SessionFreed(7, 1))
+    ledger = accounts(recording, plaintext_reported=len(REQUEST))
+    assert ledger.tls.lost == {"unknown-association": len(REQUEST)}
+    assert (ledger.tls.captured, ledger.tls.residue) == (0, 0)
+
+
+@pytest.mark.parametrize("connection", [0, 99])
+def test_a_fault_outside_of_any_stream_is_counted_once(connection):
+    fault = plaintext(7, SENT, 0, b"", connection, length=9, reason=Reason.FAULT)
+    ledger = accounts(Recording().feed(fault).finish(), plaintext_reported=9)
+    assert ledger.tls.captured == 0
+    assert ledger.tls.residue == 0
+
+
+def test_data_that_belongs_to_nothing_is_lost_not_captured():
+    recording = Recording().feed(moved(9, SENT, 0, REQUEST))
+    ledger = accounts(recording, reported_sent=len(REQUEST))
+    assert ledger.sockets.captured == 0
+    assert ledger.sockets.residue == 0
+    assert ledger.lost_bytes == len(REQUEST)
+
+
+def test_first_bytes_that_became_tls_or_nothing_are_filtered():
+    recording = Recording().feed(
+        distant(1, protocol=Protocol.UNDECIDED),
+        moved(1, SENT, 0, b"GE", protocol=Protocol.UNDECIDED),
+        ended(1, 7, protocol=Protocol.OTHER),
+    )
+    ledger = accounts(recording, reported_sent=9, filtered=5, undecided=2)
+    assert ledger.sockets.filtered == 9
+    assert (ledger.sockets.captured, ledger.sockets.residue, ledger.gap_bytes) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["suppressed", "filtered", "undecided", "mirrored", "lost_ring_full", "lost_limit", "lost_not_in_user_space",
+     "lost_table_full", "plaintext_ring_full", "plaintext_limit", "plaintext_filtered", "plaintext_mirrored"],
+)  # fmt: skip
+def test_a_byte_that_no_call_reported_shows(name):
+    ledger = balance(counters(**{name: 1}), Tally())
+    assert [ledger.sockets.residue, ledger.tls.residue].count(-1) == 1
+    assert any("off by -1" in warning for warning in ledger.warnings())
+
+
+@pytest.mark.parametrize("name", ["reported_sent", "reported_received", "plaintext_reported"])
+def test_a_byte_that_nothing_explains_shows(name):
+    ledger = balance(counters(**{name: 1}), Tally())
+    assert [ledger.sockets.residue, ledger.tls.residue].count(1) == 1
+    assert any("off by 1 " in warning for warning in ledger.warnings())
+
+
+def test_nothing_happened_and_nothing_is_said():
+    ledger = balance(counters(), Tally())
+    assert ledger.warnings() == []
+    assert ledger.lines()[0] == "0 connections, 0 streams written"
+    assert all("none lost" in line for line in ledger.lines()[1:])
+
+
+def test_losses_are_said_with_reason_and_remedy():
+    ledger = balance(counters(reported_sent=1_234_567, lost_ring_full=1_234_567), Tally(gaps=1_000_000))
+    (warning,) = ledger.warnings()
+    assert "1,234,567 bytes were lost (ring-full)" in warning
+    assert "1,000,000 bytes of them are gaps" in warning
+    assert "--ring-size" in warning
+    assert "1,234,567 bytes lost (ring-full)" in ledger.lines()[1]
+
+
+def test_what_could_not_be_seen_is_said():
+    tally = Tally(unreadable={(7, "node", None): 5, (8, "java", "conscrypt"): 1})
+    said = "\n".join(balance(counters(events_ring_full=3, table_full=4), tally).warnings())
+    for part in (
+        "3 events",
+        "4 entries",
+        "node (pid 7)",
+        "java (pid 8)",
+        "(conscrypt)",
+        "5 bytes",
+        "1 byte ",
+    ):
+        assert part in said
+
+
+def test_machines_read_the_same():
+    recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST))
+    ledger = accounts(recording, reported_sent=len(REQUEST) + 4, lost_ring_full=3)
+    found = json.loads(json.dumps(ledger.as_json()))
+    assert found["sockets"] == {
+        "reported": len(REQUEST) + 4, "captured": len(REQUEST), "suppressed": 0, "filtered": 0, "mirrored": 0,
+        "lost": {"ring-full": 3}, "residue": 1,
+    }  # fmt: skip
+    assert (found["connections"], found["streams"]) == (1, 1)

@@ -21,6 +21,7 @@ from exporters.har_fields import (
     request_cookies,
     response_cookies,
 )
+from exporters.har_streams import describe_streams
 from exporters.http.content import Content, charset_of, decode_content, text_of
 from exporters.http.messages import Outcome
 from exporters.http.urls import address_text, exchange_url
@@ -63,6 +64,11 @@ def entry_of(exchange: Exchange, decoded_limit: int) -> Json:
     }
     if exchange.priority is not None:
         entry["_priority"] = exchange.priority
+    if exchange.stream_id is not None:
+        entry["_streamId"] = exchange.stream_id
+    if exchange.pushed:
+        entry["_wasPushed"] = True
+    describe_streams(entry, exchange, decoded_limit)
     _describe_process(entry, exchange)
     _describe_end(entry, exchange)
     return entry
@@ -213,7 +219,7 @@ def _post_data(request: Request, content: Content) -> Json:
 
 def _response(exchange: Exchange, limit: int) -> Json:
     response = exchange.response
-    if response is None or response.status is None:
+    if response is None:
         return {
             "status": 0,
             "statusText": "",
@@ -230,7 +236,7 @@ def _response(exchange: Exchange, limit: int) -> Json:
     body = response.body
     decoded = decode_content(body, response.fields, limit)
     result: Json = {
-        "status": response.status,
+        "status": response.status or 0,
         "statusText": field_text(response.reason),
         "httpVersion": _version(response.version),
         "cookies": response_cookies(response.fields, response.started_ns),
@@ -241,6 +247,8 @@ def _response(exchange: Exchange, limit: int) -> Json:
         "bodySize": body.wire_bytes,
         "_transferSize": (response.head_bytes or 0) + body.wire_bytes,
     }
+    if response.status is None:
+        result["_unknown"] = ["status"]
     if response.trailers:
         result["_trailers"] = _headers(response.trailers)
     if exchange.interim:
@@ -253,7 +261,7 @@ def _response(exchange: Exchange, limit: int) -> Json:
 
 def _interim(response: Response) -> Json:
     return {
-        "status": response.status,
+        "status": response.status or 0,
         "statusText": field_text(response.reason),
         "headers": _headers(response.fields),
         "time": iso_time(response.started_ns),

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
@@ -117,6 +118,44 @@ def _collect(blocks: Iterator[bytes], codings: tuple[str, ...], body: Body, limi
     if body.lost:
         return Content(data, codings, "bytes were lost, and what comes after them cannot be decoded")
     return Content(data, codings)
+
+
+def timed_blocks(body: Body, fields: Fields, limit: int) -> Iterator[tuple[int, bytes | None]]:
+    """The content of ``body`` in the pieces in which it came in, each with its time; None stands for a hole.
+
+    At most ``limit`` bytes. CorruptStreamError where the codings cannot be undone any further.
+    """
+    names = [name.decode("latin-1") for name in fields.tokens(b"content-encoding") if name != b"identity"]
+    if any(name not in DECODERS for name in names):
+        return
+    now_ns = body.marks[0][1] if body.marks else 0
+    holes = {lost.offset for lost in body.lost}
+    places = sorted({offset for offset, _ in body.marks} | holes | {len(body.data)})
+    times = dict(body.marks)
+
+    def pieces() -> Iterator[tuple[int, bytes | None]]:
+        nonlocal now_ns
+        for start, end in pairwise([0, *places] if places[0] else places):
+            now_ns = times.get(start, now_ns)
+            if start in holes:
+                yield now_ns, None
+            yield now_ns, bytes(body.data[start:end])
+        if len(body.data) in holes:
+            yield now_ns, None
+
+    if not names:
+        yield from pieces()
+        return
+    blocks: Iterator[bytes] = (
+        piece for _, piece in takewhile(lambda item: item[1] is not None, pieces()) if piece
+    )
+    for name in reversed(names):
+        blocks = DECODERS[name](blocks)
+    for block in blocks:
+        yield now_ns, block[:limit]
+        limit -= len(block)
+        if limit <= 0:
+            return
 
 
 def charset_of(content_type: bytes, data: bytes | bytearray) -> str | None:

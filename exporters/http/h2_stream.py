@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = "HTTP/2"
 
-_MARKED_TYPES = (b"text/event-stream", b"application/grpc")
+_EVENT_STREAM = b"text/event-stream"
 
 # Chromium's names, by what it sends for them: RFC 9218's urgency, and the weights of RFC 7540 §5.3.
 _URGENCIES = ("VeryHigh", "High", "Medium", "Low", "VeryLow")
@@ -76,7 +76,7 @@ class Half:
         """The body, from its first byte on."""
         if self.body is None:
             kind = self.fields.get(b"content-type") if self.fields is not None else None
-            self.body = BodyBuilder(limit, (kind or b"").startswith(_MARKED_TYPES))
+            self.body = BodyBuilder(limit, (kind or b"").lower().startswith(_EVENT_STREAM))
         return self.body
 
     @property

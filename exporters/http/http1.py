@@ -274,7 +274,7 @@ class Http1Layer:
         if head.status == 101 or framing == Framing.SWITCHED:
             return self._switch_protocols(pending, times[1])
         if framing:
-            marked = (head.fields.get(b"content-type") or b"").startswith(_EVENT_STREAM)
+            marked = (head.fields.get(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
             self._readers[Side.SERVER].body = pending.response_body = BodyBuilder(
                 self._context.limits.body_bytes, marked
             )

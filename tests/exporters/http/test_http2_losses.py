@@ -58,7 +58,9 @@ def test_joined_in_the_middle_unknown_fields_are_placeholders_and_heal(tls: Tls 
         b"4",
     ]
     assert fourth.response is not None
-    assert fourth.response.fields.pairs[1:] == ((UNKNOWN, b"b"),)  # the name was in the table, the value is new
+    assert fourth.response.fields.pairs[1:] == (
+        (UNKNOWN, b"b"),
+    )  # the name was in the table, the value is new
 
 
 def test_joined_inside_a_frame() -> None:

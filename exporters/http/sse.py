@@ -1,0 +1,111 @@
+"""Server-sent events (HTML, §9.2): the messages of a text/event-stream body, with their times."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporters.compression import CorruptStreamError
+from exporters.http.content import timed_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporters.http.messages import Response
+
+_LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r)")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """A dispatched event. ``event_id`` is the last one that was set, as an EventSource has it."""
+
+    time_ns: int
+    name: str
+    event_id: str
+    data: str
+
+
+class _Parser:
+    """HTML §9.2.6: interpreting an event stream."""
+
+    def __init__(self) -> None:
+        self.events: list[ServerSentEvent] = []
+        self._rest = b""
+        self._searched_from_start = True
+        self._name = ""
+        self._event_id = ""
+        self._data: list[str] = []
+        self._skipping = False
+
+    def data(self, time_ns: int, block: bytes) -> None:
+        """The next bytes. A CR at their end waits for the LF that may follow it."""
+        text = self._rest + block
+        if self._searched_from_start and text:
+            if codecs.BOM_UTF8.startswith(text) and len(text) < len(codecs.BOM_UTF8):
+                self._rest = text
+                return
+            text = text.removeprefix(codecs.BOM_UTF8)
+            self._searched_from_start = False
+        position = 0
+        for match in _LINE.finditer(text):
+            if match[2] == b"\r" and match.end() == len(text):
+                break
+            self._line(time_ns, match[1])
+            position = match.end()
+        self._rest = text[position:]
+
+    def hole(self) -> None:
+        """Bytes were lost: the event around them is, too, and all up to the next empty line."""
+        self._rest = b""
+        self._searched_from_start = False
+        self._data.clear()
+        self._name = ""
+        self._skipping = True
+
+    def _line(self, time_ns: int, line: bytes) -> None:
+        if not line:
+            if self._data and not self._skipping:
+                event = ServerSentEvent(
+                    time_ns, self._name or "message", self._event_id, "\n".join(self._data)
+                )
+                self.events.append(event)
+            self._data.clear()
+            self._name, self._skipping = "", False
+            return
+        if self._skipping:
+            return
+        name, _, value = line.decode("utf-8", "replace").partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._name = value
+        elif name == "id" and "\0" not in value:
+            self._event_id = value
+
+
+def is_event_stream(response: Response | None) -> bool:
+    """Whether the body is one."""
+    kind = response.fields.get(b"content-type") if response is not None else None
+    return kind is not None and kind.lower().startswith(b"text/event-stream")
+
+
+def events_of(response: Response, limit: int) -> list[ServerSentEvent]:
+    """The events of ``response``, whose body decodes to ``limit`` bytes at most; those up to a coding's error."""
+    parser = _Parser()
+    # What comes before an error is there, and the entry says besides that the body cannot be decoded.
+    with contextlib.suppress(CorruptStreamError):
+        _feed(parser, timed_blocks(response.body, response.fields, limit))
+    return parser.events
+
+
+def _feed(parser: _Parser, blocks: Iterable[tuple[int, bytes | None]]) -> None:
+    for time_ns, block in blocks:
+        if block is None:
+            parser.hole()
+        else:
+            parser.data(time_ns, block)

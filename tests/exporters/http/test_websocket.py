@@ -1,0 +1,247 @@
+"""WebSockets, as wsproto speaks them: messages, control frames, deflate, losses; over HTTP/1 and HTTP/2."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from h2_talk import H2Talk
+from http_streams import Conversation, read, read_in_splits
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    Pong,
+    Request,
+    TextMessage,
+)
+from wsproto.extensions import PerMessageDeflate
+
+from capture.streams import Side
+from exporters.http import Limits
+from exporters.http.messages import Exchange, Outcome, WebSocketMessage
+from exporters.http.urls import exchange_url
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+class SocketTalk:
+    """Both ends of a WebSocket, and their bytes as a Conversation."""
+
+    def __init__(self, *extensions: PerMessageDeflate) -> None:
+        self.conversation = Conversation()
+        self.ends = {
+            Side.CLIENT: WSConnection(ConnectionType.CLIENT),
+            Side.SERVER: WSConnection(ConnectionType.SERVER),
+        }
+        offered = [PerMessageDeflate(**vars_of(extension)) for extension in extensions]
+        self.send(Side.CLIENT, Request(host="a", target="/ws", extensions=offered))
+        self.send(Side.SERVER, AcceptConnection(extensions=list(extensions)))
+
+    def send(self, side: Side, *events: Event) -> None:
+        """``side`` sends events, and the other one reads them."""
+        data = b"".join(self.ends[side].send(event) for event in events)
+        (self.conversation.client if side is Side.CLIENT else self.conversation.server)(data)
+        self.ends[side.other].receive_data(data)
+        list(self.ends[side.other].events())
+
+
+def vars_of(extension: PerMessageDeflate) -> dict[str, bool]:
+    """The parameters of an extension, for the same one at the other end."""
+    return {
+        "client_no_context_takeover": extension.client_no_context_takeover,
+        "server_no_context_takeover": extension.server_no_context_takeover,
+    }
+
+
+def messages(exchange: Exchange) -> list[tuple[bool, int, bytes]]:
+    """Who sent what."""
+    assert exchange.socket_messages is not None
+    return [(message.from_client, message.opcode, message.data) for message in exchange.socket_messages]
+
+
+EXTENSIONS = [
+    (),
+    (PerMessageDeflate(),),
+    (PerMessageDeflate(client_no_context_takeover=True, server_no_context_takeover=True),),
+]
+
+
+@pytest.mark.parametrize("extensions", EXTENSIONS)
+def test_messages_of_both_sides(extensions: tuple[PerMessageDeflate, ...]) -> None:
+    talk = SocketTalk(*extensions)
+    talk.send(Side.CLIENT, TextMessage("hello"), BytesMessage(b"\x00\x01"))
+    talk.send(Side.SERVER, TextMessage("hello " * 50), Ping(b"p"))
+    talk.send(Side.CLIENT, Pong(b"p"), TextMessage("é" * 200), TextMessage("é" * 200))
+    talk.send(Side.SERVER, BytesMessage(b"x" * 70_000))
+    talk.send(Side.CLIENT, TextMessage("one "), TextMessage(""))
+    talk.send(Side.CLIENT, CloseConnection(1000, "bye"))
+    talk.send(Side.SERVER, CloseConnection(1000, "bye"))
+    talk.conversation.closes(Side.SERVER).closes(Side.CLIENT)
+    (exchange,) = read_in_splits(talk.conversation.items)
+    assert exchange.outcome is Outcome.COMPLETE
+    assert exchange_url(exchange) == "ws://a/ws"
+    assert messages(exchange) == [
+        (True, TEXT, b"hello"),
+        (True, BINARY, b"\x00\x01"),
+        (False, TEXT, b"hello " * 50),
+        (False, PING, b"p"),
+        (True, PONG, b"p"),
+        (True, TEXT, "é".encode() * 200),
+        (True, TEXT, "é".encode() * 200),
+        (False, BINARY, b"x" * 70_000),
+        (True, TEXT, b"one "),
+        (True, TEXT, b""),
+        (True, CLOSE, b"\x03\xe8bye"),
+        (False, CLOSE, b"\x03\xe8bye"),
+    ]
+    assert exchange.socket_messages is not None
+    assert all(message.problem is None for message in exchange.socket_messages)
+    assert exchange.response is not None
+    assert exchange.response.body.wire_bytes > 0
+
+
+def test_fragments_with_control_frames_between_them() -> None:
+    for extensions in EXTENSIONS:
+        talk = SocketTalk(*extensions)
+        talk.send(Side.SERVER, TextMessage("first ", message_finished=False))
+        talk.send(Side.SERVER, Ping(b"still there?"))
+        talk.send(Side.SERVER, TextMessage("second ", message_finished=False), TextMessage("third"))
+        (exchange,) = read_in_splits(talk.conversation.items)
+        assert messages(exchange) == [(False, PING, b"still there?"), (False, TEXT, b"first second third")]
+        assert exchange.outcome is Outcome.UNFINISHED
+
+
+def test_over_http2() -> None:
+    talk = H2Talk()
+    talk.server.update_settings({8: 1})
+    talk.pump()
+    stream = talk.client.get_next_available_stream_id()
+    head = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":authority", "a"),
+        (":path", "/ws"),
+    ]
+    talk.client.send_headers(stream, head)
+    talk.pump()
+    talk.server.send_headers(stream, [(":status", "200")])
+    talk.pump()
+    talk.send(Side.CLIENT, stream, frame(TEXT, b"up", mask=b"abcd"))
+    talk.send(Side.SERVER, stream, frame(TEXT, b"down"))
+    talk.client.end_stream(stream)
+    talk.server.end_stream(stream)
+    talk.pump()
+    (exchange,) = read_in_splits(talk.conversation.items)
+    assert exchange.outcome is Outcome.COMPLETE
+    assert exchange_url(exchange) == "wss://a/ws"
+    assert messages(exchange) == [(True, TEXT, b"up"), (False, TEXT, b"down")]
+
+
+def frame(opcode: int, payload: bytes, mask: bytes = b"", first: int = 0x80) -> bytes:
+    """One frame (RFC 6455 §5.2)."""
+    size, bit = len(payload), 0x80 if mask else 0
+    if size < 126:
+        length = bytes([bit | size])
+    elif size < 1 << 16:
+        length = bytes([bit | 126]) + struct.pack(">H", size)
+    else:
+        length = bytes([bit | 127]) + struct.pack(">Q", size)
+    if mask:
+        payload = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    return bytes([first | opcode]) + length + mask + payload
+
+
+UPGRADE = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+def socket(extensions: bytes = b"") -> Conversation:
+    """A WebSocket of which the handshake is over."""
+    line = b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b""
+    return Conversation().client(UPGRADE).server(SWITCHED + line + b"\r\n")
+
+
+def only(talk: Conversation, limits: Limits | None = None) -> tuple[Exchange, list[WebSocketMessage]]:
+    """The socket and its messages."""
+    (exchange,) = read(talk.items, limits)
+    return exchange, list(exchange.socket_messages or ())
+
+
+def test_a_loss_inside_a_payload_costs_its_message() -> None:
+    whole = frame(TEXT, b"0123456789", mask=b"wxyz")
+    talk = (
+        socket().client(whole[:10]).gap(Side.CLIENT, 3).client(whole[13:], frame(TEXT, b"next", mask=b"1234"))
+    )
+    _, (hit, following) = only(talk)
+    assert (hit.data, hit.lost_bytes, hit.problem) == (b"0123789", 3, "bytes were lost")
+    assert (following.data, following.problem) == (b"next", None)
+
+
+def test_a_loss_over_a_header_costs_the_rest_of_the_direction() -> None:
+    talk = socket().server(frame(TEXT, b"one")).gap(Side.SERVER, 50).server(frame(TEXT, b"two"))
+    talk.client(frame(TEXT, b"up", mask=b"1234"))
+    exchange, found = only(talk)
+    assert [message.data for message in found] == [b"one", b"up"]
+    assert exchange.notes == ("the messages after a loss of 50 bytes (ring-full) are not known",)
+
+
+def deflate(compressor: zlib._Compress, data: bytes) -> bytes:  # type: ignore[name-defined]
+    """A compressed payload (RFC 7692 §7.2.1)."""
+    packed: bytes = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return packed[:-4]
+
+
+@pytest.mark.parametrize(
+    ("extensions", "later"),
+    [(b"permessage-deflate", None), (b"permessage-deflate; server_no_context_takeover", b"text")],
+)
+def test_a_loss_in_a_kept_deflate_context_is_told(extensions: bytes, later: bytes | None) -> None:
+    kept = zlib.compressobj(wbits=-15)
+    first = frame(TEXT, deflate(kept, b"some text"), first=0xC0)
+    if later is not None:
+        kept = zlib.compressobj(wbits=-15)
+    second = frame(TEXT, deflate(kept, b"text"), first=0xC0)
+    talk = socket(extensions).server(first[:4]).gap(Side.SERVER, 2).server(first[6:], second)
+    _, (hit, following) = only(talk)
+    assert hit.problem == "bytes were lost"
+    if later is None:
+        assert following.problem == "its deflate context was lost"
+    else:
+        assert (following.data, following.problem) == (later, None)
+
+
+def test_an_inflation_bomb_is_stopped() -> None:
+    bomb = frame(BINARY, deflate(zlib.compressobj(wbits=-15), bytes(50_000_000)), first=0xC0)
+    _, (message,) = only(socket(b"permessage-deflate").server(bomb))
+    assert len(message.data) == 16 * 1024 * 1024
+    assert message.problem is not None
+    assert message.problem.startswith("only the first")
+
+
+def test_messages_beyond_the_limit_are_counted() -> None:
+    talk = socket().server(frame(TEXT, b"12345"), frame(TEXT, b"67890"))
+    _, (first, second) = only(talk, Limits(socket_bytes=7))
+    assert first.data == b"12345"
+    assert (second.data, second.lost_bytes) == (b"67", 3)
+
+
+def test_a_reset_socket() -> None:
+    exchange, found = only(socket().server(frame(TEXT, b"x")).closes(Side.SERVER, reset=True))
+    assert exchange.outcome is Outcome.RESET
+    assert len(found) == 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=20), st.booleans())
+def test_no_input_is_too_odd(script: list[tuple[bool, bytes]], deflated: bool) -> None:
+    talk = socket(b"permessage-deflate" if deflated else b"")
+    for client, data in script:
+        (talk.client if client else talk.server)(data)
+    only(talk)

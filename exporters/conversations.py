@@ -26,11 +26,12 @@ from capture.streams import (
 from capture.tls_hello import Hello, HelloReader
 from exporters import packet_comments
 from exporters.dissection import Segment, path_endpoints
-from exporters.tls_framing import MAC_BYTES
+from exporters.tls_framing import CONTENT_APPLICATION_DATA, MAC_BYTES
 from exporters.tls_records import (
     NULL_SUITES,
     SERVER_HELLO_BYTES,
     RecordReader,
+    has_null_mac,
     server_cipher_suite,
     starts_tls,
 )
@@ -245,8 +246,11 @@ class Conversation:
         """Bytes before the cipher is known: both hellos are read."""
         handshake = self._tls
         assert handshake is not None  # noqa: S101  (it comes with the mode)
-        if data[0] == 0x17 and not handshake.hello_seen:
-            self._encrypted()
+        if data[0] == CONTENT_APPLICATION_DATA and not handshake.hello_seen:
+            if has_null_mac(data):
+                self._mode = _Mode.FRAMED
+            else:
+                self._encrypted()
             self.data(sender, time_ns, data)
             return
         handshake.feed(sender, data)

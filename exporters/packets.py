@@ -170,19 +170,19 @@ class PcapngExporter:
         stream = self._streams.get(item.stream)
         if stream is None or stream.finished is item.sender:
             self.orphan_bytes += len(data)
-            return
-        self._items += 1
-        stream.data(item.sender, item.time_ns, data)
+        elif data:
+            self._items += 1
+            stream.data(item.sender, item.time_ns, data)
 
     def _gap(self, item: Gap) -> None:
         stream = self._streams.get(item.stream)
         if stream is None or stream.finished is item.sender:
             self.orphan_bytes += item.length
-            return
-        self._items += 1
-        self._gaps += 1
-        self.lost_bytes += item.length
-        stream.gap(item.sender, item.time_ns, item.length, item.reason)
+        elif item.length > 0:
+            self._items += 1
+            self._gaps += 1
+            self.lost_bytes += item.length
+            stream.gap(item.sender, item.time_ns, item.length, item.reason)
 
     def _close(self, item: StreamClosed) -> None:
         stream = self._streams.get(item.stream)

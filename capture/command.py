@@ -8,6 +8,7 @@ and the child, not yet released, exits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -43,33 +44,36 @@ class Command:
             self._become(go_read, failed_write)
         os.close(go_read)
         os.close(failed_write)
+        self._pipes: tuple[int, ...] = (self._go, self._failed)
 
     def _become(self, go: int, failed: int) -> None:
         """In the child: wait, then be CMD. Never returns."""
         try:
             if os.read(go, 1) == b"":
                 os._exit(1)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            # SIGHUP stays ignored under nohup.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             os.execvp(self._arguments[0], self._arguments)  # noqa: S606 - running the user's command is the point
         except OSError as error:
             os.write(failed, str(error.errno).encode())
+        except ValueError:  # Python's own check: a name without a character
+            os.write(failed, str(errno.ENOENT).encode())
         finally:
             os._exit(_NOT_FOUND)
 
     def run(self) -> None:
         """Release the child. Raises CommandError if CMD cannot be executed."""
         os.write(self._go, b"g")
-        os.close(self._go)
         failure = os.read(self._failed, 16)
-        os.close(self._failed)
+        self._close_pipes()
         if failure:
             os.waitpid(self.pid, 0)
             code = int(failure)
             name = self._arguments[0]
             raise CommandError(
                 f"Cannot run {name!r}: {os.strerror(code)}.",
-                _NOT_FOUND if code == 2 else _NOT_EXECUTABLE,
+                _NOT_FOUND if code == errno.ENOENT else _NOT_EXECUTABLE,
             )
 
     def poll(self) -> bool:
@@ -77,19 +81,29 @@ class Command:
         if self.exit_code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                code = os.waitstatus_to_exitcode(status)
-                self.exit_code = 128 - code if code < 0 else code
+                self.exit_code = _exit_code(status)
         return self.exit_code is not None
 
     def abandon(self) -> None:
-        """End a child that was never released."""
-        with contextlib.suppress(OSError):
-            os.close(self._go)
+        """Record it no more: wait for its end, which comes at once if it was never released."""
+        self._close_pipes()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            self.exit_code = _exit_code(os.waitpid(self.pid, 0)[1])
+
+    def _close_pipes(self) -> None:
+        """Once: the numbers may be another file's afterwards."""
+        ends, self._pipes = self._pipes, ()
+        for end in ends:
+            os.close(end)
 
     def signal(self, number: int) -> None:
         """Pass a signal on."""
         with contextlib.suppress(ProcessLookupError):
             if not self.poll():
                 os.kill(self.pid, number)
+
+
+def _exit_code(status: int) -> int:
+    """As a shell has it, of what waitpid() says."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code

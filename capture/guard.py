@@ -30,7 +30,8 @@ class Guard:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
-                [sys.executable, "-m", "capture.guard", str(theirs.fileno()), str(held_map)],
+                # -P: not from the working directory, which may be anyone's.
+                [sys.executable, "-P", "-m", "capture.guard", str(theirs.fileno()), str(held_map)],
                 pass_fds=(theirs.fileno(), held_map),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ TICK_INTERVAL_S = 0.02
 NICE = -10
 # How long calls in flight may still report after the kernel side was told to stop.
 _SETTLE_S = 0.005
+_STDIN = 0  # sys.stdin is None where it is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ class Recorder:
         finally:
             if command and command.exit_code is None:
                 command.abandon()
+                self.exit_code = command.exit_code or 0
 
     def _record(self, pipeline: _Pipeline, command: Command | None) -> Ledger:
         guard = None
@@ -279,13 +280,15 @@ class _Signals:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._command is None:
             self._stop.set()
-        elif number != signal.SIGINT or not sys.stdin.isatty():
+        elif number != signal.SIGINT or not os.isatty(_STDIN):
             # A terminal sends SIGINT to the whole foreground group: the command has it already.
             self._command.signal(number)
 
     def __enter__(self) -> None:
         for number in self._NUMBERS:
-            self._before[number] = signal.signal(number, self._on_signal)
+            # nohup: what was started to outlive its terminal does.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -1,0 +1,102 @@
+"""The thread that empties the ring, on a ring of lists: nothing is lost, memory is bounded, and it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from processes import wait_until
+
+from capture import drain
+from capture.drain import MAX_QUEUED_BYTES, Drain
+
+
+class Batch:
+    def __init__(self, number, size):
+        self.buffer = bytes(size)
+        self.number = number
+        self.starts = []
+
+
+class Ring:
+    """Gives out batches one by one; ``None`` in the list is a moment without any."""
+
+    def __init__(self, batches):
+        self.batches = list(batches)
+        self.given = 0
+
+    def drain(self):
+        if not self.batches:
+            return None
+        self.given += 1
+        return self.batches.pop(0)
+
+
+@pytest.fixture(autouse=True)
+def this_thread_is_not_hurried(monkeypatch):
+    monkeypatch.setattr(drain.os, "setpriority", lambda *_: None)
+
+
+def taken(under_test, count):
+    found = []
+    end = time.monotonic() + 10
+    while len(found) < count and time.monotonic() < end:
+        batch = under_test.take(0.1)
+        if batch:
+            found.append(batch.number)
+    return found
+
+
+def test_batches_come_in_order_and_all_of_them():
+    batches = [item for number in range(50) for item in (Batch(number, 100), None)]
+    under_test = Drain(Ring(batches))
+    under_test.start()
+    assert taken(under_test, 50) == list(range(50))
+    under_test.stop()
+    wait_until(lambda: under_test.finished, "the thread to end")
+    assert under_test.take(0) is None
+
+
+def test_what_is_in_the_ring_at_the_end_is_taken_too():
+    under_test = Drain(Ring(Batch(number, 100) for number in range(20)))
+    under_test.stop()
+    under_test.start()
+    assert not under_test.finished
+    assert taken(under_test, 20) == list(range(20))
+    wait_until(lambda: under_test.finished, "the thread to end")
+
+
+def test_memory_is_bounded_and_the_rest_stays_in_the_ring():
+    size = MAX_QUEUED_BYTES // 4
+    ring = Ring(Batch(number, size) for number in range(12))
+    under_test = Drain(ring)
+    under_test.start()
+    wait_until(lambda: under_test._queued_bytes > MAX_QUEUED_BYTES, "the queue to fill")
+    time.sleep(0.05)
+    assert under_test._queued_bytes <= MAX_QUEUED_BYTES + size
+    assert ring.batches
+    under_test.stop()
+    assert taken(under_test, 12) == list(range(12))
+    wait_until(lambda: under_test.finished, "the thread to end")
+    assert under_test._queued_bytes == 0
+
+
+def test_without_a_batch_it_waits_no_longer_than_told():
+    under_test = Drain(Ring([]))
+    under_test.start()
+    began = time.monotonic()
+    assert under_test.take(0.05) is None
+    assert 0.04 < time.monotonic() - began < 1
+    under_test.stop()
+    wait_until(lambda: under_test.finished, "the thread to end")
+
+
+def test_it_does_not_keep_the_program_from_ending():
+    under_test = Drain(Ring([]))
+    under_test.start()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "drain"]
+    assert thread.daemon
+    under_test.stop()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -2,14 +2,17 @@
  * Tracepoints of system calls. Entry resolves the descriptor, so that a close() by another thread cannot
  * confuse the exit; exit knows how many bytes moved and finds their pages resident.
  */
+/* The number is an int: what follows it is whatever the stack held. */
 struct enter_arguments {
 	u64 common;
-	s64 number;
+	u32 number;
+	u32 pad;
 	u64 args[6];
 };
 struct exit_arguments {
 	u64 common;
-	u64 number;
+	u32 number;
+	u32 pad;
 	long result;
 };
 
@@ -188,7 +191,7 @@ int enter_io(struct enter_arguments *ctx)
 
 	/* Read before they are chosen between: the verifier wants no computed offset into the context. */
 	asm volatile("" : "+r"(second), "+r"(third));
-	switch ((u32)ctx->number) {
+	switch (ctx->number) {
 	case NR_recvmsg:
 		message_enter(fd, second, DIRECTION_RECEIVED, third);
 		return 0;

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import orjson
 
 from exporters.har_entry import entry_of, iso_time
+from exporters.har_redaction import Redaction, without_bodies
 from exporters.http.layers import Limits, Notes
 
 if TYPE_CHECKING:
@@ -40,20 +41,51 @@ class HarResult:
     lost_bytes: int = 0
     bytes_written: int = 0
 
+    def count(self, entry: Json, exchange: Exchange) -> None:
+        """``entry`` of ``exchange`` is written."""
+        self.entries += 1
+        self.incomplete += "_outcome" in entry
+        self.lost_bytes += exchange.lost_bytes
 
-class HarWriter:
-    """Writes exchanges to ``output``, a binary file. ``transform`` changes an entry, or drops it (None)."""
+
+class EntryMaker:
+    """Makes entries: at most ``limits.decoded_bytes`` of each body, only of what is ``wanted``.
+
+    Credentials are redacted unless ``redaction`` says otherwise; without ``bodies`` they are left out.
+    """
 
     def __init__(
         self,
-        output: BinaryIO,
         limits: Limits | None = None,
-        transform: Callable[[Json], Json | None] | None = None,
+        redaction: Redaction | None = None,
+        bodies: bool = True,
+        wanted: Callable[[Exchange], bool] | None = None,
     ) -> None:
+        self._decoded_limit = (limits or Limits()).decoded_bytes
+        self._redaction = redaction or Redaction.of()
+        self._bodies = bodies
+        self._wanted = wanted
+
+    def entry_of(self, exchange: Exchange) -> Json | None:
+        """The entry; None where there is to be none."""
+        if self._wanted is not None and not self._wanted(exchange):
+            return None
+        entry = self._redaction(entry_of(exchange, self._decoded_limit))
+        return entry if self._bodies else without_bodies(entry)
+
+    def title_of(self, process: Process) -> str:
+        """The title of a process's page."""
+        title = process.command_line or process.exe or process.comm
+        return self._redaction.command_line(title).encode("utf-8", "replace").decode()
+
+
+class HarWriter:
+    """Writes exchanges to ``output``, a binary file, as entries that ``maker`` makes."""
+
+    def __init__(self, output: BinaryIO, maker: EntryMaker | None = None) -> None:
         self.result = HarResult()
         self._output = output
-        self._decoded_limit = (limits or Limits()).decoded_bytes
-        self._transform = transform
+        self._maker = maker or EntryMaker()
         self._rewindable = output.seekable()
         self._pages: dict[Process, Json] = {}
         creator = {"name": "plaintap", "version": importlib.metadata.version("plaintap")}
@@ -65,20 +97,16 @@ class HarWriter:
 
     def write(self, exchange: Exchange) -> None:
         """Add ``exchange``; it is in the file after the next flush."""
-        entry: Json | None = entry_of(exchange, self._decoded_limit)
-        page = self._page_of(exchange)
-        if page is not None and entry is not None:
-            entry["pageref"] = page
-        if self._transform is not None and entry is not None:
-            entry = self._transform(entry)
+        entry = self._maker.entry_of(exchange)
         if entry is None:
             return
+        page = self._page_of(exchange)
+        if page is not None:
+            entry["pageref"] = page
         encoded = orjson.dumps(entry)
         self._pending += (b",\n" if self.result.entries else b"\n", encoded)
         self._pending_bytes += len(encoded) + 2
-        self.result.entries += 1
-        self.result.incomplete += "_outcome" in entry
-        self.result.lost_bytes += exchange.lost_bytes
+        self.result.count(entry, exchange)
         if self._pending_bytes >= FLUSH_BYTES:
             self.flush()
 
@@ -126,11 +154,10 @@ class HarWriter:
         if page is None:
             if len(self._pages) >= MAX_PAGES:
                 return None
-            title = process.command_line or process.exe or process.comm
             page = {
                 "startedDateTime": iso_time(exchange.started_ns),
                 "id": f"page_{len(self._pages) + 1}_pid_{process.pid}",
-                "title": title.encode("utf-8", "replace").decode(),
+                "title": self._maker.title_of(process),
                 "pageTimings": {"onContentLoad": -1, "onLoad": -1},
             }
             self._pages[process] = page
@@ -140,15 +167,14 @@ class HarWriter:
 def write_har(
     exchanges: Iterable[Exchange],
     output: BinaryIO,
-    limits: Limits | None = None,
-    transform: Callable[[Json], Json | None] | None = None,
+    maker: EntryMaker | None = None,
     notes: Notes | None = None,
 ) -> HarResult:
     """Write all of ``exchanges`` as one archive to ``output``, a binary file; says what was written.
 
     ``notes`` is the one that the exchanges' reader counts in.
     """
-    writer = HarWriter(output, limits, transform)
+    writer = HarWriter(output, maker)
     for exchange in exchanges:
         writer.write(exchange)
     return writer.close(notes)

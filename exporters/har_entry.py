@@ -12,6 +12,7 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from capture.streams import Side
 from exporters.har_fields import (
     Json,
     field_text,
@@ -23,13 +24,14 @@ from exporters.har_fields import (
 )
 from exporters.har_streams import describe_streams
 from exporters.http.content import Content, charset_of, decode_content, text_of
-from exporters.http.messages import Outcome
+from exporters.http.messages import LOST_TO_LIMIT, Outcome
 from exporters.http.urls import address_text, exchange_url
 from exporters.resource_types import resource_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from capture.streams import Process
     from exporters.http.messages import Body, Exchange, FieldPair, Fields, Lost, Request, Response
 
 UNKNOWN_METHOD = "UNKNOWN"
@@ -271,7 +273,7 @@ def _interim(response: Response) -> Json:
 def _content(response: Response, decoded: Content) -> Json:
     kind = response.fields.get(b"content-type") or b""
     data, body = decoded.data, response.body
-    size = len(data) if decoded.codings else len(data) + body.lost_bytes
+    size = len(data) if decoded.codings else len(data) + body.lost_bytes + body.omitted_bytes
     content: Json = {"size": size, "mimeType": field_text(kind) or NO_MIME_TYPE}
     if decoded.codings:
         content["compression"] = len(data) - len(body.data)
@@ -297,10 +299,14 @@ def _describe_body(message: Json, body: Body, decoded: Content) -> None:
     """Tell on a request or a response what its body lacks."""
     comments = []
     if body.lost:
-        message["_lostBytes"] = body.lost_bytes
         message["_lostRanges"] = _ranges(body.lost)
-        reasons = ", ".join(sorted({lost.reason for lost in body.lost}))
+    if body.lost_bytes:
+        message["_lostBytes"] = body.lost_bytes
+        reasons = ", ".join(sorted({lost.reason for lost in body.lost if lost.reason != LOST_TO_LIMIT}))
         comments.append(f"truncated: {body.lost_bytes} bytes lost ({reasons})")
+    if body.omitted_bytes:
+        message["_omittedBytes"] = body.omitted_bytes
+        comments.append(f"cut: {body.omitted_bytes} bytes are over the limit and were left out")
     if not body.complete:
         message["_complete"] = False
         comments.append(f"the body's end was not seen; {len(body.data)} bytes of it were")
@@ -334,6 +340,13 @@ def _describe_end(entry: Json, exchange: Exchange) -> None:
         entry["comment"] = "; ".join(comments)
 
 
+def _process(process: Process) -> Json:
+    described: Json = {"pid": process.pid, "comm": process.comm}
+    if process.exe is not None:
+        described["exe"] = process.exe
+    return described
+
+
 def _describe_process(entry: Json, exchange: Exchange) -> None:
     """Who held the recorded end of the connection, and who the other end where that is local."""
     opened, tls = exchange.connection.opened, exchange.connection.tls
@@ -348,5 +361,7 @@ def _describe_process(entry: Json, exchange: Exchange) -> None:
     if opened.peer_process is not None:
         entry["_peerPid"] = opened.peer_process.pid
         entry["_peerComm"] = opened.peer_process.comm
+    if opened.process is not None and opened.side is Side.CLIENT:
+        entry["_initiator"] = {"type": "other", "_process": _process(opened.process)}
     if tls is not None and tls.library is not None:
         entry["_tlsLibrary"] = tls.library

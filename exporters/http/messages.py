@@ -110,8 +110,13 @@ class Body:
 
     @property
     def lost_bytes(self) -> int:
-        """How many bytes of the body are not in ``data``."""
-        return sum(lost.length for lost in self.lost) if self.lost else 0
+        """How many bytes of the body were sent and not captured."""
+        return sum(lost.length for lost in self.lost if lost.reason != LOST_TO_LIMIT) if self.lost else 0
+
+    @property
+    def omitted_bytes(self) -> int:
+        """How many bytes of the body were captured and are not in ``data`` because of the limit."""
+        return sum(lost.length for lost in self.lost if lost.reason == LOST_TO_LIMIT) if self.lost else 0
 
 
 NO_BODY = Body()

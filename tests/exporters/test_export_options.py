@@ -1,0 +1,345 @@
+"""What the user chooses of an export: redaction, bodies, filters and formats."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import har_schema
+import pytest
+from http_streams import Conversation, read, read_in_splits
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.errors import UsageError
+from capture.streams import Process, Side, Tls
+from exporters.entry_writers import EXPORTERS
+from exporters.filters import ExchangeFilter
+from exporters.har import EntryMaker, write_har
+from exporters.har_redaction import CREDENTIAL_HEADERS, REDACTED, Redaction
+from exporters.http import Limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporters.http import Exchange
+
+SECRET = "s3cr3t"
+
+
+def exchange(
+    target: str = "/",
+    fields: str = "",
+    body: bytes = b"",
+    kind: str = "",
+    answer: bytes = b"",
+    answer_fields: str = "",
+) -> list[Exchange]:
+    """A request, with a body if there is one, and its response."""
+    head = f"{'POST' if body else 'GET'} {target} HTTP/1.1\r\nHost: a\r\n{fields}"
+    if body:
+        head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    response = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n{answer_fields}\r\n"
+    return read(Conversation().client(head.encode() + b"\r\n", body).server(response.encode(), answer).items)
+
+
+def exported(found: list[Exchange], redaction: Redaction, bodies: bool = True) -> dict[str, Any]:
+    """The only entry; the archive passes the schema."""
+    output = io.BytesIO()
+    write_har(found, output, EntryMaker(redaction=redaction, bodies=bodies))
+    archive = json.loads(output.getvalue())
+    assert har_schema.problems(archive) == []
+    (entry,) = archive["log"]["entries"]
+    return dict(entry)
+
+
+# Redaction.
+
+
+def test_credentials_are_redacted_by_default() -> None:
+    found = exchange(
+        fields="".join(f"{name.title()}: {SECRET}\r\n" for name in sorted(CREDENTIAL_HEADERS - {"cookie"}))
+        + f"Cookie: session={SECRET}; theme={SECRET}\r\nX-Other: shown\r\n",
+        answer_fields=f"Set-Cookie: session={SECRET}; Path=/\r\n",
+    )
+    entry = exported(found, Redaction.of())
+    assert SECRET not in json.dumps(entry)
+    headers = {header["name"]: header["value"] for header in entry["request"]["headers"]}
+    assert headers["Authorization"] == headers["Cookie"] == REDACTED
+    assert headers["X-Other"] == "shown"
+    assert [cookie["name"] for cookie in entry["request"]["cookies"]] == ["session", "theme"]
+    assert entry["response"]["cookies"] == [{"name": "session", "value": REDACTED, "path": "/"}]
+
+
+def test_sensitive_keeps_them() -> None:
+    found = exchange(fields=f"Authorization: {SECRET}\r\nCookie: session={SECRET}\r\n")
+    entry = exported(found, Redaction.of(sensitive=True))
+    assert json.dumps(entry).count(SECRET) == 3
+
+
+def test_a_password_in_a_url_is_redacted() -> None:
+    found = exchange(f"http://user:{SECRET}@b/x", answer_fields=f"Location: http://u:{SECRET}@c/@y\r\n")
+    entry = exported(found, Redaction.of())
+    assert SECRET not in json.dumps(entry)
+    assert entry["request"]["url"] == f"http://{REDACTED}@b/x"
+    assert entry["response"]["redirectURL"] == f"http://{REDACTED}@c/@y"
+
+
+JSON_BODY = (
+    '{"Token": "s3cr3t", "deep": [{"token":{"a":["s3cr3t"]}, "n": 1.50}], "x-token": "kept", '
+    '"text": "\\"token\\": no key", "token" : s3cr3t'
+)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        exchange(f"/?a=1&token={SECRET}&b=2"),
+        exchange(f"/?Token={SECRET}", fields=f"Referer: http://a/?token={SECRET}#f\r\n"),
+        exchange(fields=f"Token: {SECRET}\r\n"),
+        exchange(body=f"a=1&token={SECRET}".encode(), kind="application/x-www-form-urlencoded"),
+        exchange(
+            body=f'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\n{SECRET}\r\n--X--'.encode(),
+            kind="multipart/form-data; boundary=X",
+        ),
+        exchange(body=JSON_BODY.encode(), kind="application/json"),
+        exchange(answer=JSON_BODY.encode(), answer_fields="Content-Type: application/json\r\n"),
+        exchange(
+            answer=f'{{"token":"{SECRET}"}}'.encode("utf-16"),
+            answer_fields="Content-Type: application/json; charset=utf-16\r\n",
+        ),
+        exchange(
+            answer=f'data: {{"token":"{SECRET}"}}\n\n'.encode(),
+            answer_fields="Content-Type: text/event-stream\r\n",
+        ),
+        exchange(answer_fields=f"X: y\r\nToken: {SECRET}\r\n"),
+    ],
+)
+def test_names_are_redacted_wherever_they_are(found: list[Exchange]) -> None:
+    shown = json.dumps(exported(found, Redaction.of(names=["TOKEN"])))
+    assert SECRET not in shown
+    assert REDACTED in shown or "left out" in shown
+
+
+def test_the_rest_of_redacted_json_is_as_it_was() -> None:
+    redacted = Redaction.of(names=["token"]).json_text(JSON_BODY)
+    assert redacted == (
+        f'{{"Token": "{REDACTED}", "deep": [{{"token":"{REDACTED}", "n": 1.50}}], "x-token": "kept", '
+        f'"text": "\\"token\\": no key", "token" : "{REDACTED}"'
+    )
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "token", "b"]), inner, max_size=3)
+    ),
+)
+
+
+def replaced(value: Any) -> Any:
+    """``value`` with what is called token replaced."""
+    if isinstance(value, list):
+        return [replaced(each) for each in value]
+    if isinstance(value, dict):
+        return {key: REDACTED if key == "token" else replaced(each) for key, each in value.items()}
+    return value
+
+
+@given(VALUES)
+def test_json_is_redacted_at_any_depth(value: Any) -> None:
+    text = Redaction.of(names=["token"]).json_text(json.dumps(value))
+    assert json.loads(text) == replaced(value)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            f"curl -H Authorization: Bearer {SECRET} {SECRET} -s https://a/",
+            f"curl -H Authorization: {REDACTED} -s https://a/",
+        ),
+        (f"curl --user me:{SECRET} https://a/", f"curl --user {REDACTED} https://a/"),
+        (f"git clone https://me:{SECRET}@a/b", f"git clone https://{REDACTED}@a/b"),
+        (f"http a/ token={SECRET}", f"http a/ token={REDACTED}"),
+        ("curl https://a/cookies -o authorization.txt", "curl https://a/cookies -o authorization.txt"),
+    ],
+)
+def test_command_lines_tell_no_credentials(command: str, shown: str) -> None:
+    assert Redaction.of(names=["token"]).command_line(command) == shown
+    assert Redaction.of(sensitive=True).command_line(command) == command
+
+
+def test_shared_headers_are_not_changed() -> None:
+    found = exchange(fields=f"Authorization: {SECRET}\r\n")
+    exported(found, Redaction.of())
+    assert SECRET in json.dumps(exported(found, Redaction.of(sensitive=True)))
+
+
+# Bodies.
+
+
+def test_no_bodies() -> None:
+    found = exchange(body=b"up", kind="text/plain", answer=b"down")
+    entry = exported(found, Redaction.of(), bodies=False)
+    assert entry["response"]["content"] == {
+        "size": 4,
+        "mimeType": "x-unknown",
+        "comment": "left out (--no-bodies)",
+    }
+    assert entry["request"]["postData"]["text"] == ""
+    assert entry["request"]["bodySize"] == 2
+
+
+def test_a_limit_for_bodies_is_no_loss() -> None:
+    limits = Limits(body_bytes=4, decoded_bytes=4)
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789")
+    (found,) = read(talk.items, limits)
+    entry = exported([found], Redaction.of())
+    assert entry["response"]["content"]["text"] == "0123"
+    assert entry["response"]["content"]["size"] == 10
+    assert entry["response"]["_omittedBytes"] == 6
+    assert "_lostBytes" not in entry
+    assert found.lost_bytes == 0
+
+
+# Filters.
+
+
+def varied() -> list[Exchange]:
+    """Exchanges that differ in all that can be asked for."""
+    items = []
+    rows = [
+        (1, "api.example.com", "GET", "/v1/a?x=1", 200, 10),
+        (2, "www.example.com", "POST", "/v1/b", 404, 11),
+        (3, "example.org:8080", "GET", "/v2/c", 503, 11),
+    ]
+    for stream, host, method, target, status, pid in rows:
+        talk = Conversation(stream, process=Process(pid, "p"), tls=Tls() if stream == 1 else None, port=8080)
+        talk.client(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        talk.server(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
+        items += talk.items
+    items += (
+        Conversation(4, process=None)
+        .client(b"GET /open HTTP/1.1\r\nHost: x\r\n\r\n")
+        .closes(Side.SERVER)
+        .items
+    )
+    return read_in_splits(items)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "wanted"),
+    [
+        ({}, [1, 2, 3, 4]),
+        ({"hosts": ["API.example.com"]}, [1]),
+        ({"hosts": [".example.com"]}, [1, 2]),
+        ({"hosts": ["*.example.com", "example.org"]}, [1, 2, 3]),
+        ({"urls": ["*/v1/*"]}, [1, 2]),
+        ({"urls": ["https://*"]}, [1]),
+        ({"statuses": ["404"]}, [2]),
+        ({"statuses": ["4xx", "500-599"]}, [2, 3]),
+        ({"methods": ["post"]}, [2]),
+        ({"pids": [11]}, [2, 3]),
+        ({"pids": [11], "methods": ["GET"]}, [3]),
+    ],
+)
+def test_filters(criteria: dict[str, Any], wanted: list[int]) -> None:
+    chosen = ExchangeFilter.of(**criteria)
+    assert [each.connection.opened.stream for each in varied() if chosen(each)] == wanted
+
+
+@pytest.mark.parametrize("status", ["", "ok", "6xx", "40", "200-", "99"])
+def test_what_is_no_status(status: str) -> None:
+    with pytest.raises(UsageError, match="is no HTTP status"):
+        ExchangeFilter.of(statuses=[status])
+
+
+# Formats.
+
+
+def written(found: list[Exchange], name: str, maker: EntryMaker | None = None) -> str:
+    """What an exporter writes."""
+    output = io.BytesIO()
+    writer = EXPORTERS[name](output, maker or EntryMaker())
+    for each in found:
+        writer.write(each)
+        writer.flush()
+    result = writer.close()
+    assert result.bytes_written == len(output.getvalue())
+    return output.getvalue().decode()
+
+
+def test_json_lines_are_the_entries() -> None:
+    found = varied()
+    entries = json.loads(written(found, "har"))["log"]["entries"]
+    lines = [json.loads(line) for line in written(found, "jsonl").splitlines()]
+    assert lines == [{key: value for key, value in entry.items() if key != "pageref"} for entry in entries]
+
+
+def test_every_format_is_redacted_and_filtered() -> None:
+    found = exchange(fields=f"Authorization: {SECRET}\r\n") + varied()
+    maker = EntryMaker(wanted=ExchangeFilter.of(hosts=["a"]))
+    for name in EXPORTERS:
+        text = written(found, name, maker)
+        assert SECRET not in text
+        assert REDACTED in text
+        assert "www.example.com" not in text
+
+
+def curl_arguments(command: str, folder: Path) -> list[str]:
+    """What a shell gives to curl when it runs the command."""
+    curl = folder / "curl"
+    curl.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n[[ "$*" == *@-* ]] && cat\nexit 0\n')
+    curl.chmod(0o755)
+    path = f"{folder}:/usr/bin:/bin"
+    done = subprocess.run(["bash", "-c", command], env={"PATH": path}, capture_output=True, check=True)
+    return done.stdout.decode("latin-1").split("\0")
+
+
+def test_curl_commands_say_what_was_sent(tmp_path: Path) -> None:
+    body = b'it\'s "quoted" $HOME `id` \\ \n'
+    found = exchange(
+        "/a?b='c'&d=$e", "X-Odd: a'b $(c)\r\nEmpty:\r\nAccept-Encoding: gzip\r\n", body, "text/plain"
+    )
+    found += exchange(body=b"\x00\xff\x01", kind="application/octet-stream")
+    text, binary = written(found[:1], "curl"), written(found[1:], "curl")
+    arguments = curl_arguments(text, tmp_path)
+    assert arguments[-2] == "http://a/a?b='c'&d=$e"
+    assert arguments[arguments.index("--data-raw") + 1] == body.decode()
+    assert {"X-Odd: a'b $(c)", "Empty;", "Accept-Encoding: gzip", "--compressed", "--http1.1"} <= set(
+        arguments
+    )
+    assert "--request" not in arguments
+    assert "\0".join(curl_arguments(binary, tmp_path)).endswith("\0\x00\xff\x01")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_curl_command_is_one_that_curl_understands() -> None:
+    command = written(exchange("/x", "A: b\r\n"), "curl").replace("http://a/x", "http://127.0.0.1:9/x")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr  # there is nobody to talk to, and nothing else to object to
+
+
+def test_what_cannot_be_sent_again_says_so() -> None:
+    cut = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+    orphan = Conversation(handshake_seen=False).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    for talk, reason in ((cut, "not complete"), (orphan, "not all of the request")):
+        line = written(read(talk.items), "curl")
+        assert line.startswith("#")
+        assert reason in line
+
+
+def test_a_transcript() -> None:
+    text = written(exchange("/a", "X: y\r\n", b"up\nload", "text/plain", b"down\x1b[2J", "Z: w\r\n"), "text")
+    assert re.search(
+        r"^\* 2023-11-14T22:13:20\.000000Z curl\[4242\] 127\.0\.0\.1 port 80, 3\.0 ms$", text, re.M
+    )
+    assert "> POST http://a/a HTTP/1.1\n> Host: a\n> X: y\n" in text
+    assert ">\n> up\n> load\n< HTTP/1.1 200 OK\n" in text
+    assert "< Z: w\n<\n< down\\x1b[2J\n" in text

@@ -48,7 +48,7 @@ class Abi:
 def parse(text: str) -> Abi:
     """Read a header of the form described above.
 
-    Raises ValueError where a member's type is unknown.
+    Raises ValueError where a member is of no form described above.
     """
     text = _COMMENT.sub("", text)
     constants = {name: int(value) for name, value in _DEFINE.findall(text)}
@@ -89,7 +89,7 @@ def _members(
     names: list[str] = []
     for declaration in filter(None, (part.strip() for part in body.split(";"))):
         found = _MEMBER.fullmatch(" ".join(declaration.split(",")[0].split()))
-        if not found:
+        if not found or (found[4] and found[2] != "u8") or (found[1] and found[1] not in formats):
             raise ValueError(f"events.h: cannot read the member {declaration!r}")
         nested, scalar, _, size = found.groups()
         if nested:

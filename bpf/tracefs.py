@@ -20,7 +20,7 @@ class Tracefs:
 
     def __init__(self) -> None:
         self._own: int | None = None
-        root = next((point for point in _MOUNT_POINTS if (point / "events").is_dir()), None)
+        root = next((point for point in _MOUNT_POINTS if _has_events(point)), None)
         if root is None:
             try:
                 self._own = system.open_filesystem("tracefs")
@@ -48,3 +48,10 @@ class Tracefs:
         if self._own is not None:
             os.close(self._own)
             self._own = None
+
+
+def _has_events(point: Path) -> bool:
+    try:
+        return (point / "events").is_dir()
+    except PermissionError:  # tracefs is root's, and so is the folder of debugfs
+        return False

@@ -154,14 +154,27 @@ enum counter {
 };
 
 #define WANT_PIDS 1
-#define WANT_COMMS 2
-#define WANT_UIDS 4
-#define WANT_PORTS 8
-#define FOLLOW_CHILDREN 16
-#define HOLD_NEW_CODE 32
-#define KEEP_ALL_PROTOCOLS 64
+#define CHECK_PIDS 2
+#define WANT_COMMS 4
+#define CHECK_COMMS 8
+#define WANT_UIDS 16
+#define CHECK_UIDS 32
+#define CHECK_CGROUPS 64
+#define CHECK_PROCESSES 106	/* any CHECK_* above */
+#define WANT_PORTS 128
+#define CHECK_PORTS 256
+#define WANT_HOSTS 512
+#define CHECK_HOSTS 1024
+#define FOLLOW_CHILDREN 2048
+#define HOLD_NEW_CODE 4096
+#define KEEP_ALL_PROTOCOLS 8192
+#define DROP_HTTP 16384
+#define DROP_TLS 32768
+#define MAX_CGROUPS 8
 
 struct settings {
 	u32 self;	/* our own tgid: never recorded */
 	u32 flags;
+	u32 wanted_cgroups;	/* how many there are */
+	u32 excluded_cgroups;
 };

@@ -103,14 +103,18 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx)
 	u64 child = ctx->args[1];
 	u32 parent = bpf_get_current_pid_tgid() >> 32, pid = 0, tgid = 0;
 	int zero = 0;
-	u8 one = 1;
+	u8 choice, *chosen;
 	struct settings *s = settings.lookup(&zero);
 
-	if (!s || !(s->flags & FOLLOW_CHILDREN) || !wanted_pids.lookup(&parent))
+	if (!s || !(s->flags & FOLLOW_CHILDREN))
 		return 0;
+	chosen = chosen_pids.lookup(&parent);
+	if (!chosen)
+		return 0;
+	choice = *chosen;
 	READ_KERNEL(pid, child + OFFSET_task_struct_pid);
 	READ_KERNEL(tgid, child + OFFSET_task_struct_tgid);
-	if (pid == tgid && wanted_pids.update(&tgid, &one))
+	if (pid == tgid && chosen_pids.update(&tgid, &choice))
 		count(COUNTER_TABLE_FULL, 1);
 	return 0;
 }
@@ -170,6 +174,6 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	key.depth = 1;
 	tls_calls.delete(&key);
 	if (tid == tgid)
-		wanted_pids.delete(&tgid);
+		chosen_pids.delete(&tgid);
 	return 0;
 }

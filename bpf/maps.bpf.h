@@ -109,14 +109,20 @@ BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
 /* Connections whose bytes are shown from their other end. key: connection id. Filled and emptied by user space. */
 BPF_HASH(mirrored, u64, u8, MAX_CONNECTIONS);
 
-/* Targets, filled by user space; pids also by fork. key: the thing itself. */
-BPF_HASH(wanted_pids, u32, u8, 65536);
+/* Targets, filled by user space; pids also by fork. key: the thing itself, value: wanted or excluded. */
+BPF_HASH(chosen_pids, u32, u8, 65536);
 struct comm_key {
 	char comm[COMM_BYTES];
 };
-BPF_HASH(wanted_comms, struct comm_key, u8, 256);
-BPF_HASH(wanted_uids, u32, u8, 256);
-BPF_HASH(wanted_ports, u16, u8, 1024);
+BPF_HASH(chosen_comms, struct comm_key, u8, 256);
+BPF_HASH(chosen_uids, u32, u8, 256);
+BPF_HASH(chosen_ports, u16, u8, 1024);
+struct host_key {
+	u8 address[16];
+};
+BPF_HASH(chosen_hosts, struct host_key, u8, 4096);
+BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
+BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 
 /* Tail calls: the copying programs, one for each program type. */
 BPF_PROG_ARRAY(emit_from_tracepoint, 1);

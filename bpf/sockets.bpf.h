@@ -71,17 +71,6 @@ INLINE void read_addresses(struct connection *c, u64 sk)
 	}
 }
 
-/* The user's choice of ports, decided once a connection, when its ports are known. */
-INLINE void decide_ports(struct connection *c)
-{
-	int zero = 0;
-	struct settings *s = settings.lookup(&zero);
-	if (!s || !(s->flags & WANT_PORTS))
-		return;
-	u16 local = c->local_port, remote = c->remote_port;
-	c->unwanted = !wanted_ports.lookup(&local) && !wanted_ports.lookup(&remote);
-}
-
 /* The process's name: a thread may be called otherwise. */
 INLINE void read_comm(void *to)
 {

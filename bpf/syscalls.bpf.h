@@ -77,7 +77,9 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 		return c->hello_left[d] ? FATE_HELLO : COUNTER_SUPPRESSED;
 	if (mirrored.lookup(&id))
 		return COUNTER_MIRRORED;
-	if (!keep_all()) {
+	if (c->protocol == PROTOCOL_HTTP && has_setting(DROP_HTTP))
+		return COUNTER_FILTERED;
+	if (!has_setting(KEEP_ALL_PROTOCOLS)) {
 		if (c->protocol == PROTOCOL_OTHER)
 			return COUNTER_FILTERED;
 		if (c->protocol == PROTOCOL_UNDECIDED && !c->prefix_length[d])
@@ -112,7 +114,7 @@ INLINE int io_exit(long result)
 	d = call->direction & 1;
 	if (!c->addressed) {
 		read_addresses(c, sk);
-		decide_ports(c);
+		decide_wanted(c);
 		c->addressed = 1;
 	}
 	if (c->protocol != PROTOCOL_TLS)

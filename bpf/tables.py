@@ -7,14 +7,22 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from bpf import abi, system
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bpf.program import Kernel
+
+
+class Choice(IntEnum):
+    """What a target's value in its map means."""
+
+    WANTED = 1
+    EXCLUDED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,42 @@ class Tables:
         self._constants = abi.header().constants
         self._counters = tuple(abi.header().enums["counter"])[:-1]  # the last is their number
 
-    def want_pid(self, pid: int) -> None:
-        """Record this process (and, if children are followed, those it forks from now on)."""
-        self._add("wanted_pids", ctypes.c_uint32(pid))
+    def choose_pid(self, pid: int, choice: Choice) -> None:
+        """A process, and those it forks from now on if children are followed."""
+        self._put("chosen_pids", ctypes.c_uint32(pid), choice)
+
+    def choose_uid(self, uid: int, choice: Choice) -> None:
+        """Processes of a user."""
+        self._put("chosen_uids", ctypes.c_uint32(uid), choice)
+
+    def choose_port(self, port: int, choice: Choice) -> None:
+        """Connections with this port at either end."""
+        self._put("chosen_ports", ctypes.c_uint16(port), choice)
+
+    def choose_comm(self, comm: str, choice: Choice) -> None:
+        """Processes of a name; the kernel keeps 15 bytes of it."""
+        table = self._kernel.table("chosen_comms")
+        key = table.Key()
+        key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
+        table[key] = table.Leaf(choice)
+
+    def choose_host(self, address: bytes, choice: Choice) -> None:
+        """Connections with this address (16 bytes, IPv4 mapped) at either end."""
+        table = self._kernel.table("chosen_hosts")
+        key = table.Key()
+        key.address[:] = address
+        table[key] = table.Leaf(choice)
+
+    def choose_cgroups(self, paths: Sequence[str], choice: Choice) -> int:
+        """Processes in these cgroups (folders of cgroup v2) or below; their number."""
+        table = self._kernel.table("wanted_cgroups" if choice is Choice.WANTED else "excluded_cgroups")
+        for index, path in enumerate(paths):
+            table[table.Key(index)] = path
+        return len(paths)
+
+    def _put(self, name: str, key: Any, choice: Choice) -> None:
+        table = self._kernel.table(name)
+        table[key] = table.Leaf(choice)
 
     def mirror(self, connection: int, mirrored: bool) -> None:
         """Copy a connection's bytes no more (they are shown from its other end), or forget it (it has ended)."""
@@ -95,11 +136,12 @@ class Tables:
         """The map of held processes, for the guard."""
         return int(self._kernel.table("held").map_fd)
 
-    def set(self, own_pid: int, flags: Iterable[str]) -> None:
+    def set(self, own_pid: int, flags: Iterable[str], cgroups: tuple[int, int] = (0, 0)) -> None:
         """Start (own_pid > 0), with flags by their names in events.h, or stop (0) reporting."""
         table = self._kernel.table("settings")
         leaf = table.Leaf()
         leaf.self = own_pid
+        leaf.wanted_cgroups, leaf.excluded_cgroups = cgroups
         for flag in flags:
             leaf.flags |= self._constants[flag]
         table[table.Key(0)] = leaf

@@ -1,7 +1,37 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
- * Which processes are wanted: decided first in every program, before anything is read or stored.
- * Kinds of targets are a conjunction (-p and -u), values of one kind a disjunction (-p 1 -p 2).
+ * What is wanted: processes, decided first in every program, before anything is read or stored; and connections,
+ * decided when their ends are known, before anything is copied. Kinds of targets are a conjunction (-p and -u),
+ * values of one kind a disjunction (-p 1 -p 2); what is excluded is excluded.
+ *
+ * A kind's map says of a value whether it is wanted or excluded. WANT_* : the kind restricts, so a value that is
+ * not in the map does not pass. CHECK_* : the kind was used at all, so that a look-up is worth its cost.
  */
+#define EXCLUDED 2
+
+INLINE int passes(u8 *choice, u32 flags, u32 want)
+{
+	if (choice)
+		return *choice != EXCLUDED;
+	return !(flags & want);
+}
+
+INLINE int cgroup_passes(struct settings *s)
+{
+	int i;
+
+	#pragma clang loop unroll(full)
+	for (i = 0; i < MAX_CGROUPS; i++)
+		if (i < s->excluded_cgroups && excluded_cgroups.check_current_task(i) == 1)
+			return 0;
+	if (!s->wanted_cgroups)
+		return 1;
+	#pragma clang loop unroll(full)
+	for (i = 0; i < MAX_CGROUPS; i++)
+		if (i < s->wanted_cgroups && wanted_cgroups.check_current_task(i) == 1)
+			return 1;
+	return 0;
+}
+
 INLINE int wanted(u64 id)
 {
 	int zero = 0;
@@ -10,28 +40,68 @@ INLINE int wanted(u64 id)
 
 	if (!s || tgid == s->self || !s->self)
 		return 0;
-	if (!(s->flags & (WANT_PIDS | WANT_COMMS | WANT_UIDS)))
+	if (!(s->flags & CHECK_PROCESSES))
 		return 1;
-	if ((s->flags & WANT_PIDS) && !wanted_pids.lookup(&tgid))
+	if ((s->flags & CHECK_PIDS) && !passes(chosen_pids.lookup(&tgid), s->flags, WANT_PIDS))
 		return 0;
-	if (s->flags & WANT_UIDS) {
+	if (s->flags & CHECK_UIDS) {
 		u32 uid = bpf_get_current_uid_gid();
-		if (!wanted_uids.lookup(&uid))
+		if (!passes(chosen_uids.lookup(&uid), s->flags, WANT_UIDS))
 			return 0;
 	}
-	if (s->flags & WANT_COMMS) {
+	if (s->flags & CHECK_COMMS) {
 		struct comm_key key = {};
 
 		read_comm(key.comm);
-		if (!wanted_comms.lookup(&key))
+		if (!passes(chosen_comms.lookup(&key), s->flags, WANT_COMMS))
 			return 0;
 	}
-	return 1;
+	return cgroup_passes(s);
 }
 
-INLINE int keep_all(void)
+/* IPv4 as ::ffff:a.b.c.d. */
+INLINE void host_key(struct host_key *to, u16 family, u8 *address)
+{
+	if (family == AF_INET) {
+		to->address[10] = to->address[11] = 0xff;
+		__builtin_memcpy(to->address + 12, address, 4);
+	} else {
+		__builtin_memcpy(to->address, address, 16);
+	}
+}
+
+/* Either end may fit: what is asked for is a service, or who talks to it. */
+INLINE int end_passes(u8 *local, u8 *remote, u32 flags, u32 want)
+{
+	if ((local && *local == EXCLUDED) || (remote && *remote == EXCLUDED))
+		return 0;
+	return local || remote || !(flags & want);
+}
+
+INLINE void decide_wanted(struct connection *c)
 {
 	int zero = 0;
 	struct settings *s = settings.lookup(&zero);
-	return s && (s->flags & KEEP_ALL_PROTOCOLS);
+
+	if (!s)
+		return;
+	if (s->flags & CHECK_PORTS) {
+		u16 local = c->local_port, remote = c->remote_port;
+		if (!end_passes(chosen_ports.lookup(&local), chosen_ports.lookup(&remote), s->flags, WANT_PORTS))
+			c->unwanted = 1;
+	}
+	if (s->flags & CHECK_HOSTS) {
+		struct host_key local = {}, remote = {};
+		host_key(&local, c->family, c->local);
+		host_key(&remote, c->family, c->remote);
+		if (!end_passes(chosen_hosts.lookup(&local), chosen_hosts.lookup(&remote), s->flags, WANT_HOSTS))
+			c->unwanted = 1;
+	}
+}
+
+INLINE int has_setting(u32 flag)
+{
+	int zero = 0;
+	struct settings *s = settings.lookup(&zero);
+	return s && (s->flags & flag);
 }

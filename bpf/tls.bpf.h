@@ -76,7 +76,7 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	job.position = __sync_fetch_and_add(&s->position[d], n);
 	if (c) {
 		c->session_position[d] = job.position + n;
-		if (c->unwanted) {
+		if (c->unwanted || has_setting(DROP_TLS)) {
 			count(COUNTER_PLAINTEXT_FILTERED, n);
 			return 0;
 		}

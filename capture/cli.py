@@ -10,14 +10,14 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from capture.errors import PlaintapError, UsageError
 from capture.output_file import STDOUT, OutputFile
 from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
-from capture.targets import check
+from capture.targets import PROTOCOLS, Targets, select
 from exporters import har_stats, summary
 from exporters.har import HarResult, HarWriter
 from exporters.http import Notes, exchanges
@@ -26,7 +26,7 @@ from exporters.pcapng import SectionMetadata
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from capture.ledger import Ledger
 
@@ -65,7 +65,48 @@ def main() -> None:
     """Record the plaintext of this machine's connections, for Wireshark and devtools."""
 
 
-@main.command(context_settings={"ignore_unknown_options": False})
+# Kinds of targets: how select() calls them, the short option, the long one, its value, and what it records.
+_PORT = click.IntRange(1, 65535)
+_PID = click.IntRange(min=1)
+_TARGETS: tuple[tuple[str, str | None, str, click.IntRange | None, str, str], ...] = (
+    ("pids", "-p", "pid", _PID, "PID", "this process"),
+    ("comms", "-c", "comm", None, "COMM", "processes of this name (as ps -o comm shows it)"),
+    ("users", "-u", "user", None, "USER", "processes of this user"),
+    ("ports", None, "port", _PORT, "N", "connections with this port at either end"),
+    ("hosts", None, "host", None, "HOST", "connections with this host at either end"),
+    ("cgroups", None, "cgroup", None, "PATH", "processes in this control group"),
+    ("containers", None, "container", None, "NAME", "processes of this container, by name or id"),
+)
+_EXCLUDED = "excluded_"
+
+
+def _target_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each kind of target, and its opposite."""
+    for kind, _, name, value, metavar, what in reversed(_TARGETS):
+        command = click.option(
+            f"--exclude-{name}", f"{_EXCLUDED}{kind}", type=value, multiple=True, metavar=metavar,
+            help=f"Leave out {what}.",
+        )(command)  # fmt: skip
+    for kind, short, name, value, metavar, what in reversed(_TARGETS):
+        names = [*([short] if short else []), f"--{name}", kind]
+        command = click.option(*names, type=value, multiple=True, metavar=metavar, help=f"Record {what}.")(
+            command
+        )
+    return command
+
+
+def _targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: bool) -> Targets:
+    chosen = frozenset(word.strip() for word in protocols.split(","))
+    if not chosen <= PROTOCOLS:
+        raise UsageError(
+            f"--protocol takes {', '.join(sorted(PROTOCOLS))}, with commas between, not {protocols!r}."
+        )
+    excluded = {k.removeprefix(_EXCLUDED): v for k, v in options.items() if k.startswith(_EXCLUDED)}
+    wanted = {k: v for k, v in options.items() if not k.startswith(_EXCLUDED)}
+    return Targets(select(**wanted), select(**excluded), chosen, follow)
+
+
+@main.command()
 @click.option(
     "-w",
     "--write",
@@ -74,37 +115,20 @@ def main() -> None:
     help="The pcapng to write; - is stdout.  [default: plaintap-DATE.pcapng]",
 )
 @click.option(
-    "-p",
-    "--pid",
-    "pids",
-    type=click.IntRange(min=1),
-    multiple=True,
-    metavar="PID",
-    help="Record this process.",
-)
-@click.option(
-    "-c",
-    "--comm",
-    "comms",
-    multiple=True,
-    metavar="COMM",
-    help="Record processes of this name (as ps -o comm shows it).",
-)
-@click.option("-u", "--user", "users", multiple=True, metavar="USER", help="Record processes of this user.")
-@click.option(
-    "--port",
-    "ports",
-    type=click.IntRange(1, 65535),
-    multiple=True,
-    metavar="N",
-    help="Record connections with this port at either end.",
-)
-@click.option(
     "-d",
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Stop after this time.",
+)
+@_target_options
+@click.option(
+    "--protocol",
+    "protocols",
+    default="http,tls",
+    show_default=True,
+    metavar="LIST",
+    help="What to record: http, tls, or all (any cleartext TCP, such as Redis, and the TLS of everyone).",
 )
 @click.option(
     "--framing",
@@ -134,22 +158,20 @@ def main() -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: str | None,
-    pids: tuple[int, ...],
-    comms: tuple[str, ...],
-    users: tuple[str, ...],
-    ports: tuple[int, ...],
     duration: float | None,
+    protocols: str,
     framing: str,
     follow: bool,
     hold: bool | None,
     ring_size: int,
     command: tuple[str, ...],
+    **targets: tuple[Any, ...],
 ) -> None:
     """Record to a pcapng that Wireshark opens as if it had the keys.
 
-    Without -p, -c, -u, --port or a command, every process is recorded. Options of different kinds must all
-    fit, of several of one kind any. With a command, plaintap starts it, follows its children, and exits with
-    its exit code.
+    Without targets or a command, every process is recorded. Targets of different kinds must all fit, of
+    several of one kind any; what is excluded is left out. With a command, plaintap starts it, follows its
+    children, and exits with its exit code.
 
     \b
     Examples:
@@ -157,9 +179,10 @@ def record(
       plaintap record -w a.pcapng -- curl https://example.com/
       plaintap record -p 4711 -d 30                   a running process, for 30 seconds
       plaintap record -c node --port 443
+      plaintap record --container web --exclude-comm prometheus
       plaintap record -w - | wireshark -k -i -        watch live
     """
-    targets = check(pids, comms, users, ports, follow=follow)
+    chosen = _targets(targets, protocols, follow=follow)
     name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
     if name == STDOUT and sys.stdout.isatty():
         raise UsageError(
@@ -181,7 +204,7 @@ def record(
             out.file.flush()
 
         plan = Plan(
-            targets, command, duration, _power_of_two(ring_size), hold=bool(command) if hold is None else hold
+            chosen, command, duration, _power_of_two(ring_size), hold=bool(command) if hold is None else hold
         )
         recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
         ledger = recorder.run()

@@ -20,7 +20,7 @@ from bpf import abi
 from bpf.probes import Probes
 from bpf.program import Kernel
 from bpf.ring import Ring
-from bpf.tables import Tables
+from bpf.tables import Choice, Tables
 from capture.command import Command
 from capture.connections import Connections, Final
 from capture.drain import Drain
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bpf.tables import OpenConnection
     from capture.events import Event
     from capture.streams import StreamItem
-    from capture.targets import Targets
+    from capture.targets import Selection, Targets
 
 DEFAULT_RING_BYTES = 32 << 20
 # The file on disk is at most this much behind.
@@ -62,7 +62,6 @@ class Plan:
     command: tuple[str, ...] = ()
     duration_s: float | None = None
     ring_bytes: int = DEFAULT_RING_BYTES
-    all_protocols: bool = False
     hold: bool = False
 
 
@@ -172,36 +171,52 @@ class _Pipeline:
         self._clock_offset = time.time_ns() - time.monotonic_ns()
         self._decoder = Decoder(header.layouts, header.constants, self._clock_offset)
         self._connections = Connections(
-            self._names.describe, self._tls.library_name, self.tables.mirror, all_protocols=plan.all_protocols
+            self._names.describe,
+            self._tls.library_name,
+            self.tables.mirror,
+            all_protocols="all" in plan.targets.protocols,
         )
+        self._cgroups = (0, 0)
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
         self._now = time.time_ns()
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes))
 
     def attach(self, command: Command | None) -> Sequence[str]:
         """Put all probes in place; warnings for the user."""
-        targets, tables = self._plan.targets, self.tables
-        for pid in (*targets.pids, *([command.pid] if command else [])):
-            tables.want_pid(pid)
-        for comm in targets.comms:
-            tables.want_comm(comm)
-        for uid in targets.uids:
-            tables.want_uid(uid)
-        for port in targets.ports:
-            tables.want_port(port)
+        if command:
+            self.tables.choose_pid(command.pid, Choice.WANTED)
+        targets = self._plan.targets
+        self._cgroups = (
+            self._choose(targets.wanted, Choice.WANTED),
+            self._choose(targets.excluded, Choice.EXCLUDED),
+        )
         self._probes.attach_tracepoints()
         self._tls.attach_all()
         return self._tls.warnings
 
+    def _choose(self, selection: Selection, choice: Choice) -> int:
+        tables = self.tables
+        for choose, values in (
+            (tables.choose_pid, selection.pids),
+            (tables.choose_uid, selection.uids),
+            (tables.choose_port, selection.ports),
+        ):
+            for value in values:
+                choose(value, choice)
+        for comm in selection.comms:
+            tables.choose_comm(comm, choice)
+        for address in selection.hosts:
+            tables.choose_host(address, choice)
+        return tables.choose_cgroups(selection.cgroups, choice)
+
     def start(self, *, with_command: bool) -> None:
         """Let the kernel side report."""
         flags = set(self._plan.targets.flags(with_command=with_command))
-        flags |= {"KEEP_ALL_PROTOCOLS"} if self._plan.all_protocols else set()
         flags |= {"HOLD_NEW_CODE"} if self._plan.hold else set()
         self._drain.start()
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        self.tables.set(os.getpid(), flags)
+        self.tables.set(os.getpid(), flags, self._cgroups)
 
     def step(self) -> None:
         """Handle the next batch, if one comes within a tick."""

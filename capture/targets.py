@@ -1,52 +1,96 @@
-"""What the user asked to record, checked. Kinds are a conjunction, values of one kind a disjunction."""
+"""What the user asked to record, checked. Kinds are a conjunction, values of one kind a disjunction; what is
+excluded is excluded, whatever else fits.
+"""
 
 from __future__ import annotations
 
 import pwd
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capture.containers import cgroup_of_container
 from capture.errors import UsageError
 from capture.processes import require_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PROTOCOLS = frozenset({"http", "tls", "all"})
+CGROUP_ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+# events.h: each is a program's loop, unrolled.
+MAX_CGROUPS = 8
+
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """Empty kinds do not restrict."""
+class Selection:
+    """Values of every kind of target. Hosts are addresses of 16 bytes, IPv4 mapped; cgroups are folders."""
 
     pids: tuple[int, ...] = ()
     comms: tuple[str, ...] = ()
     uids: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
+    hosts: tuple[bytes, ...] = ()
+    cgroups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Empty kinds do not restrict. ``protocols`` is what is kept: http, tls, or all."""
+
+    wanted: Selection = field(default_factory=Selection)
+    excluded: Selection = field(default_factory=Selection)
+    protocols: frozenset[str] = frozenset({"http", "tls"})
     follow: bool = True
 
     def flags(self, *, with_command: bool) -> Iterator[str]:
         """Their names in events.h."""
-        kinds = {
-            "WANT_PIDS": bool(self.pids) or with_command,
-            "WANT_COMMS": bool(self.comms),
-            "WANT_UIDS": bool(self.uids),
-            "WANT_PORTS": bool(self.ports),
-            "FOLLOW_CHILDREN": self.follow or with_command,
-        }
-        return (flag for flag, wanted in kinds.items() if wanted)
+        for kind in ("pids", "comms", "uids", "ports", "hosts", "cgroups"):
+            wanted, excluded = getattr(self.wanted, kind), getattr(self.excluded, kind)
+            wanted = wanted or (kind == "pids" and with_command)
+            if wanted and kind != "cgroups":
+                yield f"WANT_{kind.upper()}"
+            if wanted or excluded:
+                yield f"CHECK_{kind.upper()}"
+        if self.follow or with_command:
+            yield "FOLLOW_CHILDREN"
+        if "all" in self.protocols:
+            yield "KEEP_ALL_PROTOCOLS"
+        else:
+            yield from (f"DROP_{p.upper()}" for p in ("http", "tls") if p not in self.protocols)
 
 
-def check(
-    pids: tuple[int, ...],
-    comms: tuple[str, ...],
-    users: tuple[str, ...],
-    ports: tuple[int, ...],
+def select(
     *,
-    follow: bool,
-) -> Targets:
-    """Targets from the command line. Raises ProcessError (no such pid) and UsageError (no such user)."""
+    pids: tuple[int, ...] = (),
+    comms: tuple[str, ...] = (),
+    users: tuple[str, ...] = (),
+    ports: tuple[int, ...] = (),
+    hosts: tuple[str, ...] = (),
+    cgroups: tuple[str, ...] = (),
+    containers: tuple[str, ...] = (),
+) -> Selection:
+    """Values from the command line, checked and resolved.
+
+    Raises ProcessError (no such pid), UsageError (no such user, host, cgroup or container).
+    """
     for pid in pids:
         require_process(pid)
-    return Targets(pids, comms, tuple(_uid(user) for user in users), ports, follow)
+    folders = (*(_cgroup(path) for path in cgroups), *(cgroup_of_container(name) for name in containers))
+    if len(folders) > MAX_CGROUPS:
+        raise UsageError(
+            f"At most {MAX_CGROUPS} control groups and containers can be named, not {len(folders)}."
+        )
+    return Selection(
+        pids,
+        comms,
+        tuple(_uid(user) for user in users),
+        ports,
+        tuple(address for host in hosts for address in _addresses(host)),
+        folders,
+    )
 
 
 def _uid(user: str) -> int:
@@ -58,3 +102,28 @@ def _uid(user: str) -> int:
         raise UsageError(
             f"There is no user {user!r} on this machine: give a name of /etc/passwd or a number."
         ) from None
+
+
+def _addresses(host: str) -> list[bytes]:
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)}
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"The host {host!r} has no address ({reason}): give an address.") from None
+    return [_mapped(str(address).partition("%")[0]) for address in sorted(map(str, found))]
+
+
+def _mapped(text: str) -> bytes:
+    address = ip_address(text)
+    return bytes(10) + b"\xff\xff" + address.packed if address.version == 4 else address.packed
+
+
+def _cgroup(path: str) -> str:
+    """A folder of cgroup v2, by its path or as /proc/PID/cgroup names it."""
+    for folder in (Path(path), *(root / path.lstrip("/") for root in CGROUP_ROOTS)):
+        if (folder / "cgroup.procs").is_file() and (folder / "cgroup.controllers").is_file():
+            return str(folder)
+    raise UsageError(
+        f"There is no control group {path!r} of version 2: give a folder below /sys/fs/cgroup, "
+        "or the path that `cat /proc/PID/cgroup` shows after 0::."
+    )

@@ -1,0 +1,148 @@
+"""What the user asked for: checked against this machine, and turned into the kernel side's flags."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from bpf import abi
+from capture import containers
+from capture.errors import UsageError
+from capture.processes import ProcessError
+from capture.targets import MAX_CGROUPS, Selection, Targets, select
+
+KINDS = {"pids": 1, "comms": "a", "uids": 0, "ports": 80, "hosts": bytes(16), "cgroups": "/c"}
+
+
+def flags(targets, with_command=False):
+    return set(targets.flags(with_command=with_command))
+
+
+def test_nothing_asked_restricts_nothing():
+    assert flags(Targets()) == {"FOLLOW_CHILDREN"}
+    assert flags(Targets(follow=False)) == set()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cgroups"])
+def test_a_kind_restricts_where_it_is_wanted_and_is_looked_up_where_it_is_used(kind):
+    chosen, name = Selection(**{kind: (KINDS[kind],)}), kind.upper()
+    assert flags(Targets(wanted=chosen, follow=False)) == {f"WANT_{name}", f"CHECK_{name}"}
+    assert flags(Targets(excluded=chosen, follow=False)) == {f"CHECK_{name}"}
+
+
+def test_a_command_and_its_children_are_wanted_whatever_else_is_asked():
+    assert flags(Targets(follow=False), with_command=True) == {"WANT_PIDS", "CHECK_PIDS", "FOLLOW_CHILDREN"}
+
+
+@pytest.mark.parametrize(
+    ("protocols", "expected"),
+    [
+        ({"http", "tls"}, set()),
+        ({"http"}, {"DROP_TLS"}),
+        ({"tls"}, {"DROP_HTTP"}),
+        ({"all"}, {"KEEP_ALL_PROTOCOLS"}),
+        ({"all", "http"}, {"KEEP_ALL_PROTOCOLS"}),
+    ],
+)
+def test_protocols(protocols, expected):
+    assert flags(Targets(protocols=frozenset(protocols), follow=False)) == expected
+
+
+def test_flags_are_bits_of_their_own_in_the_header():
+    everything = Selection(**{kind: (value,) for kind, value in KINDS.items()})
+    constants = abi.header().constants
+    names = flags(Targets(everything, everything)) | {
+        "DROP_HTTP",
+        "DROP_TLS",
+        "KEEP_ALL_PROTOCOLS",
+        "HOLD_NEW_CODE",
+    }
+    values = [constants[name] for name in names]
+    assert all(value.bit_count() == 1 for value in values)
+    assert len(set(values)) == len(names)
+    processes = sum(constants[f"CHECK_{kind}"] for kind in ("PIDS", "COMMS", "UIDS", "CGROUPS"))
+    assert constants["CHECK_PROCESSES"] == processes
+    assert constants["MAX_CGROUPS"] == MAX_CGROUPS
+
+
+def test_processes_must_be_there():
+    assert select(pids=(os.getpid(),)).pids == (os.getpid(),)
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    with pytest.raises(ProcessError, match=str(process.pid)):
+        select(pids=(os.getpid(), process.pid))
+
+
+def test_users_by_name_or_number():
+    assert select(users=("root", "65534", "4000000000")).uids == (0, 65_534, 4_000_000_000)
+
+
+def test_an_unknown_user_is_named():
+    with pytest.raises(UsageError, match="no-such-user"):
+        select(users=("no-such-user",))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", bytes(10) + b"\xff\xff\x7f\0\0\1"),
+        ("::1", bytes(15) + b"\1"),
+        ("::ffff:10.1.2.3", bytes(10) + b"\xff\xff\x0a\1\2\3"),
+    ],
+)
+def test_hosts_are_addresses_of_one_form(host, expected):
+    assert select(hosts=(host,)).hosts == (expected,)
+
+
+def test_a_host_without_an_address_is_named():
+    with pytest.raises(UsageError, match=r"nowhere\.invalid"):
+        select(hosts=("nowhere.invalid",))
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "/no/such/group"])
+def test_a_folder_that_is_no_control_group_is_named(path, monkeypatch):
+    monkeypatch.setattr("capture.targets.CGROUP_ROOTS", ())
+    with pytest.raises(UsageError, match="control group"):
+        select(cgroups=(path,))
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    """A control group tree with two containers, and Podman's list with a name."""
+    ids = ["ab" * 32, "ac" * 32]
+    for identifier, name in zip(ids, ("docker-{}.scope", "libpod-{}.scope"), strict=True):
+        folder = tmp_path / "system.slice" / name.format(identifier)
+        folder.mkdir(parents=True)
+        (folder / "cgroup.controllers").touch()
+        (folder / "cgroup.procs").touch()
+    podman = tmp_path / "containers.json"
+    podman.write_text(json.dumps([{"id": ids[1], "names": ["web"]}]))
+    monkeypatch.setattr(containers, "CGROUP_ROOTS", (tmp_path,))
+    monkeypatch.setattr(containers, "PODMAN_LISTS", (podman, tmp_path / "none.json"))
+    monkeypatch.setattr(containers, "DOCKER_SOCKET", tmp_path / "none.sock")
+    return tmp_path / "system.slice", ids
+
+
+def test_containers_by_id_its_beginning_or_name(engine):
+    root, ids = engine
+    assert select(containers=(ids[0],)).cgroups == (f"{root}/docker-{ids[0]}.scope",)
+    assert select(containers=("ababab",)).cgroups == (f"{root}/docker-{ids[0]}.scope",)
+    assert select(containers=("web",)).cgroups == (f"{root}/libpod-{ids[1]}.scope",)
+
+
+@pytest.mark.parametrize("name", ["db", "ffffff", "../etc", ""])
+def test_a_container_that_does_not_run_is_named(engine, name):
+    with pytest.raises(UsageError, match="no running container"):
+        select(containers=(name,))
+
+
+def test_the_beginning_of_two_ids_is_refused(engine, monkeypatch):
+    root, _ = engine
+    third = root / f"docker-{'ab' * 31}cd.scope"
+    third.mkdir()
+    (third / "cgroup.controllers").touch()
+    with pytest.raises(UsageError, match="2 containers"):
+        select(containers=("ababab",))

@@ -1,0 +1,148 @@
+"""Targets are decided in the kernel: what is not asked for is neither copied nor shown, and counted as filtered."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from clients import curl, curl_command
+from recording import plaintap, record, record_command, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from servers import Servers
+
+pytestmark = pytest.mark.kernel
+
+
+def shown(path: Path, servers: Servers) -> list[str]:
+    """The lines of the exchanges with these servers: others use curl on this machine, too."""
+    done = plaintap("show", path)
+    ports = (f":{servers.http}/", f":{servers.https}/")
+    return [line for line in done.stdout.splitlines() if any(port in line for port in ports)]
+
+
+def recorded(path: Path, servers: Servers, *options: object) -> tuple[int, str]:
+    """curl over HTTP and HTTPS, recorded with these options: exchanges shown, and what was said."""
+    with record(path, *options) as recording:
+        curl(servers, servers.url("http", "/bytes/17"))
+        curl(servers, servers.url("https", "/bytes/17"))
+        settle()
+        finished = recording.stop()
+    return len(shown(path, servers)), finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "exchanges"),
+    [
+        (("-c", "curl"), 2),
+        (("-c", "curl", "-c", "wget"), 2),
+        (("-c", "wget"), 0),
+        (("-c", "curl", "-u", "root"), 2),
+        (("-c", "curl", "-u", "nobody"), 0),
+        (("-c", "curl", "--exclude-user", "root"), 0),
+        (("-c", "curl", "--host", "127.0.0.1"), 2),
+        (("-c", "curl", "--host", "::1"), 0),
+        (("-c", "curl", "--exclude-host", "127.0.0.1"), 0),
+        (("-c", "curl", "--protocol", "http"), 1),
+        (("-c", "curl", "--protocol", "tls"), 1),
+    ],
+)
+def test_a_target_lets_through_what_fits(
+    servers: Servers, tmp_path: Path, options: tuple[str, ...], exchanges: int
+) -> None:
+    count, said = recorded(tmp_path / "a.pcapng", servers, *options)
+    assert count == exchanges, said
+
+
+def test_ports_at_either_end(servers: Servers, tmp_path: Path) -> None:
+    count, said = recorded(tmp_path / "a.pcapng", servers, "--port", servers.http)
+    assert count == 1, said
+    count, said = recorded(tmp_path / "b.pcapng", servers, "-c", "curl", "--exclude-port", servers.http)
+    assert count == 1, said
+    assert re.search(r"sockets: .* bytes filtered", said)
+
+
+def test_an_excluded_process_is_left_out_with_its_children(servers: Servers, tmp_path: Path) -> None:
+    inside = " ".join(curl_command(servers, servers.url("https", "/bytes/17"), "-o", os.devnull))
+    with (
+        subprocess.Popen(["sh", "-c", 'read go; eval "$go"'], stdin=subprocess.PIPE, text=True) as shell,
+        record(tmp_path / "a.pcapng", "--exclude-pid", shell.pid, "-c", "curl") as recording,
+    ):
+        shell.communicate(inside + "\n")
+        curl(servers, servers.url("https", "/bytes/18"))
+        settle()
+        recording.stop()
+    (line,) = shown(tmp_path / "a.pcapng", servers)
+    assert "/bytes/18" in line
+
+
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """A new control group of version 2."""
+    roots = [Path(root) for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
+    root = next((root for root in roots if (root / "cgroup.controllers").is_file()), None)
+    if root is None:
+        pytest.skip("no control groups of version 2 are mounted here")
+    folder = root / f"plaintap-test-{os.getpid()}" / "below"
+    folder.mkdir(parents=True)
+    yield folder.parent
+    folder.rmdir()
+    folder.parent.rmdir()
+
+
+@pytest.mark.parametrize("option", ["--cgroup", "--exclude-cgroup"])
+def test_a_control_group_and_those_below(
+    servers: Servers, tmp_path: Path, control_group: Path, option: str
+) -> None:
+    inside = " ".join(curl_command(servers, servers.url("https", "/bytes/17"), "-o", os.devnull))
+    enter = f"echo $$ > {control_group}/below/cgroup.procs; exec {inside}"
+    with record(tmp_path / "a.pcapng", option, control_group, "-c", "curl") as recording:
+        subprocess.run(["sh", "-c", enter], check=True)
+        curl(servers, servers.url("https", "/bytes/18"))
+        settle()
+        recording.stop()
+    (line,) = shown(tmp_path / "a.pcapng", servers)
+    assert ("/bytes/17" in line) == (option == "--cgroup")
+
+
+def test_any_cleartext_protocol_on_demand(tmp_path: Path) -> None:
+    script = (
+        "import socket, threading\n"
+        "s = socket.create_server(('127.0.0.1', 0))\n"
+        "def serve():\n"
+        "    c, _ = s.accept(); c.recv(100); c.sendall(b'+PONG\\r\\n'); c.close()\n"
+        "t = threading.Thread(target=serve); t.start()\n"
+        "c = socket.create_connection(s.getsockname()); c.sendall(b'PING\\r\\n'); print(c.recv(100)); t.join()\n"
+    )
+    path = tmp_path / "a.pcapng"
+    record_command(path, ["python3", "-c", script])
+    assert b"PONG" not in path.read_bytes()
+    with record(path, "--protocol", "all") as recording:
+        subprocess.run(["python3", "-c", script], check=True, stdout=subprocess.DEVNULL)
+        settle()
+        recording.stop()
+    assert b"PING\r\n" in path.read_bytes()
+    assert b"+PONG\r\n" in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--host", "nowhere.invalid"), "nowhere.invalid"),
+        (("--cgroup", "/no/such"), "/no/such"),
+        (("--container", "no-such"), "no-such"),
+        (("--protocol", "gopher"), "gopher"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path: Path, options: tuple[str, ...], named: str) -> None:
+    done = plaintap("record", "-w", tmp_path / "a.pcapng", *options, "-d", "1")
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a.pcapng").exists()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bpf.tables import Tables
     from capture.events import NewCodeUsed
-    from capture.tls_probes import TlsProbes
+    from capture.tls_probes import TlsFiles, TlsProbes
 
 # When an unheld process is looked at again: mapping takes microseconds, but a busy machine may delay it.
 _LOOKS_S = (0.02, 0.1, 0.5)
@@ -29,8 +29,9 @@ _STOP_POLL_S = 0.0005
 class NewCode:
     """Answers to NewCodeUsed."""
 
-    def __init__(self, tables: Tables, tls: TlsProbes, *, holding: bool) -> None:
+    def __init__(self, tables: Tables, files: TlsFiles, tls: TlsProbes, *, holding: bool) -> None:
         self._tables = tables
+        self._files = files
         self._tls = tls
         self._holding = holding
         self._due: list[tuple[float, int]] = []
@@ -42,7 +43,7 @@ class NewCode:
         else:
             now = time.monotonic()
             self._due += [(now + delay, event.pid) for delay in _LOOKS_S]
-        self._tls.attach_for((event.pid,))
+        self._tls.attach(self._files.look_at((event.pid,)))
         self._tables.know_kernel_file(event.device, event.inode)
         if self._holding:
             self._tables.let_go(event.pid)
@@ -54,7 +55,7 @@ class NewCode:
         ready = {pid for at, pid in self._due if at <= now}
         if ready:
             self._due = [look for look in self._due if look[0] > now]
-            self._tls.attach_for(ready)
+            self._tls.attach(self._files.look_at(ready))
 
 
 def _await_stop(pid: int) -> None:

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,9 @@ from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecute
 from capture.guard import Guard
 from capture.ledger import Ledger, balance
 from capture.new_code import NewCode
+from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.process_names import ProcessNames
-from capture.tls_probes import TlsProbes
+from capture.tls_probes import TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from capture.events import Event
     from capture.streams import StreamItem
     from capture.targets import Selection, Targets
+    from capture.tls_probes import Look
 
 DEFAULT_RING_BYTES = 32 << 20
 # The file on disk is at most this much behind.
@@ -92,21 +95,26 @@ class Recorder:
         """Record until a signal, the duration's or the command's end. Raises PlaintapError."""
         # Forked first: no threads yet, and none of our descriptors.
         command = Command(self._plan.command) if self._plan.command else None
+        files = TlsFiles(ProbeCatalog(default_cache_file()))
         try:
-            kernel = Kernel(self._plan.ring_bytes)
+            with ThreadPoolExecutor(1) as beside:
+                looks = beside.submit(files.look_everywhere)
+                kernel = Kernel(self._plan.ring_bytes)
             try:
-                return self._record(_Pipeline(kernel, self._plan, self._exporter), command)
+                pipeline = _Pipeline(kernel, files, self._plan, self._exporter)
+                return self._record(pipeline, looks.result(), command)
             finally:
                 kernel.close()
+                files.save()
         finally:
             if command and command.exit_code is None:
                 command.abandon()
                 self.exit_code = command.exit_code or 0
 
-    def _record(self, pipeline: _Pipeline, command: Command | None) -> Ledger:
+    def _record(self, pipeline: _Pipeline, looks: Sequence[Look], command: Command | None) -> Ledger:
         guard = None
         try:
-            for warning in pipeline.attach(command):
+            for warning in pipeline.attach(looks, command):
                 self._say(f"Warning: {warning}")
             if self._plan.hold:
                 guard = Guard(pipeline.tables.held_map)
@@ -159,14 +167,14 @@ class Recorder:
 class _Pipeline:
     """Kernel side → drain → connections → exporter, for one compiled kernel side."""
 
-    def __init__(self, kernel: Kernel, plan: Plan, exporter: Exporter) -> None:
+    def __init__(self, kernel: Kernel, files: TlsFiles, plan: Plan, exporter: Exporter) -> None:
         header = abi.header()
         self._plan = plan
         self._exporter = exporter
         self.tables = Tables(kernel)
         self._probes = Probes(kernel)
         self._tls = TlsProbes(self._probes, self.tables.know_file)
-        self._new_code = NewCode(self.tables, self._tls, holding=plan.hold)
+        self._new_code = NewCode(self.tables, files, self._tls, holding=plan.hold)
         self._names = ProcessNames()
         self._clock_offset = time.time_ns() - time.monotonic_ns()
         self._decoder = Decoder(header.layouts, header.constants, self._clock_offset)
@@ -181,7 +189,7 @@ class _Pipeline:
         self._now = time.time_ns()
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes))
 
-    def attach(self, command: Command | None) -> Sequence[str]:
+    def attach(self, looks: Sequence[Look], command: Command | None) -> Sequence[str]:
         """Put all probes in place; warnings for the user."""
         if command:
             self.tables.choose_pid(command.pid, Choice.WANTED)
@@ -191,7 +199,7 @@ class _Pipeline:
             self._choose(targets.excluded, Choice.EXCLUDED),
         )
         self._probes.attach_tracepoints()
-        self._tls.attach_all()
+        self._tls.attach(looks)
         return self._tls.warnings
 
     def _choose(self, selection: Selection, choice: Choice) -> int:

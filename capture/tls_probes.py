@@ -1,61 +1,96 @@
-"""Attaches probes to the TLS libraries of this machine: a library's rows → the kernel side's shapes."""
+"""Attaches probes to the TLS libraries of this machine: a library's rows → the kernel side's shapes.
+
+Looking (files and code, in Python) and attaching (system calls) are apart, so that the first look can run while
+the kernel side is compiled.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
 from capture.errors import PlaintapError
 from capture.processes import ExecutableFile, discover_files
-from capture.tls_libraries import may_hold_tls, probes_for
+from capture.tls_libraries import may_hold_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.call_shapes import LibraryProbes
+    from capture.probe_catalog import ProbeCatalog
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a file gave: its probes, None for no TLS library, or why it cannot be told."""
+
+    file: ExecutableFile
+    probes: LibraryProbes | None
+    problem: str | None = None
+
+
+class TlsFiles:
+    """Looks at files, each once."""
+
+    def __init__(self, catalog: ProbeCatalog) -> None:
+        self._catalog = catalog
+        self._seen: set[tuple[int, int]] = set()
+
+    def look_everywhere(self) -> list[Look]:
+        """Every file that running processes map as code, and the libraries of the loader's cache."""
+        return self._look(discover_files(from_loader_cache=may_hold_tls))
+
+    def look_at(self, pids: Iterable[int]) -> list[Look]:
+        """What these processes map and was not looked at before."""
+        return self._look(discover_files(pids))
+
+    def save(self) -> None:
+        """Remember for the next recording."""
+        self._catalog.save()
+
+    def _look(self, files: Iterable[ExecutableFile]) -> list[Look]:
+        looks = []
+        for file in files:
+            if (file.device, file.inode) in self._seen:
+                continue
+            self._seen.add((file.device, file.inode))
+            try:
+                looks.append(Look(file, self._catalog.probes_for(file.path)))
+            except (PlaintapError, OSError) as error:
+                looks.append(Look(file, None, str(error)))
+        return looks
 
 
 class TlsProbes:
-    """Which files have been looked at, and the names of the libraries behind the samples' cookies."""
+    """Attaches, and knows the names of the libraries behind the samples' cookies."""
 
     def __init__(self, probes: Probes, know_file: Callable[[int, int], None]) -> None:
         """``know_file`` takes device and inode of each file that was looked at."""
         self._probes = probes
         self._know_file = know_file
-        self._seen: set[tuple[int, int]] = set()
         self._names: list[str] = []
         # Call shapes without a program are not attached.
         self._shapes = abi.header().enums["shape"]
         self.warnings: list[str] = []
 
-    def attach_all(self) -> None:
-        """Every copy that running processes map, and the ones of the loader's cache."""
-        self._attach_files(discover_files(from_loader_cache=may_hold_tls))
-
-    def attach_for(self, pids: Iterable[int]) -> int:
-        """What these processes map and was not seen before; the number of files that got probes."""
-        return self._attach_files(discover_files(pids))
-
     def library_name(self, cookie: int) -> str | None:
         """The library behind a sample's cookie."""
         return self._names[cookie - 1] if 0 < cookie <= len(self._names) else None
 
-    def _attach_files(self, files: Iterable[ExecutableFile]) -> int:
-        attached = 0
-        for file in files:
-            if (file.device, file.inode) in self._seen:
-                continue
-            self._seen.add((file.device, file.inode))
-            self._know_file(file.device, file.inode)
-            try:
-                found = probes_for(file.path)
-                if found and found.sites:
-                    self._attach(found)
-                    attached += 1
-            except (PlaintapError, OSError) as error:
-                self.warnings.append(f"{file.name}: no probes ({error}).")
-        return attached
+    def attach(self, looks: Iterable[Look]) -> None:
+        """Attach what was found; a file that cannot be probed is a warning."""
+        for look in looks:
+            self._know_file(look.file.device, look.file.inode)
+            problem = look.problem
+            if look.probes:
+                try:
+                    self._attach(look.probes)
+                except (PlaintapError, OSError) as error:
+                    problem = str(error)
+            if problem:
+                self.warnings.append(f"{look.file.name}: no probes ({problem}).")
 
     def _attach(self, found: LibraryProbes) -> None:
         sites = [

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from exporters.har_entry import entry_of, iso_time
+from exporters.har_entry import entry_of
 from exporters.har_redaction import Redaction, without_bodies
+from exporters.har_timings import iso_time
 from exporters.http.layers import Limits, Notes
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ class HarWriter:
         self._pages: dict[Process, Json] = {}
         creator = {"name": "plaintap", "version": importlib.metadata.version("plaintap")}
         head = b'{"log":{"version":"1.2","creator":' + orjson.dumps(creator) + b',"entries":['
-        self._pending = [head]
-        self._pending_bytes = len(head)
+        # One buffer rather than a list of entries: the allocator gives back, and fetches again, what they free.
+        self._pending = bytearray(head)
         self._end = output.tell() if self._rewindable else 0
         self._comment: str | None = None
 
@@ -103,11 +104,10 @@ class HarWriter:
         page = self._page_of(exchange)
         if page is not None:
             entry["pageref"] = page
-        encoded = orjson.dumps(entry)
-        self._pending += (b",\n" if self.result.entries else b"\n", encoded)
-        self._pending_bytes += len(encoded) + 2
+        self._pending += b",\n" if self.result.entries else b"\n"
+        self._pending += orjson.dumps(entry)
         self.result.count(entry, exchange)
-        if self._pending_bytes >= FLUSH_BYTES:
+        if len(self._pending) >= FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -129,14 +129,13 @@ class HarWriter:
         return self.result
 
     def _write_entries(self, closing: bytes) -> None:
-        entries = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
         if self._rewindable:
             self._output.seek(self._end)
+        self._end += len(self._pending)
         # One write for both: whoever reads in between, or after a crash, finds a whole archive.
-        self._output.write(entries + closing)
-        self._end += len(entries)
+        self._pending += closing
+        self._output.write(self._pending)
+        self._pending.clear()
         self.result.bytes_written = self._end + len(closing)
 
     def _closing(self) -> bytes:

@@ -8,7 +8,6 @@ HAR's camel case begins here: nothing of it is known to exporters.http.
 from __future__ import annotations
 
 import base64
-import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from exporters.har_fields import (
     response_cookies,
 )
 from exporters.har_streams import describe_streams
+from exporters.har_timings import iso_time, timings_of
 from exporters.http.content import Content, charset_of, decode_content, text_of
 from exporters.http.messages import LOST_TO_LIMIT, Outcome
 from exporters.http.urls import address_text, exchange_url
@@ -39,10 +39,6 @@ UNKNOWN_METHOD = "UNKNOWN"
 
 NO_MIME_TYPE = "x-unknown"
 """What Chrome writes where there is no Content-Type."""
-
-MAX_IDLE_BEFORE_FIRST_REQUEST_NS = 1_000_000_000
-"""A client that has a request sends it when the connection is there: within microseconds, on a busy machine
-milliseconds. After a second it had opened the connection ahead of need: the request did not wait for it."""
 
 _HTTP_VERSIONS = {"HTTP/2": "HTTP/2.0"}
 _BODYLESS = frozenset(("GET", "HEAD", "CONNECT", "OPTIONS", "TRACE", UNKNOWN_METHOD))
@@ -76,73 +72,6 @@ def entry_of(exchange: Exchange, decoded_limit: int) -> Json:
     return entry
 
 
-# Time.
-
-
-@lru_cache(maxsize=64)
-def _iso_seconds(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-def iso_time(time_ns: int) -> str:
-    """ISO 8601 in UTC with microseconds, which is as fine as Chrome reads it."""
-    return f"{_iso_seconds(time_ns // 10**9)}.{time_ns // 1000 % 10**6:06d}Z"
-
-
-def _milliseconds(duration_ns: int | None) -> float:
-    return -1 if duration_ns is None else max(duration_ns, 0) / 1e6
-
-
-def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
-    """When the exchange began (ns), its phases and their sum (ms), as HAR 1.2 has them.
-
-    The first request of a connection waits for it: ``connect`` contains ``ssl``, and ``blocked`` is the time
-    from the end of the handshakes to the request's first byte. On a connection that was there, ``blocked`` is
-    0 and the others are -1. An upload that goes on after the response began overlaps it: ``send`` ends there.
-    """
-    request, response = exchange.request, exchange.response
-    started_ns = exchange.started_ns
-    blocked_ns: int | None = 0 if exchange.number else None
-    connect_ns = ssl_ns = None
-    opened, tls = exchange.connection.opened, exchange.connection.tls
-    if exchange.number == 0 and opened.handshake_seen:
-        connect_from, connect_to = opened.time_ns, opened.established_ns
-        if tls is not None and tls.started_ns is not None and tls.established_ns is not None:
-            ssl_ns = tls.established_ns - tls.started_ns
-            connect_to = tls.established_ns
-        if exchange.connection.authority is not None:  # inside a tunnel only TLS is new
-            connect_from = tls.started_ns if ssl_ns is not None and tls and tls.started_ns else started_ns
-            connect_to = connect_to if ssl_ns is not None else started_ns
-        idle_ns = started_ns - connect_to
-        if idle_ns > MAX_IDLE_BEFORE_FIRST_REQUEST_NS:
-            blocked_ns, ssl_ns = 0, None
-        else:
-            blocked_ns, connect_ns = max(idle_ns, 0), connect_to - connect_from
-            started_ns = min(connect_from, started_ns)
-    send_ns = wait_ns = receive_ns = 0
-    if request is not None:
-        sent_ns = request.ended_ns if response is None else min(request.ended_ns, response.started_ns)
-        send_ns = sent_ns - request.started_ns
-        wait_ns = (exchange.ended_ns if response is None else response.started_ns) - sent_ns
-    if response is not None:
-        receive_ns = exchange.ended_ns - response.started_ns
-    phases = (blocked_ns, connect_ns, send_ns, wait_ns, receive_ns)
-    total_ns = sum(max(phase, 0) for phase in phases if phase is not None)
-    return (
-        started_ns,
-        {
-            "blocked": _milliseconds(blocked_ns),
-            "dns": -1,
-            "connect": _milliseconds(connect_ns),
-            "ssl": _milliseconds(ssl_ns),
-            "send": _milliseconds(send_ns),
-            "wait": _milliseconds(wait_ns),
-            "receive": _milliseconds(receive_ns),
-        },
-        total_ns / 1e6,
-    )
-
-
 # Messages.
 
 
@@ -154,7 +83,7 @@ def _header(pair: FieldPair) -> Json:
 
 
 def _headers(fields: Fields) -> list[Json]:
-    return [_header(pair) if len(pair[1]) < 100 else _header.__wrapped__(pair) for pair in fields.pairs]
+    return list(map(_header, fields.pairs))
 
 
 def _version(version: str) -> str:

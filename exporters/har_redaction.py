@@ -1,7 +1,7 @@
 """What a HAR does not tell: credentials, by default, and whatever else the user names.
 
 Works on entries, after they are made, so that every format that is made of entries is redacted alike. The names
-of what is redacted stay, and REDACTED stands for the values. An entry's dictionaries may be shared with other
+of what is redacted stay, and REDACTED stands for the values. An entry's headers may be shared with other
 entries: they are replaced, never changed.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ _PASSWORD_OPTION = re.compile(
 _USER_INFO = re.compile(r"(?<=://)[^/?#@]*@")
 
 
-@dataclass(frozen=True, slots=True)
 class Redaction:
-    """``headers`` and ``names`` in lower case: of header fields, and of parameters, form and JSON fields."""
+    """What is redacted: header fields, and parameters, form and JSON fields by their names."""
 
-    headers: frozenset[str]
-    names: frozenset[str]
+    def __init__(self, headers: frozenset[str], names: frozenset[str]) -> None:
+        self._redacted_headers = headers
+        self._names = names
+        # The same names come again and again; whether they are to be looked at is decided once.
+        self._concerns = lru_cache(maxsize=4096)(self._header_concerns)
 
     @classmethod
     def of(cls, sensitive: bool = False, names: Iterable[str] = ()) -> Redaction:
@@ -63,57 +65,57 @@ class Redaction:
         return cls(chosen if sensitive else CREDENTIAL_HEADERS | chosen, chosen)
 
     def __call__(self, entry: Json) -> Json:
-        """The entry as it may be shown."""
-        if not self.headers:
+        """``entry`` as it may be shown; it is changed, but for what it may share with other entries."""
+        if not self._redacted_headers:
             return entry
-        request = self._message(entry["request"])
-        response = self._message(entry["response"])
+        request, response = entry["request"], entry["response"]
+        self._message(request)
+        self._message(response)
         request["url"] = self._url(request["url"])
         response["redirectURL"] = self._url(response["redirectURL"])
-        if self.names:
-            request["queryString"] = self._pairs(request["queryString"], self.names)
+        if self._names:
+            request["queryString"] = self._pairs(request["queryString"], self._names)
             if "postData" in request:
                 request["postData"] = self._posted(request["postData"])
             response["content"] = self._content(response["content"], response["content"]["mimeType"])
-            entry = self._messages(entry)
-        return {**entry, "request": request, "response": response}
+            self._messages(entry)
+        return entry
 
     def command_line(self, text: str) -> str:
         """A command line without the credentials in its arguments, of which the boundaries are not known any more:
         what may belong to one goes, up to the next option or URL."""
-        if not self.headers:
+        if not self._redacted_headers:
             return text
         text = _USER_INFO.sub(f"{REDACTED}@", text)
         text = _PASSWORD_OPTION.sub(rf"\1 {REDACTED}", text)
-        names = "|".join(re.escape(name) for name in sorted(self.headers | self.names))
+        names = "|".join(re.escape(name) for name in sorted(self._redacted_headers | self._names))
         argument = re.compile(rf"\b({names})(\s*[:=]\s*)(?:(?!\s-|\s\w+://).)+", re.IGNORECASE)
         return argument.sub(rf"\1\2{REDACTED}", text)
 
-    def _message(self, message: Json) -> Json:
-        message = {**message, "headers": self._headers(message["headers"])}
+    def _message(self, message: Json) -> None:
+        message["headers"] = self._headers(message["headers"])
         if "_trailers" in message:
             message["_trailers"] = self._headers(message["_trailers"])
-        if "_interim" in message:
-            message["_interim"] = [
-                {**interim, "headers": self._headers(interim["headers"])} for interim in message["_interim"]
-            ]
+        for interim in message.get("_interim", ()):
+            interim["headers"] = self._headers(interim["headers"])
         if message["cookies"]:
-            named = self.names
-            if not self.headers.isdisjoint(("cookie", "set-cookie")):
+            named = self._names
+            if not self._redacted_headers.isdisjoint(("cookie", "set-cookie")):
                 named = frozenset(cookie["name"].lower() for cookie in message["cookies"])
             message["cookies"] = self._pairs(message["cookies"], named)
-        return message
 
     def _headers(self, headers: list[Json]) -> list[Json]:
-        return [self._header(header) for header in headers]
+        concerns = self._concerns
+        return [self._header(header) if concerns(header["name"]) else header for header in headers]
+
+    def _header_concerns(self, name: str) -> bool:
+        lower = name.lower()
+        return lower in self._redacted_headers or lower in _URL_HEADERS
 
     def _header(self, header: Json) -> Json:
-        name = header["name"].lower()
-        if name in self.headers:
+        if header["name"].lower() in self._redacted_headers:
             return {**header, "value": REDACTED}
-        if name in _URL_HEADERS:
-            return {**header, "value": self._url(header["value"])}
-        return header
+        return {**header, "value": self._url(header["value"])}
 
     def _pairs(self, pairs: list[Json], names: frozenset[str]) -> list[Json]:
         return [
@@ -125,7 +127,7 @@ class Redaction:
         """A URL, without the password that may be in it, and with its named parameters redacted."""
         if "@" in url:
             url = _USER_INFO.sub(f"{REDACTED}@", url)
-        if not self.names or "?" not in url:
+        if not self._names or "?" not in url:
             return url
         start, _, query = url.partition("?")
         query, mark, fragment = query.partition("#")
@@ -134,7 +136,7 @@ class Redaction:
     def _form(self, text: str) -> str:
         """URL-encoded pairs, as they were sent but for the values."""
         return "&".join(
-            f"{name}={REDACTED}" if equals and name.lower() in self.names else pair
+            f"{name}={REDACTED}" if equals and name.lower() in self._names else pair
             for pair in text.split("&")
             for name, equals, _ in (pair.partition("="),)
         )
@@ -143,7 +145,7 @@ class Redaction:
         params = posted.get("params")
         if params is None:
             return self._content(posted, posted["mimeType"])
-        redacted = self._pairs(params, self.names)
+        redacted = self._pairs(params, self._names)
         posted = {**posted, "params": redacted}
         if redacted == params:
             return posted
@@ -163,7 +165,7 @@ class Redaction:
             return content
         if content.get("encoding") == "base64":
             shown = base64.b64decode(text).decode("latin-1").replace("\0", "").lower()
-            if any(name in shown for name in self.names):
+            if any(name in shown for name in self._names):
                 return {
                     **content,
                     "text": REDACTED,
@@ -174,19 +176,15 @@ class Redaction:
         redacted = self.json_text(text)
         return content if redacted == text else {**content, "text": redacted}
 
-    def _messages(self, entry: Json) -> Json:
+    def _messages(self, entry: Json) -> None:
         """The JSON inside of WebSocket messages and events."""
         for key in ("_webSocketMessages", "_eventSourceMessages"):
-            if key in entry:
-                entry = {
-                    **entry,
-                    key: [{**message, "data": self.json_text(message["data"])} for message in entry[key]],
-                }
-        return entry
+            for message in entry.get(key, ()):
+                message["data"] = self.json_text(message["data"])
 
     def json_text(self, text: str) -> str:
         """``text`` with the values of named JSON fields replaced, and nothing else changed."""
-        pattern = _key_pattern(self.names)
+        pattern = _key_pattern(self._names)
         decoder = json.JSONDecoder()
         pieces: list[str] = []
         position = 0

@@ -61,7 +61,8 @@ class Fields:
 
     def get(self, name: bytes) -> bytes | None:
         """The combined value of the field ``name`` (in lower case), None where it was not sent."""
-        return self.index.get(name)
+        index = self._index
+        return self.index.get(name) if index is None else index.get(name)
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of the field ``name`` (in lower case) by itself, as Set-Cookie needs it."""

@@ -70,8 +70,14 @@ def _is_websocket(exchange: Exchange) -> bool:
 
 def _authority(request: Request, connection: Connection, scheme: str) -> str:
     named = request.authority or request.fields.get(b"host")
-    if named is None or _AUTHORITY.fullmatch(named) is None:
-        return _authority_of(connection)
+    text = None if named is None else _authority_text(named, scheme)
+    return _authority_of(connection) if text is None else text
+
+
+@lru_cache(maxsize=1024)
+def _authority_text(named: bytes, scheme: str) -> str | None:
+    if _AUTHORITY.fullmatch(named) is None:
+        return None
     return named.decode("latin-1").removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
 
 

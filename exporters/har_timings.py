@@ -1,0 +1,89 @@
+"""When an exchange happened, and how its time divides into the phases of HAR 1.2."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exporters.har_fields import Json
+    from exporters.http.messages import Connection, Exchange
+
+MAX_IDLE_BEFORE_FIRST_REQUEST_NS = 1_000_000_000
+"""A client that has a request sends it when the connection is there: within microseconds, on a busy machine
+milliseconds. After a second it had opened the connection ahead of need: the request did not wait for it."""
+
+
+@lru_cache(maxsize=64)
+def _iso_seconds(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def iso_time(time_ns: int) -> str:
+    """ISO 8601 in UTC with microseconds, which is as fine as Chrome reads it."""
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return f"{_iso_seconds(seconds)}.{rest_ns // 1000:06d}Z"
+
+
+def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
+    """When the exchange began (ns), its phases and their sum (ms), as HAR 1.2 has them; -1 is unknown, or none.
+
+    The first request of a connection waits for it: ``connect`` contains ``ssl``, and ``blocked`` is the time
+    from the end of the handshakes to the request's first byte. On a connection that was there, ``blocked`` is
+    0 and the others are -1. An upload that goes on after the response began overlaps it: ``send`` ends there.
+    """
+    request, response, ended_ns = exchange.request, exchange.response, exchange.ended_ns
+    send_ns = wait_ns = receive_ns = 0
+    started_ns = answered_ns = ended_ns
+    if response is not None:
+        started_ns = answered_ns = response.started_ns
+        receive_ns = max(ended_ns - answered_ns, 0)
+    if request is not None:
+        started_ns = request.started_ns
+        sent_ns = min(request.ended_ns, answered_ns)
+        send_ns, wait_ns = max(sent_ns - started_ns, 0), max(answered_ns - sent_ns, 0)
+    blocked, connect, ssl = 0.0, -1.0, -1.0
+    total_ns = send_ns + wait_ns + receive_ns
+    if exchange.number == 0:
+        waited = _waited_for_connection(exchange.connection, started_ns)
+        if waited is None:
+            blocked = 0.0 if exchange.connection.opened.handshake_seen else -1.0
+        else:
+            began_ns, blocked_ns, ssl_ns = waited
+            connect_ns = max(started_ns - blocked_ns - began_ns, 0)
+            blocked, connect = blocked_ns / 1e6, connect_ns / 1e6
+            ssl = ssl if ssl_ns is None else ssl_ns / 1e6
+            total_ns += blocked_ns + connect_ns
+            started_ns = min(began_ns, started_ns)
+    phases: Json = {
+        "blocked": blocked,
+        "dns": -1,
+        "connect": connect,
+        "ssl": ssl,
+        "send": send_ns / 1e6,
+        "wait": wait_ns / 1e6,
+        "receive": receive_ns / 1e6,
+    }
+    return started_ns, phases, total_ns / 1e6
+
+
+def _waited_for_connection(connection: Connection, sent_ns: int) -> tuple[int, int, int | None] | None:
+    """When connecting began, how long the connection was idle before ``sent_ns``, and how long TLS took (ns).
+
+    None where the first request did not wait for the connection: it was there, or opened ahead of need. Inside
+    a tunnel only TLS is new.
+    """
+    opened, tls = connection.opened, connection.tls
+    if not opened.handshake_seen:
+        return None
+    began_ns, ended_ns = opened.time_ns, opened.established_ns
+    ssl_ns = None
+    if tls is not None and tls.started_ns is not None and tls.established_ns is not None:
+        ssl_ns, ended_ns = max(tls.established_ns - tls.started_ns, 0), tls.established_ns
+        if connection.authority is not None:
+            began_ns = tls.started_ns
+    elif connection.authority is not None:
+        return None
+    idle_ns = max(sent_ns - ended_ns, 0)
+    return None if idle_ns > MAX_IDLE_BEFORE_FIRST_REQUEST_NS else (began_ns, idle_ns, ssl_ns)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm"),
+    "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm", "signal"),
+    "signal_struct": ("live",),
     "mm_struct": ("arg_start", "arg_end"),
     "linux_binprm": ("filename", "file"),
     "super_block": ("s_dev",),
@@ -89,6 +91,26 @@ def _stand_in_headers() -> Iterator[None]:
             os.environ["BCC_KERNEL_SOURCE"] = before
 
 
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """bcc writes the compiler's and the verifier's logs to descriptor 2: pages that help no user.
+
+    PLAINTAP_BPF_LOG set in the environment lets them through.
+    """
+    if "PLAINTAP_BPF_LOG" in os.environ:
+        yield
+        return
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
 class Kernel:
     """The compiled module: maps by name, programs by name."""
 
@@ -103,7 +125,7 @@ class Kernel:
         if self.uprobe_multi:
             flags.append("-DUPROBE_MULTI")
         try:
-            with _stand_in_headers():
+            with _stand_in_headers(), _quiet_stderr():
                 self._module: Any = self._bcc.BPF(text=source(), cflags=flags)
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
             raise ProgramError(
@@ -115,7 +137,8 @@ class Kernel:
     def load(self, program: str, kind: str) -> int:
         """Load a program of BCC's kind (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
         try:
-            return int(self._module.load_func(program, getattr(self._bcc.BPF, kind)).fd)
+            with _quiet_stderr():
+                return int(self._module.load_func(program, getattr(self._bcc.BPF, kind)).fd)
         except Exception as error:  # noqa: BLE001 - as above
             raise ProgramError(f"The kernel refused the program {program}: {_reason(error)}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import platform
 import shutil
@@ -15,20 +16,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capture.errors import PlaintapError, UsageError
+from capture.live_har import LiveHar
 from capture.output_file import STDOUT, OutputFile
 from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
 from capture.targets import PROTOCOLS, Targets, select
 from exporters import har_stats, summary
-from exporters.har import HarResult, HarWriter
-from exporters.http import Notes, exchanges
+from exporters.entry_writers import EXPORTERS
+from exporters.filters import ExchangeFilter
+from exporters.har import EntryMaker, HarResult
+from exporters.har_redaction import Redaction
+from exporters.http import Limits, Notes, exchanges
 from exporters.packets import Framing, PcapngExporter
 from exporters.pcapng import SectionMetadata
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from capture.ledger import Ledger
+    from exporters.reassembly import StreamReader
 
 
 class NoHttpError(PlaintapError):
@@ -106,6 +112,38 @@ def _targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: 
     return Targets(select(**wanted), select(**excluded), chosen, follow)
 
 
+_ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
+
+
+def _content_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What of the exchanges goes into an archive."""
+    for option in (
+        click.option(
+            "--max-body",
+            type=click.IntRange(min=0),
+            metavar="BYTES",
+            help="Show at most this much of a body.",
+        ),
+        click.option("--no-bodies", is_flag=True, help="Leave bodies out."),
+        click.option(
+            "--redact",
+            multiple=True,
+            metavar="NAME",
+            help="Also redact this header, query, form or JSON field.",
+        ),
+        click.option("--sensitive", is_flag=True, help="Keep Authorization, Cookie and other credentials."),
+    ):
+        command = option(command)
+    return command
+
+
+def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilter | None], EntryMaker]]:
+    max_body = options["max_body"]
+    limits = Limits() if max_body is None else Limits(decoded_bytes=max_body)
+    redaction = Redaction.of(options["sensitive"], options["redact"])
+    return limits, lambda wanted: EntryMaker(limits, redaction, not options["no_bodies"], wanted)
+
+
 @main.command()
 @click.option(
     "-w",
@@ -121,6 +159,7 @@ def _targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: 
     metavar="SECONDS",
     help="Stop after this time.",
 )
+@click.option("--har", "archive", metavar="FILE", help="Write a HAR, too, while recording.")
 @_target_options
 @click.option(
     "--protocol",
@@ -155,9 +194,11 @@ def _targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: 
     metavar="BYTES",
     help="Kernel memory between probes and recorder; rounded up to a power of two.  [default: 32 MiB]",
 )
+@_content_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: str | None,
+    archive: str | None,
     duration: float | None,
     protocols: str,
     framing: str,
@@ -165,7 +206,7 @@ def record(
     hold: bool | None,
     ring_size: int,
     command: tuple[str, ...],
-    **targets: tuple[Any, ...],
+    **others: Any,
 ) -> None:
     """Record to a pcapng that Wireshark opens as if it had the keys.
 
@@ -180,20 +221,27 @@ def record(
       plaintap record -p 4711 -d 30                   a running process, for 30 seconds
       plaintap record -c node --port 443
       plaintap record --container web --exclude-comm prometheus
+      plaintap record -w a.pcapng --har a.har         both, live
       plaintap record -w - | wireshark -k -i -        watch live
     """
-    chosen = _targets(targets, protocols, follow=follow)
+    content = {name: others.pop(name) for name in ("sensitive", "redact", "no_bodies", "max_body")}
+    chosen = _targets(others, protocols, follow=follow)
     name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
     if name == STDOUT and sys.stdout.isatty():
         raise UsageError(
             "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
         )
-    with OutputFile(name, "-w") as out:
-        exporter = PcapngExporter(out.write, _metadata(command), Framing(framing))
+    if archive and name == STDOUT:
+        raise UsageError("--har reads the capture as it grows: name a file for that with -w.")
+    with OutputFile(name, "-w") as out, _optional(archive, "--har") as har:
+        exporter = PcapngExporter(out.write, _metadata(), Framing(framing))
+        live: list[LiveHar] = []
 
         def flush() -> None:
             exporter.flush()
             out.file.flush()
+            if har and not live:
+                live.append(LiveHar(Path(name), har, _live_options(content)))
 
         def finish(ledger: Ledger) -> None:
             exporter.finish(
@@ -203,46 +251,87 @@ def record(
             )
             out.file.flush()
 
-        plan = Plan(
-            chosen, command, duration, _power_of_two(ring_size), hold=bool(command) if hold is None else hold
-        )
+        held = bool(command) if hold is None else hold
+        plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held)
         recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
-        ledger = recorder.run()
-    _report(ledger, name)
+        try:
+            ledger = recorder.run()
+        finally:
+            for process in live:
+                process.close()
+    _report(ledger, *filter(None, (name, archive)))
     sys.exit(recorder.exit_code)
 
 
 @main.command()
 @click.argument("file", metavar="FILE")
 @click.option(
-    "-o", "--output", metavar="OUT", help="The HAR to write; - is stdout.  [default: FILE with .har]"
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="The file to write; - is stdout.  [default: FILE with the format's ending]",
 )
-def export(file: str, output: str | None) -> None:
-    """Turn a capture into a HAR 1.2 archive that devtools import.
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(EXPORTERS)),
+    default="har",
+    show_default=True,
+    help="har for devtools; jsonl, a line each, for jq; curl, commands that repeat the requests; text, to read.",
+)
+@click.option(
+    "--host", "hosts", multiple=True, metavar="HOST", help="Only this host; *.example.com for those below."
+)
+@click.option("--url", "urls", multiple=True, metavar="GLOB", help="Only URLs that match.")
+@click.option(
+    "--status", "statuses", multiple=True, metavar="N", help="Only this status: 404, 400-499 or 4xx."
+)
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
+@click.option("--pid", "pids", type=_PID, multiple=True, metavar="PID", help="Only this process.")
+@_content_options
+def export(
+    file: str,
+    output: str | None,
+    form: str,
+    hosts: tuple[str, ...],
+    urls: tuple[str, ...],
+    statuses: tuple[str, ...],
+    methods: tuple[str, ...],
+    pids: tuple[int, ...],
+    **content: Any,
+) -> None:
+    """Turn a capture into a HAR 1.2 archive that devtools import, or into lines.
 
     FILE is a capture of plaintap's, or any pcap or pcapng with plaintext HTTP, also .gz or .zst; - is stdin.
+    Credentials are redacted, as in Chrome's own export, unless --sensitive is given.
 
     \b
     Examples:
       plaintap export a.pcapng                  writes a.har
-      plaintap export a.pcapng -o - | jq '.log.entries[].request.url'
+      plaintap export --sensitive --host api.example.com a.pcapng
+      plaintap export --format jsonl -o - a.pcapng | jq .request.url
+      plaintap export --format curl --status 5xx -o - a.pcapng
       tcpdump -w - port 80 | plaintap export - -o web.har
     """
-    name = output or (STDOUT if file == STDOUT else str(Path(file).with_suffix(".har")))
-    reader = read_streams(file)
-    found = exchanges(reader, notes=(notes := Notes()))
-    first = next(found, None)
-    if first is None:
-        _tell(reader.notes)
-        raise NoHttpError(_no_http(reader.name, notes))
-    with OutputFile(name, "-o") as out:
+    name = output or (
+        STDOUT if file == STDOUT else str(Path(file).with_suffix(_ENDINGS.get(form, f".{form}")))
+    )
+    limits, maker_of = _content(content)
+    wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
+    notes = Notes()
+    with _read(file) as reader, OutputFile(name, "-o") as out:
+        found = exchanges(reader, limits, notes)
+        first = next(found, None)
+        if first is None:
+            _tell(reader.notes)
+            raise NoHttpError(_no_http(reader.name, notes))
         out.begin()
-        writer = HarWriter(out.file)
+        writer = EXPORTERS[form](out.file, maker_of(wanted))
         try:
             for exchange in chain((first,), found):
                 writer.write(exchange)
         finally:
-            # Whatever stops the reading, what was read is a whole archive.
+            # Whatever stops the reading, what was read is whole.
             result = writer.close(notes)
     _tell(reader.notes)
     _say(f"Wrote {result.entries} {_plural(result.entries, 'exchange')} to {name}{_shortfall(result)}")
@@ -261,19 +350,52 @@ def show(file: str, stats: bool) -> None:
       plaintap show a.pcapng
       plaintap show --stats a.pcapng
     """
-    reader = read_streams(file)
-    found = exchanges(reader, notes=(notes := Notes()))
-    first = next(found, None)
-    if first is None:
-        _tell(reader.notes)
-        raise NoHttpError(_no_http(reader.name, notes))
+    notes = Notes()
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    every = chain((first,), found)
-    for line in (
-        har_stats.lines(har_stats.stats_of_exchanges(every)) if stats else summary.lines(every, columns)
-    ):
-        click.echo(line)
+    with _read(file) as reader:
+        found = exchanges(reader, notes=notes)
+        first = next(found, None)
+        if first is None:
+            _tell(reader.notes)
+            raise NoHttpError(_no_http(reader.name, notes))
+        every = chain((first,), found)
+        lines = (
+            har_stats.lines(har_stats.stats_of_exchanges(every)) if stats else summary.lines(every, columns)
+        )
+        for line in lines:
+            click.echo(line)
     _tell(reader.notes)
+
+
+@contextlib.contextmanager
+def _read(name: str) -> Iterator[StreamReader]:
+    """A capture's streams; on a terminal, with a bar of how far the file was read."""
+    if name == STDOUT or not sys.stderr.isatty():
+        yield read_streams(name)
+        return
+    with (
+        Path(name).open("rb", buffering=0) as file,
+        click.progressbar(
+            length=max(os.fstat(file.fileno()).st_size, 1),
+            label=f"Reading {Path(name).name}",
+            file=sys.stderr,
+        ) as bar,
+    ):
+        yield read_streams(_Progress(file, bar.update))
+
+
+class _Progress(io.FileIO):
+    """A file that tells how much of it was read."""
+
+    def __init__(self, file: io.FileIO, read: Callable[[int], None]) -> None:
+        super().__init__(file.fileno(), closefd=False)
+        self.name = file.name
+        self._read = read
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self._read(count)
+        return count
 
 
 def _tell(notes: Iterable[str]) -> None:
@@ -304,20 +426,35 @@ def _plural(n: int, word: str) -> str:
     return word if n == 1 else f"{word}s"
 
 
-def _report(ledger: Ledger, name: str) -> None:
+def _report(ledger: Ledger, *names: str) -> None:
     for line in ledger.lines():
         _say(line)
     for warning in ledger.warnings():
         _say(f"Warning: {warning}")
-    if name != STDOUT:
-        _say(f"Wrote {name}")
+    for name in names:
+        if name != STDOUT:
+            _say(f"Wrote {name}")
 
 
 def _power_of_two(size: int) -> int:
     return max(1 << (size - 1).bit_length(), os.sysconf("SC_PAGE_SIZE"))
 
 
-def _metadata(command: tuple[str, ...]) -> SectionMetadata:
+def _optional(name: str | None, option: str) -> contextlib.AbstractContextManager[OutputFile | None]:
+    return OutputFile(name, option) if name else contextlib.nullcontext()
+
+
+def _live_options(content: Mapping[str, Any]) -> dict[str, object]:
+    """What exporters.live takes."""
+    return {
+        "limits": {} if content["max_body"] is None else {"decoded_bytes": content["max_body"]},
+        "sensitive": content["sensitive"],
+        "redact": content["redact"],
+        "bodies": not content["no_bodies"],
+    }
+
+
+def _metadata() -> SectionMetadata:
     return SectionMetadata(
         hardware=platform.machine(),
         operating_system=f"{platform.system()} {platform.release()}",

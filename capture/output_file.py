@@ -26,10 +26,12 @@ _OWNER_ONLY = 0o600
 class OutputFile:
     """An output by name, ``-`` for stdout; ``option`` is how the user can name another.
 
-    ``file`` is for writing from begin() on; write() does both. Raises UsageError where it cannot be written.
+    ``name`` is what it was called; ``file`` is for writing from begin() on, and write() does both.
+    Raises UsageError where it cannot be written.
     """
 
     def __init__(self, name: str, option: str) -> None:
+        self.name = name
         self._path: Path | None = None
         self._begun = False
         self._created = False

@@ -1,0 +1,58 @@
+"""The process that writes the HAR of a recording while it runs: started here, at work in exporters.live."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from capture.output_file import OutputFile
+
+
+class LiveHarError(PlaintapError):
+    """The archive could not be completed; the capture is whole."""
+
+
+class LiveHar:
+    """Follows the capture at ``path``, whose header is written, into ``archive``."""
+
+    def __init__(self, path: Path, archive: OutputFile, options: Mapping[str, object]) -> None:
+        self._name = archive.name
+        archive.begin()
+        reading, self._writing = os.pipe()
+        capture = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        output = archive.file.fileno()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
+                [
+                    sys.executable,
+                    "-m",
+                    "exporters.live",
+                    str(capture),
+                    str(output),
+                    str(reading),
+                    json.dumps(options),
+                ],
+                pass_fds=(capture, output, reading),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            os.close(capture)
+            os.close(reading)
+
+    def close(self) -> None:
+        """The capture is complete: wait for the archive. Raises LiveHarError."""
+        os.close(self._writing)
+        if self._process.wait() != 0:
+            raise LiveHarError(
+                f"{self._name} could not be completed: make it from the capture with `plaintap export`."
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import platform
 import shutil
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capture import doctor
 from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
 from capture.output_file import STDOUT, OutputFile
+from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
 from capture.targets import PROTOCOLS, Targets, select
 from exporters import har_stats, summary
@@ -365,6 +368,35 @@ def show(file: str, stats: bool) -> None:
         for line in lines:
             click.echo(line)
     _tell(reader.notes)
+
+
+@main.command("doctor")
+@click.argument("target", required=False, metavar="[PID|COMM|PATH]")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def examine(target: str | None, as_json: bool) -> None:
+    """Say what can be recorded here: of the machine, of each process, or of the one named.
+
+    For each process its TLS libraries, how many probes fit and how they were found (by OpenSSL's internal
+    functions, by exports, or located in stripped code), and what will be missed and why. Nothing is attached.
+
+    \b
+    Examples:
+      plaintap doctor
+      plaintap doctor node
+      plaintap doctor /usr/bin/curl
+      plaintap doctor --json | jq .processes
+    """
+    catalog = ProbeCatalog(default_cache_file())
+    checks = list(doctor.examine_machine())
+    findings = list(doctor.examine_processes(target, catalog))
+    catalog.save()
+    if as_json:
+        click.echo(json.dumps(doctor.as_json(checks, findings)))
+    else:
+        for line in doctor.lines(checks, findings):
+            click.echo(line)
+    if any(check.remedy for check in checks):
+        sys.exit(1)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,223 @@
+"""``plaintap doctor``: what of this machine's TLS can be read, what cannot, and what to do about it.
+
+Only looks: nothing is attached and no process is stopped. Two kinds of findings: about the machine (rights, kernel,
+bcc), and about each process that holds code of a TLS library or is known to bring its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpf import abi, btf, system
+from bpf.bcc_module import load_bcc
+from bpf.program import OFFSETS
+from bpf.tracefs import Tracefs
+from capture.errors import PlaintapError, UsageError
+from capture.processes import discover_files, read_process, running_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from capture.call_shapes import LibraryProbes
+    from capture.probe_catalog import ProbeCatalog
+    from capture.processes import ExecutableFile
+
+# Programs that bring TLS of their own, which no probe can read: by the name of a file that they map.
+UNREADABLE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"libjvm\.so"), "Java's JSSE"),
+    (re.compile(r"beam(\.smp)?"), "Erlang's ssl"),
+    (re.compile(r"libbotan-[\d.]+\.so[\d.]*"), "Botan"),
+)
+_UNREADABLE_REMEDY = "record the other end, or put a proxy in between"
+_CAPABILITIES = {
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
+_NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
+_OLDEST_KERNEL = (5, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something about the machine. ``remedy`` is None where nothing is wrong."""
+
+    name: str
+    found: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A process and a TLS library in it. ``probes`` is None where none can be attached; ``missed`` is what and why."""
+
+    pid: int
+    comm: str
+    file: str
+    library: str
+    probes: str | None
+    missed: str | None = None
+
+
+def examine_machine() -> Iterator[Check]:
+    """What recording needs, in the order in which it would fail."""
+    yield _kernel()
+    yield _rights()
+    yield _attempt("bcc", lambda: str(getattr(load_bcc(), "__version__", "found")))
+    yield _attempt("BTF", _btf)
+    yield _attempt("tracefs", _tracefs)
+    yield _uprobes()
+
+
+def examine_processes(wanted: str | None, catalog: ProbeCatalog) -> Iterator[Finding]:
+    """Each process, or those that ``wanted`` names (a pid, a comm, or the path of a file).
+
+    Raises UsageError if nothing is named so.
+    """
+    if wanted is not None and "/" in wanted:
+        yield from _file(wanted, catalog)
+        return
+    pids = list(_pids(wanted))
+    if not pids:
+        raise UsageError(
+            f"There is no process {wanted!r}: give a pid, a name as ps -o comm shows it, or a path."
+        )
+    names = {pid: process.comm for pid in pids if (process := read_process(pid))}
+    for file in discover_files(pids):
+        for pid in file.pids:
+            if pid in names:
+                yield from _findings(pid, names[pid], file, catalog)
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    if numbers < _OLDEST_KERNEL:
+        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.8 or newer")
+    return Check("kernel", f"Linux {release}, {platform.machine()}")
+
+
+def _rights() -> Check:
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    held = int(found[1], 16) if found else 0
+    missing = [name for name in _NEEDED if not held >> _CAPABILITIES[name] & 1]
+    if not missing or held >> _CAPABILITIES["CAP_SYS_ADMIN"] & 1:
+        return Check("rights", "enough" if os.geteuid() else "root")
+    return Check("rights", f"{', '.join(missing)} missing", "run as root: sudo plaintap …")
+
+
+def _attempt(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, look())
+    except (PlaintapError, OSError) as error:
+        return Check(name, "not usable", str(error))
+
+
+def _btf() -> str:
+    types = btf.read_vmlinux(OFFSETS)
+    members = [(name, member) for name, group in OFFSETS.items() for member in group]
+    for name, member in members:
+        types.offset(name, member)
+    return f"all {len(members)} members that are needed"
+
+
+def _tracefs() -> str:
+    tracefs = Tracefs()
+    try:
+        return (
+            "readable" if tracefs.event_id("syscalls/sys_enter_read") is not None else "no system call events"
+        )
+    finally:
+        tracefs.close()
+
+
+def _uprobes() -> Check:
+    try:
+        multi = system.has_uprobe_multi()
+    except OSError as error:
+        return Check("programs", f"the kernel loads none ({error.strerror})", "run as root: sudo plaintap …")
+    if multi:
+        return Check("uprobes", "uprobe_multi: starting and stopping are quick")
+    return Check("uprobes", "one by one: stopping takes 0.1 s a probe; Linux 6.6 does better")
+
+
+def _pids(wanted: str | None) -> Iterator[int]:
+    for process in running_processes():
+        if process.pid != os.getpid() and wanted in (None, str(process.pid), process.comm):
+            yield process.pid
+
+
+def _file(path: str, catalog: ProbeCatalog) -> Iterator[Finding]:
+    try:
+        found = catalog.probes_for(path)
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
+    if found is None:
+        yield Finding(0, "-", path, "none", None, "no TLS library that plaintap knows is in this file")
+    else:
+        yield _describe(0, "-", path, found)
+
+
+def _findings(pid: int, comm: str, file: ExecutableFile, catalog: ProbeCatalog) -> Iterator[Finding]:
+    base = Path(file.name).name
+    for pattern, stack in UNREADABLE:
+        if pattern.fullmatch(base):
+            yield Finding(pid, comm, file.name, stack, None, f"cannot be read: {_UNREADABLE_REMEDY}")
+    try:
+        found = catalog.probes_for(file.path)
+    except (PlaintapError, OSError) as error:
+        yield Finding(pid, comm, file.name, "?", None, str(error))
+        return
+    if found and not found.library.startswith("libcrypto"):
+        yield _describe(pid, comm, file.name, found)
+
+
+def _describe(pid: int, comm: str, name: str, found: LibraryProbes) -> Finding:
+    shapes = abi.header().enums["shape"]
+    fitting = [site for site in found.sites if f"SHAPE_{site.call.name}" in shapes]
+    missed = "; ".join(found.notes) or None
+    if not fitting:
+        return Finding(pid, comm, name, found.library, None, missed or "none of its functions can be probed")
+    return Finding(pid, comm, name, found.library, f"{len(fitting)} ({found.level})", missed)
+
+
+def as_json(checks: Iterable[Check], findings: Iterable[Finding]) -> dict[str, object]:
+    """For machines."""
+    return {
+        "machine": [{"name": c.name, "found": c.found, "remedy": c.remedy} for c in checks],
+        "processes": [
+            {
+                "pid": f.pid, "comm": f.comm, "file": f.file, "library": f.library,
+                "probes": f.probes, "missed": f.missed,
+            }
+            for f in findings
+        ],
+    }  # fmt: skip
+
+
+def lines(checks: Sequence[Check], findings: Sequence[Finding]) -> Iterator[str]:
+    """For people: a table of the machine, then one of the processes."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = "ok  " if check.remedy is None else "MEND"
+        yield f"{mark}  {check.name:<{width}}  {check.found}"
+        if check.remedy:
+            yield f"      {'':<{width}}  → {check.remedy}"
+    yield ""
+    if not findings:
+        yield "No process has a TLS library that plaintap knows."
+        return
+    rows = [("PID", "PROCESS", "LIBRARY", "PROBES", "FILE")]
+    rows += [(str(f.pid or "-"), f.comm, f.library, f.probes or "none", f.file) for f in findings]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row, finding in zip(rows, (None, *findings), strict=True):
+        yield "  ".join((*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]))
+        if finding and finding.missed:
+            yield f"{'':<{widths[0]}}  → {finding.missed}"

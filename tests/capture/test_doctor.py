@@ -1,0 +1,94 @@
+"""What can be recorded here, said without attaching anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from capture import doctor
+from capture.errors import UsageError
+from capture.probe_catalog import ProbeCatalog
+
+
+@pytest.fixture
+def tls_user():
+    """A process that maps libssl: Python with its ssl module loaded."""
+    script = "import ssl, sys; print(ssl.OPENSSL_VERSION, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process.pid, process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def test_a_process_s_library_is_named_with_its_version_and_probes(tls_user):
+    pid, version = tls_user
+    (finding,) = doctor.examine_processes(str(pid), ProbeCatalog())
+    assert finding.pid == pid
+    assert finding.comm == "python3"
+    assert version.startswith(finding.library)
+    assert int(finding.probes.split()[0]) >= 4
+    assert finding.missed is None
+
+
+def test_a_process_is_found_by_its_name(tls_user):
+    assert tls_user[0] in {finding.pid for finding in doctor.examine_processes("python3", ProbeCatalog())}
+
+
+def test_a_process_without_tls_has_no_findings():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            assert list(doctor.examine_processes(str(process.pid), ProbeCatalog())) == []
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["no-such-process", "999999999"])
+def test_what_is_not_there_is_named(name):
+    with pytest.raises(UsageError, match=name):
+        list(doctor.examine_processes(name, ProbeCatalog()))
+
+
+def test_a_file_can_be_asked_for():
+    (finding,) = doctor.examine_processes(os.path.realpath(sys.executable), ProbeCatalog())
+    assert finding.pid == 0
+
+
+@pytest.mark.parametrize("name", ["libjvm.so", "beam.smp"])
+def test_a_stack_that_cannot_be_read_is_named(tmp_path, name):
+    copy = tmp_path / name
+    copy.write_bytes(open("/bin/sleep", "rb").read())  # noqa: SIM115 - closed by the interpreter at once
+    copy.chmod(0o755)
+    with subprocess.Popen([copy, "60"]) as process:
+        try:
+            (finding,) = doctor.examine_processes(str(process.pid), ProbeCatalog())
+        finally:
+            process.kill()
+    assert finding.probes is None
+    assert "cannot be read" in finding.missed
+
+
+def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
+    monkeypatch.setattr(doctor.btf, "VMLINUX", doctor.Path("/nowhere"))
+    monkeypatch.setattr(doctor.platform, "release", lambda: "4.19.0")
+    checks = {check.name: check for check in doctor.examine_machine()}
+    assert "5.8" in checks["kernel"].remedy
+    assert "CONFIG_DEBUG_INFO_BTF" in checks["BTF"].remedy
+    text = "\n".join(doctor.lines(list(checks.values()), []))
+    assert text.count("MEND") == text.count("→")
+
+
+def test_both_forms_say_the_same(tls_user):
+    findings = list(doctor.examine_processes(str(tls_user[0]), ProbeCatalog()))
+    checks = [doctor.Check("a", "b"), doctor.Check("c", "d", "e")]
+    value = json.loads(json.dumps(doctor.as_json(checks, findings)))
+    text = "\n".join(doctor.lines(checks, findings))
+    for finding in value["processes"]:
+        assert str(finding["pid"]) in text
+        assert finding["library"] in text
+        assert finding["file"] in text
+    assert [check["remedy"] for check in value["machine"]] == [None, "e"]

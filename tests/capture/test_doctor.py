@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -61,7 +62,7 @@ def test_a_file_can_be_asked_for():
 @pytest.mark.parametrize("name", ["libjvm.so", "beam.smp"])
 def test_a_stack_that_cannot_be_read_is_named(tmp_path, name):
     copy = tmp_path / name
-    copy.write_bytes(open("/bin/sleep", "rb").read())  # noqa: SIM115 - closed by the interpreter at once
+    shutil.copy("/bin/sleep", copy)
     copy.chmod(0o755)
     with subprocess.Popen([copy, "60"]) as process:
         try:

@@ -16,6 +16,7 @@ import devtools
 import har_schema
 import pytest
 import zstandard
+from h2_talk import H2Talk
 from http_streams import OPENED_NS, STEP_NS, Conversation, read
 from hypothesis import given
 from hypothesis import strategies as st
@@ -547,6 +548,79 @@ def varied_exchanges() -> list[Exchange]:
     items += other.items
     items += Conversation(3, handshake_seen=False, process=None).server(answer(b"orphan")).items
     return read(items)
+
+
+def message_streams() -> list[Exchange]:
+    """Exchanges that are sequences of messages, over HTTP/1 and HTTP/2."""
+    socket = Conversation(1)
+    socket.client(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    socket.server(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    socket.client(b"\x81\x82\x00\x00\x00\x00hi").server(b"\x81\x05hello\x82\x02\x00\xff")
+    socket.closes(Side.SERVER).closes(Side.CLIENT)
+    events = Conversation(2).client(GET.replace(b"/a", b"/events"))
+    events.server(
+        answer(b"event: tick\nid: 7\ndata: one\n\ndata: two\n\n", b"Content-Type: text/event-stream")
+    )
+    talk = H2Talk(Conversation(3, Tls(alpn="h2", server_name="a"), port=443))
+    talk.respond(
+        talk.request([("priority", "u=0")], path="/h2"), b"{}", [("content-type", "application/json")]
+    )
+    kind = ("content-type", "application/grpc")
+    call = talk.request([kind], b"\0\0\0\0\x03ask", "/s.S/M", "POST")
+    talk.respond(call, b"\0\0\0\0\x02ok", [kind], trailers=[("grpc-status", "0")])
+    return [*read(socket.items), *read(events.items), *read(talk.conversation.items)]
+
+
+def test_sequences_of_messages_in_the_archive() -> None:
+    socket, events, plain, call = archive_of(message_streams())["log"]["entries"]
+    assert [
+        (message["type"], message["opcode"], message["data"]) for message in socket["_webSocketMessages"]
+    ] == [
+        ("send", 1, "hi"),
+        ("receive", 1, "hello"),
+        ("receive", 2, "AP8="),
+    ]
+    assert socket["_webSocketMessages"][0]["time"] == pytest.approx((OPENED_NS + 4 * STEP_NS) / 1e9)
+    assert (socket["_resourceType"], socket["request"]["url"]) == ("websocket", "ws://a/ws")
+    assert [
+        (event["eventName"], event["eventId"], event["data"]) for event in events["_eventSourceMessages"]
+    ] == [
+        ("tick", "7", "one"),
+        ("message", "7", "two"),
+    ]
+    assert (plain["_priority"], plain["request"]["httpVersion"]) == ("VeryHigh", "HTTP/2.0")
+    assert call["_grpc"] == {
+        "service": "s.S",
+        "method": "M",
+        "status": 0,
+        "statusName": "OK",
+        "message": "",
+        "requestMessages": [{"size": 3, "compressed": False}],
+        "responseMessages": [{"size": 2, "compressed": False}],
+        "complete": True,
+    }
+    assert body_of(call["response"]["content"]) == b"\0\0\0\0\x02ok"
+
+
+def test_devtools_show_sequences_of_messages(tmp_path: Path) -> None:
+    path = tmp_path / "streams.har"
+    with path.open("wb+") as output:
+        write_har(message_streams(), output)
+    found = devtools.import_har(path)
+    assert found["problems"] == []
+    socket, events, plain, call = found["requests"]
+    assert [(frame["type"], frame["text"]) for frame in socket["webSocketMessages"]] == [
+        ("send", "hi"),
+        ("receive", "hello"),
+        ("receive", "AP8="),
+    ]
+    assert (socket["type"], socket["url"]) == ("websocket", "ws://a/ws")
+    assert events["eventSourceMessages"] == [
+        {"name": "tick", "id": "7", "data": "one"},
+        {"name": "message", "id": "7", "data": "two"},
+    ]
+    assert (plain["protocol"], plain["priority"], plain["type"]) == ("h2", "VeryHigh", "fetch")
+    assert call["status"] == 200
 
 
 def test_devtools_show_every_entry_as_it_is(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ enum shape {
 	SHAPE_GO_WRITE,
 	SHAPE_GO_HANDSHAKE,	/* (conn, context) → error, 0 when done */
 	SHAPE_GO_CLOSE,		/* (conn): entry only */
+	SHAPE_NSPR_READ,	/* NSPR: (descriptor, buffer, n) → bytes, or ≤ 0 */
+	SHAPE_NSPR_WRITE,
+	SHAPE_NSPR_RECV,	/* (descriptor, buffer, n, flags) */
+	SHAPE_NSPR_CLOSE,	/* (descriptor): entry only */
+	SHAPE_NSS_IMPORT,	/* (model, descriptor) → the descriptor that has TLS */
 };
 
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */

@@ -12,6 +12,7 @@
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls.bpf.h        uprobes, one pair for each shape of call
  *   golang.bpf.h     the same for Go's calling convention
+ *   nss.bpf.h        the same for NSS, whose functions are for any file
  */
 #include <uapi/linux/ptrace.h>
 #include "events.h"
@@ -45,3 +46,4 @@
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"
 #include "golang.bpf.h"
+#include "nss.bpf.h"

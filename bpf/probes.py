@@ -47,6 +47,8 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("sched_process_exit", "on_sched_process_exit"),
 )
 
+# What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
+KINDS = {"GO": "go_", "NSPR": "nss_", "NSS": "nss_"}
 
 _Event = TypeVar("_Event", int, str)
 
@@ -141,10 +143,10 @@ class Probes:
         points: dict[tuple[bool, str], list[tuple[int, int]]] = {}
         for site in sites:
             cookie = self._shapes[f"SHAPE_{site.shape}"] | library << 8
-            language = "go_" if site.shape.startswith("GO_") else ""
+            kind = KINDS.get(site.shape.partition("_")[0], "")
             for side, offset in site.places():
                 at_return = side == "return"
-                program = f"{language}{side}_by_cookie"
+                program = f"{kind}{side}_by_cookie"
                 points.setdefault((not at_return, program), []).append((offset, cookie))
         for (not_return, program), places in sorted(points.items(), key=lambda group: group[0]):
             yield system.link_uprobe_multi(self._load_multi(program), path, places, at_return=not not_return)

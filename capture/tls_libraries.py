@@ -190,7 +190,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         r"libssl3\.so",
     ),
     Library(
-        "NSPR",
+        "NSS (NSPR)",
         ("PR_Read", "PR_Write"),
         {
             "PR_Read": Call.NSPR_READ,

@@ -87,7 +87,7 @@ test: dev lint types pytest
 lint: dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	shellcheck .ci/run .ci/install-packages samples/demo samples/client.sh
+	shellcheck .ci/run .ci/install-packages samples/demo samples/*.sh
 
 types: dev
 	$(VENV)/bin/mypy

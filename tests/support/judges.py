@@ -1,4 +1,4 @@
-"""tshark as a judge of our captures, with nobody's preferences."""
+"""tshark, with nobody's preferences, and scapy as judges of our captures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 import re
 import subprocess
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.utils import PcapNgReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,3 +63,27 @@ def mismatched_ports(capture: Path) -> list[tuple[str, ...]]:
     found = rows(capture, "http.response", "frame.number", "tcp.dstport", "http.response.line")
     told = re.compile(r"X-Client-Port: (\d+)", re.IGNORECASE)
     return [row for row in found if any(port != row[1] for port in told.findall(row[2]))]
+
+
+def checksums(packet: Any) -> list[int]:
+    """IPv4's, if there is one, and TCP's."""
+    return [packet[layer].chksum for layer in (IP, TCP) if layer in packet]
+
+
+def recomputed_checksums(packet: Any) -> list[int]:
+    """The same, as scapy computes them."""
+    bare = packet.copy()
+    for layer in (IP, TCP):
+        if layer in bare:
+            del bare[layer].chksum
+    return checksums(Ether(bytes(bare)))
+
+
+def wrong_checksums(capture: Path) -> list[int]:
+    """The numbers, from 1, of the packets on whose checksums scapy disagrees; those cut short have none."""
+    with PcapNgReader(str(capture)) as reader:
+        return [
+            number
+            for number, packet in enumerate(reader, 1)
+            if packet.wirelen == len(packet) and checksums(packet) != recomputed_checksums(packet)
+        ]

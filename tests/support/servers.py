@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from processes import PYTHON, ROOT, children, free_port, running, wait_for_port, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NGINX_CONFIGURATION = """
 daemon off;
@@ -65,9 +65,11 @@ class Servers:
 
 
 @contextlib.contextmanager
-def sample_servers(address: str = "127.0.0.1") -> Iterator[Servers]:
+def sample_servers(
+    address: str = "127.0.0.1", program: Sequence[object] = (PYTHON, ROOT / "samples/server.py")
+) -> Iterator[Servers]:
     """samples/server.py; it also stops when its standard input ends, so it cannot outlive the test run."""
-    command = [PYTHON, ROOT / "samples/server.py", "--until-stdin-closes", "--bind", address]
+    command = [*program, "--until-stdin-closes", "--bind", address]
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())

@@ -104,7 +104,7 @@ def test_no_block_is_too_odd(data: bytes, joined: bool) -> None:
 
 def test_a_table_without_end_is_cut_and_then_not_known() -> None:
     decoder = Decoder()
-    insert = b"\x40\x01a\x7f\xe1\x1e" + b"v" * 4000
+    insert = b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4000
     for _ in range(400):
         assert decoder.decode(insert) == ([(b"a", b"v" * 4000)], 0)
     newest, oldest = b"\xbe", b"\xff\xce\x02"  # entries 62 and 461

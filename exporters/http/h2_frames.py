@@ -366,6 +366,13 @@ class FrameReader:
             self._owner.frame(self._side, frame, payload)
 
     def _resync(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
+        if self._at_boundary and self._side is Side.CLIENT:  # the connection is older, and what it says is not
+            start = bytes(source[position : position + len(PREFACE)])
+            if start == PREFACE:
+                self.state = State.HEADER
+                return position + len(PREFACE)
+            if PREFACE.startswith(start):
+                return -1
         if self._started_ns is None:
             self._started_ns = time_ns
         place, believed = find_frames(source, position, self._at_boundary, self._owner.highest_stream())

@@ -63,6 +63,18 @@ def test_joined_in_the_middle_unknown_fields_are_placeholders_and_heal(tls: Tls 
     )  # the name was in the table, the value is new
 
 
+def test_a_connection_whose_tcp_handshake_alone_was_missed_is_whole() -> None:
+    talk = H2Talk()
+    talk.respond(talk.request([("x-a", "1")], path="/first"), b"1", [("x-b", "2")])
+    for tls in (None, Tls(alpn="h2")):
+        (exchange,) = read_in_splits(joined(talk, 1, tls))
+        assert exchange.request is not None
+        assert exchange.request.target == b"/first"
+        assert (b"x-a", b"1") in exchange.request.fields.pairs
+        assert exchange.response is not None
+        assert (b"x-b", b"2") in exchange.response.fields.pairs
+
+
 def test_joined_inside_a_frame() -> None:
     talk = H2Talk()
     stream = talk.request()

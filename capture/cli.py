@@ -142,7 +142,7 @@ def _content_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilter | None], EntryMaker]]:
     max_body = options["max_body"]
-    limits = Limits() if max_body is None else Limits(decoded_bytes=max_body)
+    limits = Limits() if max_body is None else Limits(body_bytes=max_body, decoded_bytes=max_body)
     redaction = Redaction.of(options["sensitive"], options["redact"])
     return limits, lambda wanted: EntryMaker(limits, redaction, not options["no_bodies"], wanted)
 
@@ -479,7 +479,7 @@ def _optional(name: str | None, option: str) -> contextlib.AbstractContextManage
 def _live_options(content: Mapping[str, Any]) -> dict[str, object]:
     """What exporters.live takes."""
     return {
-        "limits": {} if content["max_body"] is None else {"decoded_bytes": content["max_body"]},
+        "limits": {} if content["max_body"] is None else {"body_bytes": content["max_body"], "decoded_bytes": content["max_body"]},
         "sensitive": content["sensitive"],
         "redact": content["redact"],
         "bodies": not content["no_bodies"],

@@ -1,0 +1,126 @@
+"""The command line itself: help with examples, formats, and errors that name the thing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+from recording import plaintap
+
+from capture.cli import main
+from capture.streams import Data, Endpoint, Side, StreamOpened
+from exporters.packets import PcapngExporter
+from exporters.pcapng import SectionMetadata
+
+README = Path(__file__).parents[2] / "README.md"
+COMMANDS = sorted(main.commands)
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory) -> Path:
+    """A capture of one exchange with a credential."""
+    path = tmp_path_factory.mktemp("cli") / "a.pcapng"
+    request = b"GET /a?token=t0p HTTP/1.1\r\nHost: h\r\nAuthorization: Basic c2VjcmV0\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello"
+    ends = Endpoint(b"\x0a\0\0\1", 40000), Endpoint(b"\x0a\0\0\2", 80)
+    with path.open("wb") as file:
+        exporter = PcapngExporter(file.write, SectionMetadata("test"))
+        exporter.write(StreamOpened(1, 10**18, 10**18 + 1, *ends, Side.CLIENT, handshake_seen=True))
+        exporter.write(Data(1, 10**18 + 2, Side.CLIENT, request))
+        exporter.write(Data(1, 10**18 + 3, Side.SERVER, response))
+        exporter.finish()
+    return path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_its_prose_with_examples_and_explains_every_option(name):
+    done = plaintap(name, "--help")
+    assert done.returncode == 0
+    prose = done.stdout.split("Options:")[0]
+    assert re.search(rf"Examples:\n(\s+.*plaintap {name}.*\n)+", prose)
+    for parameter in main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help
+            assert parameter.opts[0] in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_knows_every_command(name):
+    assert f"plaintap {name}" in README.read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "ending"), [("har", ".har"), ("jsonl", ".jsonl"), ("curl", ".sh"), ("text", ".txt")]
+)
+def test_each_format_has_its_ending(capture, form, ending):
+    done = plaintap("export", "--format", form, capture)
+    assert done.returncode == 0, done.stderr
+    written = capture.with_suffix(ending)
+    assert f"Wrote 1 exchange to {written}" in done.stderr
+    assert done.stdout == ""
+    assert "c2VjcmV0" not in written.read_text()
+    assert written.stat().st_mode & 0o777 == 0o600
+
+
+def test_lines_can_be_piped_to_jq(capture):
+    done = plaintap("export", "--format", "jsonl", "-o", "-", capture)
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["request"]["url"].endswith("/a?token=t0p")
+
+
+def test_a_command_that_is_exported_can_be_parsed_by_a_shell(capture):
+    done = plaintap("export", "--format", "curl", "--sensitive", "-o", "-", capture)
+    subprocess.run(["sh", "-n", "-c", done.stdout], check=True)
+    assert "Basic c2VjcmV0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "present", "absent"),
+    [
+        ((), "t0p", "c2VjcmV0"),
+        (("--sensitive",), "c2VjcmV0", "(redacted)"),
+        (("--redact", "token"), "(redacted)", "t0p"),
+        (("--no-bodies",), "t0p", "hello"),
+        (("--max-body", "2"), '"he"', "hello"),
+    ],
+)
+def test_what_is_shown_is_chosen(capture, options, present, absent):
+    done = plaintap("export", *options, "-o", "-", capture)
+    assert done.returncode == 0, done.stderr
+    assert present in done.stdout
+    assert absent not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (("--method", "get"), 1),
+        (("--method", "POST"), 0),
+        (("--status", "2xx"), 1),
+        (("--status", "404"), 0),
+        (("--url", "*token=*"), 1),
+        (("--url", "*nothing*"), 0),
+        (("--host", "h"), 1),
+        (("--pid", "1"), 0),
+    ],
+)
+def test_exchanges_are_chosen(capture, options, count):
+    done = plaintap("export", *options, "-o", "-", capture)
+    assert len(json.loads(done.stdout)["log"]["entries"]) == count
+
+
+def test_a_status_that_is_none_is_named(capture):
+    done = plaintap("export", "--status", "many", "-o", "-", capture)
+    assert done.returncode == 2
+    assert "many" in done.stderr
+
+
+def test_a_live_archive_needs_a_file_to_follow(tmp_path):
+    done = plaintap("record", "-w", "-", "--har", tmp_path / "a.har", "-d", "1")
+    assert done.returncode == 2
+    assert "--har" in done.stderr
+    assert done.stdout == ""

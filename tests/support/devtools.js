@@ -87,7 +87,7 @@ async function main(archive, screenshot) {
     const problems = [];
     page.on('pageerror', (error) => problems.push(String(error)));
     await page.setViewport({ width: 1600, height: 1000 });
-    const inspector = 'devtools://devtools/bundled/inspector.html';
+    const inspector = 'devtools://devtools/bundled/devtools_app.html';
     await page.goto(`${inspector}?ws=${host}/devtools/page/${target}&panel=network`, { timeout: READY_TIMEOUT_MS });
     await page.waitForFunction(() => document.body && document.body.children.length > 0, { timeout: READY_TIMEOUT_MS });
     const requests = await page.evaluate(importArchive, fs.readFileSync(archive, 'utf8'));

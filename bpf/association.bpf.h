@@ -68,16 +68,37 @@ INLINE struct session *session_of(struct tls_call *call, u64 id)
 	return s;
 }
 
+/* From now on this is the connection's session. An earlier one's positions are not its own. */
+INLINE void take_over(struct connection *c, struct session *s, u64 ssl, u32 tgid)
+{
+	if (c->session != s->id) {
+		c->session = s->id;
+		c->session_position[0] = s->position[0];
+		c->session_position[1] = s->position[1];
+	}
+	c->ssl = ssl;
+	c->ssl_tgid = tgid;
+}
+
+/* Plaintext that waits in user space for its connection must find it announced. */
+INLINE void tell_bound(struct connection *c, struct session *s, u64 id)
+{
+	if (c->unwanted)
+		return;
+	announce(c, id >> 32, id);
+	put_session_event(SAMPLE_BOUND, s, 0, id);
+}
+
 /* The connection that a session's records go over, NULL while it is not known. */
 INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 {
+	int fresh = call->connection && s->connection != call->connection;
 	struct connection *c;
 	u64 sk;
 
-	if (call->connection && s->connection != call->connection) {
+	if (fresh) {
 		s->sk = call->sk;
 		s->connection = call->connection;
-		put_session_event(SAMPLE_BOUND, s, 0, id);
 	}
 	sk = s->sk;
 	if (!sk)
@@ -85,8 +106,9 @@ INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 	c = connections.lookup(&sk);
 	if (!c || c->id != s->connection)
 		return NULL;
-	c->session = s->id;
-	c->ssl = call->ssl;
+	take_over(c, s, call->ssl, id >> 32);
+	if (fresh)
+		tell_bound(c, s, id);
 	return c;
 }
 
@@ -153,7 +175,6 @@ INLINE void match_record(struct syscall *call, struct connection *c, u64 sk, u64
 		return;
 	s->sk = sk;
 	s->connection = c->id;
-	c->session = s->id;
-	c->ssl = owner->ssl;
-	put_session_event(SAMPLE_BOUND, s, 0, id);
+	take_over(c, s, owner->ssl, owner->tgid);
+	tell_bound(c, s, id);
 }

@@ -84,16 +84,17 @@ INLINE int put(struct job *j, u64 from, u64 n, u64 position)
 }
 
 /* Says that bytes moved which cannot be copied. */
-INLINE void put_gap(struct job *j, u64 n, u8 reason)
+INLINE int put_gap(struct job *j, u64 n, u8 reason)
 {
 	struct record0 *r = ring.ringbuf_reserve(sizeof(*r));
 	if (!r) {
 		count(COUNTER_EVENTS_RING_FULL, 1);
-		return;
+		return 0;
 	}
 	fill_head(&r->head, j, 0, n, j->position);
 	r->head.reason = reason;
 	submit(r);
+	return 1;
 }
 
 /* One round. 1: bytes are left for another. */
@@ -142,22 +143,23 @@ INLINE void emit_done(u32 tid)
 	struct job *j = jobs.lookup(&tid);
 	if (!j)
 		return;
-	/* A captured byte may still be a fault: user space subtracts those, it sees them. */
+	u64 rest = j->left;
+	/* Faults are counted by user space, which sees them. */
+	if (rest && put_gap(j, rest, j->unreadable ? REASON_FAULT : REASON_LIMIT) && j->unreadable)
+		rest = 0;
 	if (j->session) {
 		count(COUNTER_PLAINTEXT_CAPTURED, j->captured);
 		if (j->ring_full)
 			count(COUNTER_PLAINTEXT_RING_FULL, j->ring_full);
-		if (j->left)
-			count(COUNTER_PLAINTEXT_LIMIT, j->left);
+		if (rest)
+			count(COUNTER_PLAINTEXT_LIMIT, rest);
 	} else if (j->kind == SAMPLE_DATA) {
 		count(COUNTER_CAPTURED, j->captured);
 		if (j->ring_full)
 			count(COUNTER_LOST_RING_FULL, j->ring_full);
-		if (j->left)
-			count(COUNTER_LOST_LIMIT, j->left);
+		if (rest)
+			count(COUNTER_LOST_LIMIT, rest);
 	}
-	if (j->left)
-		put_gap(j, j->left, j->unreadable ? REASON_FAULT : REASON_LIMIT);
 	jobs.delete(&tid);
 }
 
@@ -195,8 +197,10 @@ INLINE int finish_tracepoint(void *ctx, int ready)
 	return 0;
 }
 
+/* The tail call stays in programs that never come to it: see tls.bpf.h. */
 INLINE int finish_uprobe(struct pt_regs *ctx, int ready)
 {
+	asm volatile("" : "+r"(ready));
 	if (ready)
 		emit_from_uprobe.call(ctx, 0);
 	return 0;

@@ -83,10 +83,12 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 	if (!c || !recording())
 		return 0;
 	if (c->ssl) {
-		struct session_key key = {.ssl = c->ssl, .tgid = c->tgid};
+		struct session_key key = {.ssl = c->ssl, .tgid = c->ssl_tgid};
 		struct session *s = sessions.lookup(&key);
-		if (s && s->connection == c->id)
+		if (s && s->connection == c->id) {
+			put_session_event(SAMPLE_SESSION_END, s, 0, (u64)c->ssl_tgid << 32);
 			sessions.delete(&key);
+		}
 	}
 	if (c->announced && !put_end(c)) {
 		c->ended = 1;
@@ -164,8 +166,9 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 /* (task, …): a thread, maybe killed inside a call. */
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = bpf_get_current_pid_tgid(), signal = 0;
 	u32 tid = id, tgid = id >> 32;
+	int live = 0;
 	struct tls_call_key key = {.tid = tid};
 
 	syscalls.delete(&tid);
@@ -173,7 +176,10 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	tls_calls.delete(&key);
 	key.depth = 1;
 	tls_calls.delete(&key);
-	if (tid == tgid)
+	/* The leader may go before the others, and one of them take over its number by exec(). */
+	READ_KERNEL(signal, bpf_get_current_task() + OFFSET_task_struct_signal);
+	READ_KERNEL(live, signal + OFFSET_signal_struct_live);
+	if (!live)
 		chosen_pids.delete(&tgid);
 	return 0;
 }

@@ -11,8 +11,9 @@ struct connection {
 	u64 base[2];		/* positions from which data is worth showing */
 	u64 session_position[2];
 	u64 session;		/* the last TLS session on it, 0: none known */
-	u64 ssl;		/* its object, to forget it with the socket */
+	u64 ssl;		/* its object, to forget it with the socket … */
 	u32 inode, netns, tgid, fd;
+	u32 ssl_tgid;		/* … in this process: a child may serve what its parent accepted */
 	u16 family, local_port, remote_port;
 	u8 role, protocol;
 	u8 unwanted;		/* excluded by the user's choice of ports */
@@ -101,8 +102,9 @@ BPF_TABLE("lru_hash", struct descriptor_key, struct descriptor, descriptors, MAX
 BPF_HASH(syscalls, u32, struct syscall, MAX_CALLS);
 /* key: tid. Deleted when the copy is done. */
 BPF_HASH(jobs, u32, struct job, MAX_CALLS);
-/* key: {ssl, tgid}. Deleted when the object is freed, with its socket, or by user space when its process has gone. */
-BPF_HASH(sessions, struct session_key, struct session, MAX_SESSIONS);
+/* key: {ssl, tgid}. Deleted when the object is freed or with its socket. A process that ends may free nothing, and
+ * have no socket that is known: what was not used for longest goes when room is needed. */
+BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS);
 /* key: {tid, depth}. Deleted at return, or when the thread exits. */
 BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
 

@@ -19,6 +19,7 @@ struct exit_arguments {
 #define MSG_OOB 0x1
 #define MSG_PEEK 0x2
 #define MSG_TRUNC 0x20
+#define MSG_ERRQUEUE 0x2000	/* copies of what was sent, with its time stamps */
 /* Ours: the bytes go from a file to the socket, past the program. */
 #define NOT_IN_USER_SPACE 0x80000000
 
@@ -43,24 +44,36 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 		count(COUNTER_TABLE_FULL, 1);
 }
 
-/* The first bytes that a call moved, n of them at most PREFIX_BYTES. */
+/* Blocks that are looked into for a call's first bytes: some programs put short or empty ones before the rest. */
+#define MAX_FIRST_BLOCKS 4
+
+/* The first bytes that a call moved, at most PREFIX_BYTES of them; `to` has twice the room, for the verifier. */
 INLINE u32 first_bytes(struct syscall *call, u64 moved, u8 *to)
 {
-	u32 want = moved < PREFIX_BYTES ? moved : PREFIX_BYTES;
-	u64 from = call->buffer;
+	u32 want = moved < PREFIX_BYTES ? moved : PREFIX_BYTES, have = 0, i;
 
-	if (call->blocks) {
-		u64 block[2] = {};
-		if (bpf_probe_read_user(block, sizeof(block), (void *)from))
-			return 0;
-		from = block[0];
-		if (block[1] < want)
-			want = block[1];
+	if (!call->blocks)
+		return bpf_probe_read_user(to, want, (void *)call->buffer) ? 0 : want;
+	#pragma clang loop unroll(disable)
+	for (i = 0; i < MAX_FIRST_BLOCKS; i++) {
+		u64 block[2] = {}, n = want - have, at;
+		if (i >= call->blocks || have >= want)
+			break;
+		if (bpf_probe_read_user(block, sizeof(block), (void *)(call->buffer + 16 * i)))
+			break;
+		if (n > block[1])
+			n = block[1];
+		asm volatile("" : "+r"(n));
+		if (n > PREFIX_BYTES)
+			n = PREFIX_BYTES;
+		/* The verifier knows pointers plus numbers; the compiler would make it an or. */
+		at = have & (PREFIX_BYTES - 1);
+		asm volatile("" : "+r"(at));
+		if (bpf_probe_read_user(to + at, n, (void *)block[0]))
+			break;
+		have += n;
 	}
-	asm volatile("" : "+r"(want));
-	if (want > PREFIX_BYTES)
-		want = PREFIX_BYTES;
-	return bpf_probe_read_user(to, want, (void *)from) ? 0 : want;
+	return have;
 }
 
 /* What becomes of a call's bytes: copied, copied as handshake, or only counted, under the counter it names. */
@@ -97,7 +110,7 @@ INLINE int io_exit(long result)
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = id;
 	struct syscall *call = syscalls.lookup(&tid);
-	u8 bytes[PREFIX_BYTES] = {};
+	u8 bytes[2 * PREFIX_BYTES] = {};
 	struct connection *c;
 	u64 n, position;
 	u32 d, begun;
@@ -108,7 +121,7 @@ INLINE int io_exit(long result)
 		goto out;
 	u64 sk = call->sk;
 	c = connections.lookup(&sk);
-	if (result <= 0 || (call->flags & (MSG_PEEK | MSG_OOB)) || !c || c->id != call->id)
+	if (result <= 0 || (call->flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)) || !c || c->id != call->id)
 		goto out;
 	n = result;
 	d = call->direction & 1;

@@ -64,8 +64,10 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	struct connection *c;
 
 	count(COUNTER_PLAINTEXT_REPORTED, n);
-	if (!s)
+	if (!s) {
+		count(COUNTER_PLAINTEXT_RING_FULL, n);
 		return 0;
+	}
 	struct job job = {
 		.session = s->id, .base = call->buffer, .length = n, .left = n, .tgid = id >> 32, .tid = tid,
 		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,

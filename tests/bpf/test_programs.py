@@ -1,0 +1,219 @@
+"""The kernel side's programs, by their bytecode and by the kernel's verifier, for uprobe_multi and without."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from clients import curl_command
+from processes import PYTHON
+from recording import entries, path_of
+
+from bpf import program, system
+from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
+from bpf.program import Kernel
+
+# bcc warns of every str that it takes for bytes.
+pytestmark = [pytest.mark.kernel, pytest.mark.filterwarnings("ignore:not a bytes object:DeprecationWarning")]
+
+RING_BYTES = 1 << 20
+# Linux 6.13 gives a program of kprobe type a private stack from here on, unless a tail call is reachable in it.
+PRIVATE_STACK_BYTES = 64
+MAX_STACK_BYTES = 512
+TAIL_CALL = 12
+FRAME_POINTER = 10
+# Linux that has a helper, by its number (include/uapi/linux/bpf.h); all below are older than 5.3.
+HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 131: (5, 8), 132: (5, 8), 133: (5, 8),
+           174: (5, 15)}  # fmt: skip
+OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37}
+# What an atomic addition needs whose result is used.
+FETCH_SINCE = (5, 12)
+OLDEST = (5, 12)
+MULTI_SINCE = (6, 6)
+SOURCES = ("enter_by_cookie", "return_by_cookie", "go_enter_by_cookie", "go_results_by_cookie")
+
+
+def functions(*, multi):
+    """Every program of the translation unit, by the C preprocessor's reading."""
+    text = re.sub(r"^#include <.*$", "", program.source(), flags=re.MULTILINE)
+    flags = ["-DUPROBE_MULTI"] if multi else []
+    command = ["gcc", "-E", "-P", "-D__x86_64__", *flags, "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return set(re.findall(r"\bint (\w+)\((?:void|struct \w+) \*ctx\)", done.stdout))
+
+
+def compiled(*, multi):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program.system, "has_uprobe_multi", lambda: multi)
+        return Kernel(RING_BYTES)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uprobe_multi", "perf events"])
+def kernel(request):
+    if request.param and not system.has_uprobe_multi():
+        pytest.skip("this kernel has no uprobe_multi")
+    found = compiled(multi=request.param)
+    yield found
+    found.close()
+
+
+def instructions(kernel, name):
+    """(code, destination, source, offset, immediate) of each instruction."""
+    for code, registers, offset, immediate in struct.iter_unpack("<BBhi", kernel.instructions(name)):
+        yield code, registers & 15, registers >> 4, offset, immediate
+
+
+def stack_bytes(kernel, name):
+    """How deep a program reaches: offsets of loads and stores at r10, and of copies of it."""
+    deepest = 0
+    copies = set()
+    for code, to, of, offset, immediate in instructions(kernel, name):
+        kind = code & 7
+        if (kind in (2, 3) and to == FRAME_POINTER) or (kind == 1 and of == FRAME_POINTER):
+            deepest = min(deepest, offset)
+        if code == 0xBF and of == FRAME_POINTER:
+            copies.add(to)
+        elif code == 0x07 and to in copies:
+            deepest = min(deepest, immediate)
+            copies.discard(to)
+        elif code == 0xBF:
+            copies.discard(to)
+    return -deepest
+
+
+def helpers(kernel, name):
+    """Calls of helpers, by number."""
+    return Counter(
+        immediate for code, _, of, _, immediate in instructions(kernel, name) if code == 0x85 and not of
+    )
+
+
+def is_uprobe(name):
+    return name not in {p for _, p in (*TRACEPOINTS, *RAW_TRACEPOINTS)} | {"continue_from_tracepoint"}
+
+
+def names(kernel):
+    return sorted(functions(multi=kernel.uprobe_multi))
+
+
+def test_every_program_is_known_and_every_known_one_is_there(kernel):
+    found = functions(multi=kernel.uprobe_multi)
+    attached = {name for _, name in (*TRACEPOINTS, *RAW_TRACEPOINTS)}
+    assert attached < found
+    assert {"continue_from_tracepoint", "continue_from_uprobe"} < found
+    assert set(SOURCES) < found if kernel.uprobe_multi else {"enter_read_ex", "return_read_ex"} < found
+    assert all(kernel.instructions(name) for name in found)
+
+
+def test_the_verifier_accepts_every_program(kernel):
+    kinds = dict.fromkeys((name for _, name in TRACEPOINTS), "TRACEPOINT")
+    kinds |= dict.fromkeys((name for _, name in RAW_TRACEPOINTS), "RAW_TRACEPOINT")
+    own = compiled(multi=kernel.uprobe_multi)  # what bcc has loaded stays until it is closed
+    for name in names(own):
+        if own.uprobe_multi and is_uprobe(name):
+            os.close(system.load_uprobe_multi_program(own.instructions(name), name))
+        else:
+            kind = "TRACEPOINT" if name == "continue_from_tracepoint" else kinds.get(name, "KPROBE")
+            assert own.load(name, kind) > 0
+    own.close()
+
+
+def test_a_uprobe_program_has_a_small_stack_or_can_reach_a_tail_call(kernel):
+    for name in names(kernel):
+        depth = stack_bytes(kernel, name)
+        assert depth <= MAX_STACK_BYTES
+        if is_uprobe(name):
+            assert depth < PRIVATE_STACK_BYTES or helpers(kernel, name)[TAIL_CALL], f"{name}: {depth} bytes"
+
+
+def test_the_stack_is_measured(kernel):
+    assert stack_bytes(kernel, "exit_io") > PRIVATE_STACK_BYTES
+    assert helpers(kernel, "exit_io")[TAIL_CALL] == 1
+
+
+def test_nothing_needs_a_newer_kernel_than_is_said(kernel):
+    limit = MULTI_SINCE if kernel.uprobe_multi else OLDEST
+    for name in names(kernel):
+        used = set(helpers(kernel, name))
+        assert used <= OLD_HELPERS | set(HELPERS), name
+        assert all(HELPERS[number] <= limit for number in used & set(HELPERS)), name
+        fetches = [i for code, _, _, _, i in instructions(kernel, name) if code in (0xDB, 0xC3) and i & 1]
+        assert not fetches or limit >= FETCH_SINCE
+        # Calls between functions and 32-bit jumps are what BCC's compiler could add.
+        assert not [code for code, _, of, _, _ in instructions(kernel, name) if code == 0x85 and of == 1]
+
+
+def descriptors():
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_tracepoints_attach_and_let_go():
+    before = descriptors()
+    own = compiled(multi=False)
+    probes = Probes(own)
+    probes.attach_tracepoints()
+    assert probes.missing == []
+    attached = descriptors()
+    probes.detach()
+    assert descriptors() == attached - len(TRACEPOINTS) - len(RAW_TRACEPOINTS)
+    probes.detach()
+    own.close()
+    assert descriptors() == before
+
+
+def test_a_map_is_read_whole_and_once(kernel):
+    table = kernel.table("connections")
+    wanted = {}
+    leaf = table.Leaf()
+    for number in range(5000):
+        leaf.id = number
+        table[table.Key(number * 8)] = leaf
+        wanted[(number * 8).to_bytes(8, sys.byteorder)] = number
+    size = len(bytes(leaf))
+    found = [
+        (key, table.Leaf.from_buffer_copy(value).id)
+        for key, value in system.read_hash_map(table.map_fd, 8, size)
+    ]
+    table.clear()
+    assert dict(found) == wanted
+    assert len(found) == 5000
+    assert list(system.read_hash_map(table.map_fd, 8, size)) == []
+
+
+WITHOUT_MULTI = """
+from bpf import system
+system.has_uprobe_multi = lambda: False
+from capture.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_without_uprobe_multi_curl_is_recorded_all_the_same(servers, tmp_path):
+    capture = tmp_path / "perf.pcapng"
+    curl = curl_command(servers, servers.url("https", "/bytes/70001"))
+    command = [PYTHON, "-c", WITHOUT_MULTI, "record", "-w", capture, "--", *curl, "-o", tmp_path / "body"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    (entry,) = entries(capture)
+    assert path_of(entry) == "/bytes/70001"
+    assert entry["response"]["content"]["size"] == 70_001
+
+
+def test_where_tracefs_is_not_mounted_none_is_left(tmp_path):
+    record = f"{PYTHON.parent / 'plaintap'} record -w {tmp_path / 'x.pcapng'} -- true"
+    script = f"umount /sys/kernel/tracing; cat /proc/self/mountinfo >{tmp_path}/before; {record}; "
+    script += f"cat /proc/self/mountinfo >{tmp_path}/after; test ! -e /sys/kernel/tracing/events"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()

@@ -10,8 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import PLAINTAP, running, wait_until
-from recording import decoded, entries, path_of, record_command
+from processes import PLAINTAP, PYTHON, running, wait_until
+from recording import decoded, entries, path_of, record, record_command
 
 from capture.streams import Data, Gap, TlsStarted
 from exporters.reassembly import read_streams
@@ -182,6 +182,38 @@ def test_a_second_session_on_a_connection_has_positions_of_its_own(servers: Serv
     assert not any(isinstance(item, TlsStarted) and item.tls is None for item in items)
 
 
+# TLS over a memory BIO, on a connection that waits for a line between its requests.
+MEMORY = """
+import asyncio, ssl, sys
+async def main():
+    context = ssl.create_default_context(cafile=sys.argv[2])
+    reader, writer = await asyncio.open_connection("localhost", int(sys.argv[1]), ssl=context)
+    print("up", flush=True)
+    for number, _ in enumerate(iter(sys.stdin.readline, "")):
+        writer.write(b"GET /text?%d HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n" % number)
+        head = await reader.readuntil(b"\\r\\n\\r\\n")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+        print("done", flush=True)
+    writer.close()
+asyncio.run(main())
+"""
+
+
+def test_the_first_request_on_an_older_connection_over_a_memory_bio(servers: Servers, tmp_path: Path) -> None:
+    command = [PYTHON, "-c", MEMORY, servers.https, servers.certificate]
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stdout.readline() == "up\n"
+        with record(tmp_path / "memory.pcapng", "-p", client.pid) as recording:
+            for _ in range(3):
+                print(file=client.stdin, flush=True)
+                assert client.stdout.readline() == "done\n"
+            done = recording.stop()
+    assert "Warning" not in done.stderr
+    assert [path_of(entry) for entry in entries(recording.path)] == ["/text?0", "/text?1", "/text?2"]
+
+
 def test_the_guard_is_not_looked_for_where_the_command_runs(tmp_path: Path) -> None:
     (tmp_path / "capture").mkdir()
     (tmp_path / "capture/__init__.py").write_text("")
@@ -194,10 +226,10 @@ def test_the_guard_is_not_looked_for_where_the_command_runs(tmp_path: Path) -> N
 
 def test_a_time_limit_ends_the_recording_and_leaves_the_command_its_exit_code(tmp_path: Path) -> None:
     command = [
-        PLAINTAP,
+        str(PLAINTAP),
         "record",
         "-w",
-        tmp_path / "x.pcapng",
+        str(tmp_path / "x.pcapng"),
         "-d",
         "0.5",
         "--",
@@ -211,7 +243,7 @@ def test_a_time_limit_ends_the_recording_and_leaves_the_command_its_exit_code(tm
 
 def test_a_signal_where_stdin_is_closed(tmp_path: Path) -> None:
     up = tmp_path / "up"
-    shell = f"trap 'exit 9' INT; touch {up}; sleep 20 & wait"
+    shell = f"trap 'exit 9' INT; touch {up}; while :; do sleep 0.05; done"
     command = shlex.join([str(PLAINTAP), "record", "-w", str(tmp_path / "x.pcapng"), "--", "sh", "-c", shell])
     with (
         (tmp_path / "stderr").open("wb") as stderr,

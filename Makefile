@@ -80,7 +80,7 @@ $(DEVTOOLS): tests/support/package.json tests/support/package-lock.json
 
 demo: install
 	@.ci/install-packages $(DEMO_PACKAGES)
-	@samples/demo
+	@status=0; samples/demo || status=$$?; $(HAND_OVER); exit $$status
 
 test: dev lint types pytest
 

@@ -479,7 +479,9 @@ def _optional(name: str | None, option: str) -> contextlib.AbstractContextManage
 def _live_options(content: Mapping[str, Any]) -> dict[str, object]:
     """What exporters.live takes."""
     return {
-        "limits": {} if content["max_body"] is None else {"body_bytes": content["max_body"], "decoded_bytes": content["max_body"]},
+        "limits": {}
+        if content["max_body"] is None
+        else {"body_bytes": content["max_body"], "decoded_bytes": content["max_body"]},
         "sensitive": content["sensitive"],
         "redact": content["redact"],
         "bodies": not content["no_bodies"],

@@ -140,7 +140,8 @@ class View:
         self.held_bytes = 0
         self.held_since = 0
         self.ended: ConnectionEnded | None = None
-        self.late = [0, 0]  # bytes of cleartext and of plaintext that came when their place was a hole already
+        # Bytes of cleartext and of plaintext that came when their place was a hole already.
+        self.late = [0, 0]
         # By TLS session; 0 is the socket itself.
         self.flows: dict[int, Flows] = {0: (Flow(announced.base[0]), Flow(announced.base[1]))}
         self._senders = (Side.CLIENT, Side.SERVER)  # by direction; final when the view is opened

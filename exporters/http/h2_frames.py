@@ -366,7 +366,8 @@ class FrameReader:
             self._owner.frame(self._side, frame, payload)
 
     def _resync(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
-        if self._at_boundary and self._side is Side.CLIENT:  # the connection is older, and what it says is not
+        # The connection is older, and what it says is not.
+        if self._at_boundary and self._side is Side.CLIENT:
             start = bytes(source[position : position + len(PREFACE)])
             if start == PREFACE:
                 self.state = State.HEADER

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from capture.errors import PlaintapError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+# Signals that Python treats otherwise than programs expect. SIGHUP stays ignored under nohup.
+_PYTHONS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
 class CommandError(PlaintapError):
@@ -37,23 +39,27 @@ class Command:
         self.exit_code: int | None = None
         go_read, self._go = os.pipe()
         self._failed, failed_write = os.pipe()
+        # Our own handlers must not run in the child.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PYTHONS)
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
             os.close(self._failed)
-            self._become(go_read, failed_write)
+            self._become(go_read, failed_write, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(go_read)
         os.close(failed_write)
         self._pipes: tuple[int, ...] = (self._go, self._failed)
 
-    def _become(self, go: int, failed: int) -> None:
+    def _become(self, go: int, failed: int, mask: Iterable[int]) -> None:
         """In the child: wait, then be CMD. Never returns."""
         try:
+            # Before it waits: a signal that comes meanwhile ends it as it would end CMD.
+            for number in _PYTHONS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if os.read(go, 1) == b"":
                 os._exit(1)
-            # SIGHUP stays ignored under nohup.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
             os.execvp(self._arguments[0], self._arguments)  # noqa: S606 - running the user's command is the point
         except OSError as error:
             os.write(failed, str(error.errno).encode())

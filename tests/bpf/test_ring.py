@@ -172,6 +172,41 @@ def test_a_batch_has_a_limit(pair, monkeypatch):
     assert MAX_BATCH_BYTES >= 1 << 20
 
 
+class Story:
+    """What is written, what must come of it, and what has come."""
+
+    def __init__(self, start):
+        self.producer = Producer(PAGE, start)
+        self.consumer = Ring(self.producer.fd, PAGE)
+        self.expected, self.busy, self.found = [], [], []
+
+    def write(self, payload, flags):
+        if self.producer.write(payload, flags) is not None and not flags:
+            self.expected.append(payload)
+
+    def begin(self, payload):
+        position = self.producer.write(payload, BUSY)
+        if position is not None:
+            self.busy.append((position, len(self.expected)))
+            self.expected.append(payload)
+
+    def settle(self, flags=0):
+        if self.busy:
+            position, place = self.busy.pop()
+            self.producer.settle(position, flags)
+            self.expected[place] = None if flags else self.expected[place]
+
+    def drain(self):
+        batch = self.consumer.drain()
+        for at in batch or ():
+            (length,) = struct.unpack_from("<I", batch.buffer, at - 8)
+            self.found.append(batch.buffer[at : at + (length & (DISCARD - 1))])
+
+    def close(self):
+        self.consumer.close()
+        self.producer.close()
+
+
 @given(
     operations=st.lists(
         st.one_of(
@@ -186,43 +221,16 @@ def test_a_batch_has_a_limit(pair, monkeypatch):
 )
 @settings(max_examples=80, deadline=None)
 def test_whatever_happens_all_records_come_once_and_in_order(operations, start):
-    producer = Producer(PAGE, start)
-    consumer = Ring(producer.fd, PAGE)
-    expected, busy, found = [], [], []
-
-    def write(payload, flags):
-        if producer.write(payload, flags) is not None and not flags:
-            expected.append(payload)
-
-    def begin(payload):
-        position = producer.write(payload, BUSY)
-        if position is not None:
-            busy.append((position, len(expected)))
-            expected.append(payload)
-
-    def settle(flags=0):
-        if busy:
-            position, place = busy.pop()
-            producer.settle(position, flags)
-            expected[place] = None if flags else expected[place]
-
-    def drain():
-        batch = consumer.drain()
-        for at in batch or ():
-            (length,) = struct.unpack_from("<I", batch.buffer, at - 8)
-            found.append(batch.buffer[at : at + (length & (DISCARD - 1))])
-
-    steps = {"write": write, "begin": begin, "settle": settle, "drain": drain}
+    story = Story(start)
     try:
         for kind, *details in operations:
-            steps[kind](*details)
-        while busy:
-            settle()
-        drain()
-        assert found == [payload for payload in expected if payload is not None]
+            getattr(story, kind)(*details)
+        while story.busy:
+            story.settle()
+        story.drain()
+        assert story.found == [payload for payload in story.expected if payload is not None]
     finally:
-        consumer.close()
-        producer.close()
+        story.close()
 
 
 def test_closing_lets_go_of_the_memory(pair):

@@ -101,6 +101,14 @@ def test_one_that_is_abandoned_never_ran(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_release_ends_it_as_it_would_end_the_command(number):
+    command = Command(("true",))
+    command.signal(number)
+    assert ended(command) == 128 + number
+    command.abandon()
+
+
 def test_one_whose_parent_dies_never_runs(tmp_path):
     marker = tmp_path / "ran"
     script = (

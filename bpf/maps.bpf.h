@@ -74,6 +74,7 @@ struct tls_call {
 	u64 stack;		/* stack pointer at entry: matches the return to its entry */
 	u64 library;
 	u64 sk, connection;	/* the socket that a nested system call touched */
+	u32 kind, pad;		/* CALL_* */
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */

@@ -30,7 +30,8 @@ INLINE int nss_enter(struct pt_regs *ctx, int shape, u64 library)
 		return 0;
 	if (shape == SHAPE_NSPR_RECV && (PT_REGS_PARM4(ctx) & PR_MSG_PEEK))
 		return 0;
-	return tls_enter(ctx, descriptor, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0, library);
+	return tls_enter(ctx, descriptor, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0, library,
+			 shape == SHAPE_NSPR_WRITE ? CALL_WRITES : CALL_READS);
 }
 
 /* SSL_ImportFD returns a descriptor that has TLS from now on: a new session, whatever was at its address. */

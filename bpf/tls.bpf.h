@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * TLS libraries: a pair of uprobes for each shape of call. Entry keeps the arguments, return knows the length.
  *
- * Calls nest: within one object (SSL_connect calls SSL_do_handshake), where only the outermost counts, and
+ * Calls nest: within one object (SSL_connect calls SSL_do_handshake), where only the outermost of a kind counts, and
  * across objects (TLS in TLS), where each does. A return belongs to the entry with the same stack pointer.
  *
  * Since Linux 6.13 a uprobe program with 64 or more bytes of stack gets a per-CPU one, which a preemption
@@ -17,7 +17,21 @@
 #define STACK_AT_RETURN(ctx) ((ctx)->sp)
 #endif
 
-INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 done_pointer, u64 library)
+enum {
+	CALL_OTHER,		/* a handshake */
+	CALL_READS,
+	CALL_WRITES,
+};
+
+/* Whether a call on `ssl`, at this depth of the stack, is a part of `outer`: the same bytes. A write inside a read is
+ * none: Node calls back from within them, and what that writes is new. */
+INLINE int is_part_of(struct tls_call *outer, u64 ssl, u64 stack, u32 kind)
+{
+	/* An outer call that is further down the stack than we are has been left by a longjmp. */
+	return outer && outer->stack > stack && outer->ssl == ssl && (!kind || outer->kind == kind);
+}
+
+INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 done_pointer, u64 library, u32 kind)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct tls_call_key key = {.tid = id};
@@ -26,15 +40,17 @@ INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 d
 	if (!wanted(id))
 		return 0;
 	outer = tls_calls.lookup(&key);
-	/* An outer call that is further down the stack than we are has been left by a longjmp. */
+	if (is_part_of(outer, ssl, STACK_AT_ENTRY(ctx), kind))
+		return 0;
 	if (outer && outer->stack > STACK_AT_ENTRY(ctx)) {
-		if (outer->ssl == ssl)
-			return 0;
 		key.depth = 1;
+		if (is_part_of(tls_calls.lookup(&key), ssl, STACK_AT_ENTRY(ctx), kind))
+			return 0;
 	}
 	struct tls_call call = {
 		.ssl = ssl, .buffer = buffer, .count = count_, .done_pointer = done_pointer,
 		.entered = bpf_ktime_get_ns(), .stack = STACK_AT_ENTRY(ctx), .library = library,
+		.kind = kind,
 	};
 	if (tls_calls.update(&key, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
@@ -138,6 +154,11 @@ INLINE int bio_write_enter(struct pt_regs *ctx, u64 buffer, u64 length)
 	return 0;
 }
 
+INLINE int writes(int shape)
+{
+	return shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG || shape == SHAPE_WRITE_EX || shape == SHAPE_WRITE_EX2;
+}
+
 INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx), done = 0;
@@ -149,12 +170,13 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	if (shape == SHAPE_BIO_WRITE)
 		return bio_write_enter(ctx, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	if (shape == SHAPE_HANDSHAKE || shape == SHAPE_HANDSHAKE_ZERO)
-		return tls_enter(ctx, object, 0, 0, 0, library);
+		return tls_enter(ctx, object, 0, 0, 0, library, CALL_OTHER);
 	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
 		done = fourth;
 	if (shape == SHAPE_WRITE_EX2)
 		done = fifth;
-	return tls_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), done, library);
+	return tls_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), done, library,
+			 writes(shape) ? CALL_WRITES : CALL_READS);
 }
 
 /* Bytes that a returning call moved; 0: none, or it is not a call that moves any. */
@@ -191,9 +213,7 @@ INLINE int shape_return(struct pt_regs *ctx, int shape)
 	if (shape < SHAPE_HANDSHAKE) {
 		n = bytes_moved(ctx, call, shape);
 		if (n) {
-			int writes = shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG ||
-				shape == SHAPE_WRITE_EX || shape == SHAPE_WRITE_EX2;
-			ready = tls_moved(call, id, writes ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+			ready = tls_moved(call, id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 			goto out;
 		}
 		if (!call->connection)

@@ -109,8 +109,9 @@ BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS
 /* key: {tid, depth}. Deleted at return, or when the thread exits. */
 BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
 
-/* Connections whose bytes are shown from their other end. key: connection id. Filled and emptied by user space. */
-BPF_HASH(mirrored, u64, u8, MAX_CONNECTIONS);
+/* Connections whose bytes are shown from their other end. key: connection id. Filled and emptied by user space; a
+ * cache, for user space leaves out what is copied all the same. */
+BPF_TABLE("lru_hash", u64, u8, mirrored, MAX_CONNECTIONS);
 
 /* Targets, filled by user space; pids also by fork. key: the thing itself, value: wanted or excluded. */
 BPF_HASH(chosen_pids, u32, u8, 65536);

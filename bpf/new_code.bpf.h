@@ -10,8 +10,8 @@ struct file_key {
 	u64 inode;
 	u32 device, pad;	/* as the kernel has it: major << 20 | minor */
 };
-/* Files that were looked at. Filled by user space. */
-BPF_HASH(known_files, struct file_key, u8, 65536);
+/* Files that were looked at. Filled by user space; a cache, for one that is told of twice costs little. */
+BPF_TABLE("lru_hash", struct file_key, u8, known_files, 65536);
 /* Processes that we stopped. key: tgid. Deleted by user space when it lets them go on; the guard's list. */
 BPF_HASH(held, u32, u8, 8192);
 

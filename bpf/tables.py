@@ -95,25 +95,6 @@ class Tables:
             with contextlib.suppress(KeyError):
                 del table[table.Key(connection)]
 
-    def want_uid(self, uid: int) -> None:
-        """Record processes of this user."""
-        self._add("wanted_uids", ctypes.c_uint32(uid))
-
-    def want_port(self, port: int) -> None:
-        """Record connections with this port at either end."""
-        self._add("wanted_ports", ctypes.c_uint16(port))
-
-    def want_comm(self, comm: str) -> None:
-        """Record processes of this name; the kernel keeps 15 bytes of it."""
-        table = self._kernel.table("wanted_comms")
-        key = table.Key()
-        key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
-        table[key] = table.Leaf(1)
-
-    def _add(self, name: str, key: Any) -> None:
-        table = self._kernel.table(name)
-        table[key] = table.Leaf(1)
-
     def know_file(self, device: int, inode: int) -> None:
         """A file was looked at: processes that use it need not be told of. The device is stat(2)'s."""
         self.know_kernel_file(os.major(device) << 20 | os.minor(device), inode)

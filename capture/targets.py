@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROTOCOLS = frozenset({"http", "tls", "all"})
 CGROUP_ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+# (uid_t)-1 is no user: the kernel's "leave it as it is".
+_NO_UID = (1 << 32) - 1
 # events.h: each is a program's loop, unrolled.
 MAX_CGROUPS = 8
 
@@ -94,7 +96,7 @@ def select(
 
 
 def _uid(user: str) -> int:
-    if user.isdecimal():
+    if user.isdecimal() and int(user) < _NO_UID:
         return int(user)
     try:
         return pwd.getpwnam(user).pw_uid

@@ -18,6 +18,7 @@ from recording import entries, path_of
 from bpf import program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
 from bpf.program import Kernel
+from bpf.tables import Tables
 
 # bcc warns of every str that it takes for bytes.
 pytestmark = [pytest.mark.kernel, pytest.mark.filterwarnings("ignore:not a bytes object:DeprecationWarning")]
@@ -185,6 +186,18 @@ def test_a_map_is_read_whole_and_once(kernel):
     assert dict(found) == wanted
     assert len(found) == 5000
     assert list(system.read_hash_map(table.map_fd, 8, size)) == []
+
+
+def test_what_is_only_remembered_never_fills_up(kernel):
+    tables = Tables(kernel)
+    for number in range(1, 70_000):
+        tables.know_file(os.makedev(8, 1), number)
+    for number in range(1, 140_000):
+        tables.mirror(number, mirrored=True)
+    known = kernel.table("known_files")
+    latest = known.Key()
+    latest.inode, latest.device = 69_999, 8 << 20 | 1
+    assert known[latest].value == 1
 
 
 WITHOUT_MULTI = """

@@ -81,8 +81,9 @@ def test_users_by_name_or_number():
 
 
 def test_an_unknown_user_is_named():
-    with pytest.raises(UsageError, match="no-such-user"):
-        select(users=("no-such-user",))
+    for user in ("no-such-user", "", "-1", "4294967295", "4294967296"):
+        with pytest.raises(UsageError, match=repr(user)):
+            select(users=(user,))
 
 
 @pytest.mark.parametrize(

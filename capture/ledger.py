@@ -91,7 +91,7 @@ class Ledger:
     def lines(self) -> list[str]:
         """For people."""
         return [
-            f"{self.connections} connections, {self.streams} streams written",
+            f"{_count(self.connections, 'connection')}, {_count(self.streams, 'stream')} written",
             _account_line("sockets", "reported by the kernel", self.sockets),
             _account_line("TLS", "returned by TLS libraries", self.tls),
         ]
@@ -200,6 +200,10 @@ def _account_line(name: str, reported: str, account: Account) -> str:
         parts.append(f"{_bytes(account.mirrored)} shown from the other end")
     parts += [f"{_bytes(n)} lost ({reason})" for reason, n in account.lost.items()] or ["none lost"]
     return f"{name}: {_bytes(account.reported)} {reported} = {' + '.join(parts)}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _bytes(n: int) -> str:

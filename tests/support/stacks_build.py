@@ -1,0 +1,62 @@
+"""What the rows' programs are made of: compiled once into build/stacks, where make test-stacks also installs.
+
+C and Go programs are made anew where their source is newer; packages of PyPI and npm must be there
+(tests/stacks/requirements.txt, tests/stacks/package.json).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from stacks import BUILT, PROGRAMS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ANDROID = "/usr/lib/x86_64-linux-gnu/android"
+# program: (source, compiler and its arguments; {source} and {output} are filled)
+_PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "libcurl-gnutls": ("libcurl.c", ("gcc", "{source}", "-l:libcurl-gnutls.so.4")),
+    "libcurl-nss": ("libcurl.c", ("gcc", "{source}", "-l:libcurl-nss.so.4")),
+    "mbedtls": ("mbedtls.c", ("gcc", "{source}", "-lmbedtls", "-lmbedx509", "-lmbedcrypto")),
+    "wolfssl": ("wolfssl.c", ("gcc", "{source}", "-lwolfssl")),
+    "openssl_bio": ("openssl_bio.c", ("gcc", "{source}", "-lssl", "-lcrypto")),
+    "boringssl": (
+        "boringssl.c",
+        ("gcc", "{source}", f"-L{_ANDROID}", f"-Wl,-rpath,{_ANDROID}", "-l:libssl.so.0", "-l:libcrypto.so.0"),
+    ),
+    "go_client": ("go_client/main.go", ("go", "build", "{source}")),
+    "go_client_stripped": ("go_client/main.go", ("go", "build", "-ldflags=-s -w", "{source}")),
+    "go_client_pie": ("go_client/main.go", ("go", "build", "-buildmode=pie", "{source}")),
+    "go_server": ("go_server/main.go", ("go", "build", "{source}")),
+}
+
+
+def program(name: str) -> Path:
+    """The compiled program, made if it is missing or older than its source. Raises CalledProcessError."""
+    source_name, command = _PROGRAMS[name]
+    source, output = PROGRAMS / source_name, BUILT / name
+    newest = max(path.stat().st_mtime for path in (source, PROGRAMS / "by_hand.h"))
+    if output.exists() and output.stat().st_mtime >= newest:
+        return output
+    BUILT.mkdir(parents=True, exist_ok=True)
+    compiler, *arguments = (part.format(source=source) for part in command)
+    option = ("-o", str(output))
+    full = (
+        [compiler, "build", *option, *arguments[1:]]
+        if compiler == "go"
+        else [compiler, "-O2", *option, *arguments]
+    )
+    environment = {**os.environ, "GOCACHE": str(BUILT / "go-cache"), "GO111MODULE": "off"}
+    subprocess.run(full, check=True, capture_output=True, env=environment)
+    return output
+
+
+def build_for(command: tuple[str, ...]) -> None:
+    """The programs that a row's command names as ``{built}/program``."""
+    for part in command:
+        name = part.removeprefix("{built}/")
+        if name in _PROGRAMS:
+            program(name)

@@ -5,13 +5,17 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types pytest bench clean
+.PHONY: help install dev demo test lint types pytest test-stacks bench clean
 
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nginx shellcheck tshark
 # Compilers for the fixtures of ELF tests, and libraries that they look into.
-TEST_PACKAGES += android-libboringssl binutils gcc golang-go libc6-dev libgnutls-openssl27 libssl-dev
+TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls-openssl27 libnss3-tools libssl-dev
+STACKS_PACKAGES := apache2-bin aria2 default-jdk-headless  haproxy libcurl3-gnutls libcurl3-nss
+STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libmbedtls-dev libwolfssl-dev libwww-perl
+STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mod-nss lighttpd-mod-openssl
+STACKS_PACKAGES += lighttpd-mod-wolfssl nss-plugin-pem php-cli ruby stunnel4 wget wget2
 BENCH_PACKAGES := $(DEMO_PACKAGES) bpfcc-tools linux-headers-amd64 nginx wrk
 
 # NodeSource's nodejs brings npm along and conflicts with Debian's.
@@ -95,6 +99,17 @@ types: dev
 
 pytest: dev
 	status=0; $(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest || status=$$?; $(HAND_OVER); exit $$status
+
+# Real programs of every TLS stack, and the table of docs/tls.md from what they show. Their packages are their own.
+test-stacks: dev
+	@.ci/install-packages $(STACKS_PACKAGES)
+	test -x build/stacks/python/bin/pip || $(PYTHON) -m venv build/stacks/python
+	build/stacks/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/stacks/requirements.txt
+	mkdir -p build/stacks/node
+	cp tests/stacks/package.json build/stacks/node/
+	npm install --silent --no-audit --no-fund --prefix build/stacks/node
+	status=0; $(AS_ROOT) env STACKS_TABLE=docs/tls.md $(VENV)/bin/pytest -m kernel tests/stacks || status=$$?; \
+	    $(HAND_OVER); exit $$status
 
 bench: install
 	@.ci/install-packages $(BENCH_PACKAGES)

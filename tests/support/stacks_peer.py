@@ -140,7 +140,7 @@ def server_of(stack: Stack, folder: Path, backend: Peer) -> Iterator[tuple[list[
     }
     (folder / "configuration").write_text(fill((stack.configuration,), values)[0])
     log = folder / "server.log"
-    environment = {f"{name}={value}" for name, value in stack.environment.items()}
+    environment = [f"{name}={fill((value,), values)[0]}" for name, value in stack.environment.items()]
     command = ["env", f"--chdir={backend.root}", *environment, *fill(stack.command, values)]
     with log.open("wb") as output, running(command, stdout=output, stderr=output) as process:
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from stacks import Stack
 from stacks_clients import BORINGSSL, GNUTLS, GO, OPENSSL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NGINX = """
 daemon off;
@@ -97,9 +101,9 @@ def _http2(stack: Stack) -> tuple[Stack, Stack]:
     return stack, replace(stack, name=f"{stack.name}, HTTP/2", http2=True, quick=False)
 
 
-def _python(name: str, package: str, *arguments: str, library: str = OPENSSL, gap: str = "") -> Stack:
+def _python(name: str, package: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Stack:
     version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
-    return Stack(name, ("{python}", *arguments), library, version, gap=gap)
+    return Stack(name, ("{python}", *arguments), OPENSSL, version, environment or {})
 
 
 def _lighttpd(library: str, label: str) -> Stack:
@@ -212,7 +216,8 @@ SERVERS: tuple[Stack, ...] = (
             "{certificate}",
             "--keyfile",
             "{key}",
-            "file:{programs}/asgi.py:application",
+            "asgi:application",
+            environment={"PYTHONPATH": "{programs}"},
         )
     ),
     _python("Python http.server", "pip", "{programs}/servers.py", "threads", *_FILES),

@@ -24,7 +24,7 @@ _NUMBERS = {
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
 
-_BPF_MAP_LOOKUP_BATCH = 24
+_BPF_MAP_UPDATE_ELEM, _BPF_MAP_LOOKUP_BATCH = 2, 24
 _BATCH_ATTRIBUTE_BYTES = 56
 _BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
 _BPF_PROG_TYPE_KPROBE = 2
@@ -107,6 +107,18 @@ def read_hash_map(map_fd: int, key_bytes: int, value_bytes: int) -> Iterator[tup
                 raw_values[i * value_bytes : (i + 1) * value_bytes],
             )
         cursor, first = (cursor[1], cursor[0]), False
+
+
+def write_map(map_fd: int, key: bytes, value: bytes) -> None:
+    """Set one entry."""
+    key_buffer, value_buffer = (
+        ctypes.create_string_buffer(key, len(key)),
+        ctypes.create_string_buffer(value, len(value)),
+    )
+    attributes = struct.pack(
+        "<IIQQQ", map_fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0
+    )
+    _bpf(_BPF_MAP_UPDATE_ELEM, attributes)
 
 
 def has_uprobe_multi() -> bool:

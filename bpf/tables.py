@@ -117,6 +117,11 @@ class Tables:
         """The map of held processes, for the guard."""
         return int(self._kernel.table("held").map_fd)
 
+    @property
+    def settings_map(self) -> int:
+        """The settings, for the guard."""
+        return int(self._kernel.table("settings").map_fd)
+
     def set(self, own_pid: int, flags: Iterable[str], cgroups: tuple[int, int] = (0, 0)) -> None:
         """Start (own_pid > 0), with flags by their names in events.h, or stop (0) reporting."""
         table = self._kernel.table("settings")

@@ -1,8 +1,9 @@
-"""Lets stopped processes go on when the recorder has died, however it died: ``python -m capture.guard FD``.
+"""Lets stopped processes go on when the recorder has died, however it died: ``python -m capture.guard FD FD FD``.
 
-A process of its own, in a session of its own, that does nothing but wait. It holds a descriptor of the kernel
-side's map of held processes, and the other end of a socket of the recorder's. When that closes without a word,
-the recorder is gone, and what it had stopped gets SIGCONT. The programs that stop processes are gone with it.
+A process of its own, in a session of its own, that does nothing but wait. It holds descriptors of the kernel
+side's settings and of its map of held processes, and the other end of a socket of the recorder's. When that closes
+without a word, the recorder is gone. Its programs are detached one by one then, which can take seconds: so the
+settings are cleared first, which stops them all, and then what was held gets SIGCONT.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import subprocess
 import sys
 import time
 
-from bpf import system
+from bpf import abi, system
 
 _KEY_BYTES, _VALUE_BYTES = 4, 1
-# A program that was running when the recorder died may still have stopped a process.
+# A program that was running when the settings were cleared may still have stopped a process.
 _LOOKS_S = (0.0, 0.05, 0.5)
 _DONE = b"done"
 
@@ -26,13 +27,13 @@ _DONE = b"done"
 class Guard:
     """The recorder's side."""
 
-    def __init__(self, held_map: int) -> None:
+    def __init__(self, settings_map: int, held_map: int) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 # -P: not from the working directory, which may be anyone's.
-                [sys.executable, "-P", "-m", "capture.guard", str(theirs.fileno()), str(held_map)],
-                pass_fds=(theirs.fileno(), held_map),
+                [sys.executable, "-P", "-m", "capture.guard", str(theirs.fileno()), str(settings_map), str(held_map)],
+                pass_fds=(theirs.fileno(), settings_map, held_map),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
@@ -53,7 +54,7 @@ def release(held_map: int) -> None:
             os.kill(int.from_bytes(key, sys.byteorder), signal.SIGCONT)
 
 
-def main(socket_fd: int, held_map: int) -> None:
+def main(socket_fd: int, settings_map: int, held_map: int) -> None:
     """Wait for the recorder's word, or its death."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -61,10 +62,11 @@ def main(socket_fd: int, held_map: int) -> None:
         recorder.sendall(b"r")
         word = recorder.recv(len(_DONE))
     if word != _DONE:
+        system.write_map(settings_map, bytes(4), bytes(abi.header().layouts["settings"].codec.size))
         for pause in _LOOKS_S:
             time.sleep(pause)
             release(held_map)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*(int(argument) for argument in sys.argv[1:4]))

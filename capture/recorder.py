@@ -117,7 +117,7 @@ class Recorder:
             for warning in pipeline.attach(looks, command):
                 self._say(f"Warning: {warning}")
             if self._plan.hold:
-                guard = Guard(pipeline.tables.held_map)
+                guard = Guard(pipeline.tables.settings_map, pipeline.tables.held_map)
             pipeline.start(with_command=bool(command))
             with _Signals(self._stop, command):
                 self._exporter.flush()

@@ -26,6 +26,7 @@ from exporters.http import ExchangeReader, Limits, Notes
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import BinaryIO
 
 # How often a file that does not grow is looked at, and how old the archive on disk may be.
@@ -38,8 +39,10 @@ NICE = 5
 class GrowingFile(io.RawIOBase):
     """A file that somebody appends to; its end is the end only once ``writer`` (a pipe) has been closed."""
 
-    def __init__(self, file: int, writer: int) -> None:
+    def __init__(self, file: int, writer: int, idle: Callable[[], None]) -> None:
+        """``idle`` is called now and again while the file does not grow."""
         super().__init__()
+        self._idle = idle
         self._file = file
         self._writer = writer
         self._ended = False
@@ -55,6 +58,7 @@ class GrowingFile(io.RawIOBase):
             count = os.readv(self._file, [buffer])
             if count or ended:
                 return count
+            self._idle()
             # Once more after the writer's end: it may have written in between.
             self._ended = bool(select.select([self._writer], [], [], POLL_INTERVAL_S)[0])
 
@@ -66,14 +70,20 @@ def follow(capture: int, output: BinaryIO, writer: int, maker: EntryMaker, limit
     har = HarWriter(output, maker)
     har.flush()
     flushed = time.monotonic()
-    with contextlib.suppress(CaptureFormatError), io.BufferedReader(GrowingFile(capture, writer)) as file:
+
+    def flush_in_time() -> None:
+        nonlocal flushed
+        now = time.monotonic()
+        if now - flushed > FLUSH_INTERVAL_S:
+            har.flush()
+            flushed = now
+
+    growing = GrowingFile(capture, writer, flush_in_time)
+    with contextlib.suppress(CaptureFormatError), io.BufferedReader(growing) as file:
         for item in read_streams(file):
             for exchange in reader.feed(item):
                 har.write(exchange)
-            now = time.monotonic()
-            if now - flushed > FLUSH_INTERVAL_S:
-                har.flush()
-                flushed = now
+            flush_in_time()
     for exchange in reader.close():
         har.write(exchange)
     har.close(notes)

@@ -1,0 +1,129 @@
+"""Code that is first used while recording: it gets its probes, in time, and nobody stays stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from clients import curl_command
+from processes import wait_until
+from recording import entries, plaintap, record, record_command, response_sha256, settle
+
+if TYPE_CHECKING:
+    from servers import Servers
+
+pytestmark = pytest.mark.kernel
+
+
+def library_of_its_own(folder: Path) -> dict[str, str]:
+    """An environment in which programs load a copy of libssl that nobody has seen."""
+    folder.mkdir()
+    found = subprocess.run(["ldconfig", "-p"], check=True, capture_output=True, text=True).stdout
+    path = next(line.split("=> ")[1] for line in found.splitlines() if "libssl.so.3 " in line)
+    shutil.copy(path, folder / "libssl.so.3")
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+
+
+def stopped(pids: list[int]) -> list[int]:
+    """Those of the processes that are stopped."""
+    found = []
+    for pid in pids:
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] in "Tt":
+            found.append(pid)
+    return found
+
+
+def test_a_command_s_own_library_loses_not_a_byte(servers: Servers, tmp_path: Path) -> None:
+    for attempt in range(5):
+        environment = library_of_its_own(tmp_path / f"lib{attempt}")
+        path = tmp_path / f"{attempt}.pcapng"
+        command = curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull)
+        inside = ["env", f"LD_LIBRARY_PATH={environment['LD_LIBRARY_PATH']}", *command]
+        done = record_command(path, inside)
+        assert done.returncode == 0, done.stderr
+        (entry,) = entries(path)
+        assert entry["response"]["status"] == 200
+        assert response_sha256(entry) in [h["value"] for h in entry["response"]["headers"]]
+
+
+def test_held_processes_that_anyone_starts(servers: Servers, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    with record(path, "--hold", "--port", servers.https) as recording:
+        environment = library_of_its_own(tmp_path / "lib")
+        subprocess.run(
+            curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull),
+            env=environment,
+            check=True,
+        )
+        settle()
+        recording.stop()
+    assert [entry["_comm"] for entry in entries(path)] == ["curl"]
+
+
+def test_without_hold_a_library_is_found_soon(servers: Servers, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    with record(path, "-c", "curl", "--port", servers.https) as recording:
+        environment = library_of_its_own(tmp_path / "lib")
+        for _ in range(3):
+            command = curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull)
+            subprocess.run(command, env=environment, check=True)
+            time.sleep(0.2)
+        settle()
+        recording.stop()
+    assert len(entries(path)) >= 2
+
+
+def test_whatever_kills_the_recorder_nobody_stays_stopped(servers: Servers, tmp_path: Path) -> None:
+    script = (
+        "import os, shutil, subprocess, sys\n"
+        "for n in range(400):\n"
+        "    new = f'{sys.argv[1]}/true{n}'\n"
+        "    shutil.copy('/bin/true', new)\n"
+        "    subprocess.run([new])\n"
+        "    os.unlink(new)\n"
+    )
+    for attempt in range(3):
+        with (
+            record(tmp_path / f"{attempt}.pcapng", "--hold", "-u", "root") as recording,
+            subprocess.Popen(["python3", "-c", script, tmp_path]) as busy,
+        ):
+            time.sleep(0.1 + random.random() / 2)
+            recording.process.send_signal(signal.SIGKILL)
+            recording.wait()
+            assert busy.wait(30) == 0
+    children = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    assert stopped(children) == []
+
+
+def test_a_live_archive_is_whole_at_every_moment(servers: Servers, tmp_path: Path) -> None:
+    path, archive = tmp_path / "a.pcapng", tmp_path / "a.har"
+    command = curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull)
+    with record(path, "--port", servers.https, "--har", archive) as recording:
+        wait_until(lambda: archive.stat().st_size > 0, "the archive's beginning", 10)
+        for count in range(1, 4):
+            subprocess.run(command, check=True)
+            deadline = time.monotonic() + 10
+            while len(json.loads(archive.read_bytes())["log"]["entries"]) < count:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        recording.process.send_signal(signal.SIGKILL)
+        recording.wait()
+    deadline = time.monotonic() + 10
+    while len(json.loads(archive.read_bytes())["log"]["entries"]) != 3:
+        assert time.monotonic() < deadline
+    assert archive.stat().st_mode & 0o777 == 0o600
+    exported = plaintap("export", path, "-o", tmp_path / "b.har")
+    assert exported.returncode == 0, exported.stderr
+    later = json.loads((tmp_path / "b.har").read_bytes())["log"]["entries"]
+    live = json.loads(archive.read_bytes())["log"]["entries"]
+    assert [e["request"]["url"] for e in live] == [e["request"]["url"] for e in later]
+    assert [e["response"]["content"] for e in live] == [e["response"]["content"] for e in later]

@@ -61,7 +61,8 @@ struct session {
 	u64 handshake_started;
 	u32 library;
 	u8 established;
-	u8 pad[3];
+	u8 tunnels;		/* what it carries is another session's records */
+	u8 pad[2];
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */

@@ -72,6 +72,28 @@ INLINE struct tls_call *tls_returning(struct pt_regs *ctx, struct tls_call_key *
 	return call && call->stack == STACK_AT_RETURN(ctx) ? call : NULL;
 }
 
+/* TLS in TLS (HTTPS over an HTTPS proxy): what this call moved are the records of the session around it, which goes
+ * over the same socket, and whose plaintext is what matters. A call in a callback is inside another's too, but what
+ * it writes is no record; a session that has once written another's says nothing of its own again. */
+INLINE int carries_records(struct tls_call *call, struct session *s, u32 tid, u32 direction)
+{
+	struct tls_call_key key = {.tid = tid};
+	struct tls_call *around = tls_calls.lookup(&key);
+	u8 head[11] = {};
+
+	if (!around || around->ssl == call->ssl || around->stack <= call->stack)
+		return 0;
+	if (!s->tunnels) {
+		if (direction != DIRECTION_SENT || bpf_probe_read_user(head, sizeof(head), (void *)call->buffer) ||
+		    !is_client_hello(head, sizeof(head)))
+			return 0;
+		s->tunnels = 1;
+	}
+	around->sk = call->connection ? call->sk : s->sk;
+	around->connection = call->connection ? call->connection : s->connection;
+	return 1;
+}
+
 /* 1: n bytes of plaintext are set up for the copying program. */
 INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 {
@@ -80,6 +102,10 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	struct connection *c;
 
 	count(COUNTER_PLAINTEXT_REPORTED, n);
+	if (s && carries_records(call, s, tid, d)) {
+		count(COUNTER_PLAINTEXT_FILTERED, n);
+		return 0;
+	}
 	if (!s) {
 		count(COUNTER_PLAINTEXT_RING_FULL, n);
 		return 0;

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-import socket
 import subprocess
 from dataclasses import dataclass, field
 from functools import cache
@@ -59,16 +57,9 @@ class Stack:
     exchanges: tuple[str, ...] = ("/download", "/upload/body")
     configuration: str = ""
     http2: bool = False
-    sni: bool = True
     readable: bool = True
     gap: str = ""
     quick: bool = False
-
-    @property
-    def missing(self) -> str | None:
-        """The program that is not installed, or None."""
-        program = fill(self.command[:1], {})[0]
-        return None if "{" in program or shutil.which(program) else program
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +217,3 @@ def told_by_curl(log: str) -> Truth:
     ports = {int(port) for port in re.findall(r"local port (\d+)", log)}
     (port,) = ports
     return Truth(port, alpn[1] if alpn else None, "localhost")
-
-
-def accepts(port: int) -> bool:
-    """Whether somebody listens on the port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

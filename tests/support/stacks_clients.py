@@ -12,24 +12,30 @@ _PROGRAM = ("{url}", "{certificate}", "{upload}")
 _BY_HAND = ("{port}", "{certificate}", "{upload}")
 _CURL = ("--silent", "--show-error", "--fail", "--cacert", "{certificate}", "--output", "/dev/null")
 _DOWNLOAD = ("/download",)
+_UNDICI = ("sh", "-c", "grep '\"version\"' {node_modules}/undici/package.json")
 
 
 def _python(name: str, module: str, *arguments: str, http2: bool = False, **fields: object) -> Stack:
     package, _, program = module.partition(":")
-    version = (
-        "{python}",
-        "-c",
-        f"import importlib.metadata as m; print(m.version('{package}'))",
-    )
+    version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
+    if package == "python":
+        version = ("{python}", "--version")
     command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, *arguments)
     values: dict[str, object] = {"library": OPENSSL, **fields}
     return Stack(name, command, version=version, http2=http2, **values)  # type: ignore[arg-type]  # a row's fields
 
 
-def _node(name: str, program: str, *, http2: bool = False, quick: bool = False) -> Stack:
+def _node(
+    name: str,
+    program: str,
+    *,
+    http2: bool = False,
+    quick: bool = False,
+    version: tuple[str, ...] = ("node", "--version"),
+) -> Stack:
     environment = {"NODE_EXTRA_CA_CERTS": "{certificate}", "STACKS_NODE": "{built}/node"}
     command = ("node", f"{{programs}}/{program}.mjs", *_PROGRAM)
-    return Stack(name, command, OPENSSL, ("node", "--version"), environment, http2=http2, quick=quick)
+    return Stack(name, command, OPENSSL, version, environment, http2=http2, quick=quick)
 
 
 CLIENTS: tuple[Stack, ...] = (
@@ -134,7 +140,7 @@ CLIENTS: tuple[Stack, ...] = (
         ("dpkg-query", "--show", "libnss3"),
         quick=True,
     ),
-    _python("Python http.client", "pip:http"),
+    _python("Python http.client", "python:http"),
     _python("requests", "requests:requests"),
     _python("urllib3", "urllib3:urllib3"),
     _python("httpx", "httpx:httpx", "sync", "1"),
@@ -142,7 +148,7 @@ CLIENTS: tuple[Stack, ...] = (
     _python("httpx on asyncio, HTTP/2", "httpx:httpx", "async", "2", http2=True),
     _python("aiohttp", "aiohttp:aiohttp", "asyncio"),
     _python("aiohttp on uvloop", "uvloop:aiohttp", "uvloop"),
-    _python("asyncio streams", "pip:streams", "asyncio"),
+    _python("asyncio streams", "python:streams", "asyncio"),
     _python("uvloop streams", "uvloop:streams", "uvloop"),
     _python("trio", "trio:streams", "trio"),
     _python("gevent", "gevent:streams", "gevent"),
@@ -153,7 +159,7 @@ CLIENTS: tuple[Stack, ...] = (
     _node("Node https", "https"),
     _node("Node http2", "http2", http2=True),
     _node("Node fetch", "fetch", quick=True),
-    _node("undici", "undici"),
+    _node("undici", "undici", version=_UNDICI),
     Stack(
         "Bun fetch",
         ("{node_modules}/bun/bin/bun.exe", "{programs}/fetch.mjs", *_PROGRAM),

@@ -103,6 +103,8 @@ def _http2(stack: Stack) -> tuple[Stack, Stack]:
 
 def _python(name: str, package: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Stack:
     version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
+    if package == "python":
+        version = ("{python}", "--version")
     return Stack(name, ("{python}", *arguments), OPENSSL, version, environment or {})
 
 
@@ -220,7 +222,7 @@ SERVERS: tuple[Stack, ...] = (
             environment={"PYTHONPATH": "{programs}"},
         )
     ),
-    _python("Python http.server", "pip", "{programs}/servers.py", "threads", *_FILES),
+    _python("Python http.server", "python", "{programs}/servers.py", "threads", *_FILES),
     _python("aiohttp.web", "aiohttp", "{programs}/servers.py", "aiohttp", *_FILES),
     _python("tornado", "tornado", "{programs}/servers.py", "tornado", *_FILES),
     _python("gevent.pywsgi", "gevent", "{programs}/servers.py", "gevent", *_FILES),

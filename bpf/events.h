@@ -27,7 +27,8 @@ enum sample_kind {
 	SAMPLE_HANDSHAKE = 6,	/* a TLS handshake function returned success; position holds its start time */
 	SAMPLE_EXEC = 7,	/* payload: file name, NUL, arguments each ended by NUL */
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
-	SAMPLE_NEW_CODE = 9,	/* a process runs or maps a file that was not looked at: inode in position, device in length */
+	SAMPLE_NEW_CODE = 9,	/* a process runs or maps a file that was not looked at: inode in position, device in
+				 * length, in reason whether it is held */
 };
 
 /* Seen from the process that was recorded. */

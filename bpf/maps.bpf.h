@@ -30,12 +30,12 @@ struct connection {
 	u8 comm[COMM_BYTES];
 };
 
-/* What a holder of a connection calls it. */
+/* What a process calls a connection: {tgid, fd}, and which file that was. */
 struct descriptor_key {
 	u32 tgid, fd;
 };
 struct descriptor {
-	u64 sk, id;
+	u64 file, sk, id;
 };
 
 /* A system call in flight. */

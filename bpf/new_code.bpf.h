@@ -5,6 +5,7 @@
  */
 #define PROT_EXEC 4
 #define SIGSTOP 19
+#define PIDTYPE_PGID 2
 
 struct file_key {
 	u64 inode;
@@ -14,6 +15,21 @@ struct file_key {
 BPF_TABLE("lru_hash", struct file_key, u8, known_files, 65536);
 /* Processes that we stopped. key: tgid. Deleted by user space when it lets them go on; the guard's list. */
 BPF_HASH(held, u32, u8, 8192);
+
+/* Whether a stop would be noticed: a shell with job control puts each job in a process group of its own, waits for
+ * stops too, and would take it for the user's. */
+INLINE int is_a_shell_s_job(void)
+{
+	u64 task = 0, parent = 0, signal = 0, group = 0, parent_group = 0;
+
+	READ_KERNEL(task, bpf_get_current_task() + OFFSET_task_struct_group_leader);
+	READ_KERNEL(signal, task + OFFSET_task_struct_signal);
+	READ_KERNEL(group, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
+	READ_KERNEL(parent, task + OFFSET_task_struct_real_parent);
+	READ_KERNEL(signal, parent + OFFSET_task_struct_signal);
+	READ_KERNEL(parent_group, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
+	return group != parent_group;
+}
 
 INLINE void new_code(u64 id, u64 file)
 {
@@ -46,8 +62,10 @@ INLINE void new_code(u64 id, u64 file)
 	r->tgid = tgid;
 	r->tid = id;
 	/* Listed before it is stopped, told after: whoever dies in between leaves nothing behind. */
-	if ((s->flags & HOLD_NEW_CODE) && !held.update(&tgid, &one))
+	if ((s->flags & HOLD_NEW_CODE) && !is_a_shell_s_job() && !held.update(&tgid, &one)) {
+		r->reason = 1;
 		bpf_send_signal(SIGSTOP);
+	}
 	submit(r);
 }
 

@@ -29,8 +29,8 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm", "signal"),
-    "signal_struct": ("live",),
+    "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent"),
+    "signal_struct": ("live", "pids"),
     "mm_struct": ("arg_start", "arg_end"),
     "linux_binprm": ("filename", "file"),
     "super_block": ("s_dev",),
@@ -179,7 +179,7 @@ def _has_uprobe_multi() -> bool:
     except OSError as error:
         raise ProgramError(
             f"The kernel loads no BPF programs ({error.strerror}): "
-            "plaintap needs CONFIG_BPF_SYSCALL, Linux 5.8 or newer."
+            "plaintap needs CONFIG_BPF_SYSCALL, Linux 5.12 or newer."
         ) from None
 
 

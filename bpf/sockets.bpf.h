@@ -105,14 +105,32 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 	return c;
 }
 
-/* Remembers what this process calls the connection, so that close() and user space can tell. */
-INLINE void hold(u32 tgid, u32 fd, u64 sk, u64 id)
+/* Remembers which connection a descriptor is: the next call on it need not look closely. */
+INLINE void hold(u32 tgid, u32 fd, u64 file, u64 sk, u64 id)
+{
+	struct descriptor_key key = {.tgid = tgid, .fd = fd};
+	struct descriptor value = {.file = file, .sk = sk, .id = id};
+	if (descriptors.update(&key, &value))
+		count(COUNTER_TABLE_FULL, 1);
+}
+
+/* The connection that a descriptor was when it was last used, if it is that still: the same file with the same
+ * socket, whose entry has not been replaced. */
+INLINE struct connection *held_connection(u32 tgid, u32 fd, u64 file, u64 *sk)
 {
 	struct descriptor_key key = {.tgid = tgid, .fd = fd};
 	struct descriptor *known = descriptors.lookup(&key);
-	if (known && known->id == id)
-		return;
-	struct descriptor value = {.sk = sk, .id = id};
-	if (descriptors.update(&key, &value))
-		count(COUNTER_TABLE_FULL, 1);
+	struct connection *c;
+	u64 socket = 0, now = 0, id;
+
+	if (!known || known->file != file)
+		return NULL;
+	*sk = known->sk;
+	id = known->id;
+	READ_KERNEL(socket, file + OFFSET_file_private_data);
+	READ_KERNEL(now, socket + OFFSET_socket_sk);
+	if (now != *sk)
+		return NULL;
+	c = connections.lookup(sk);
+	return c && c->id == id ? c : NULL;
 }

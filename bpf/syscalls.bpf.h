@@ -29,13 +29,20 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	u32 tid = id, tgid = id >> 32;
 	struct sock_reference s = {};
 	struct connection *c;
+	u64 file;
 
-	if (!wanted(id) || !tcp_socket_of(file_of(fd), &s))
+	if (!wanted(id))
 		return;
-	c = connection_of(&s, tgid, fd);
-	if (!c)
-		return;
-	hold(tgid, fd, s.sk, c->id);
+	file = file_of(fd);
+	c = held_connection(tgid, fd, file, &s.sk);
+	if (!c) {
+		if (!tcp_socket_of(file, &s))
+			return;
+		c = connection_of(&s, tgid, fd);
+		if (!c)
+			return;
+		hold(tgid, fd, file, s.sk, c->id);
+	}
 	struct syscall call = {
 		.sk = s.sk, .id = c->id, .entered = bpf_ktime_get_ns(), .buffer = buffer, .blocks = blocks,
 		.direction = direction, .flags = flags,

@@ -42,7 +42,8 @@ _CAPABILITIES = {
     "CAP_BPF": 39,
 }
 _NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
-_OLDEST_KERNEL = (5, 8)
+# The first with atomic additions that return the value before.
+_OLDEST_KERNEL = (5, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _kernel() -> Check:
     release = platform.release()
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     if numbers < _OLDEST_KERNEL:
-        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.8 or newer")
+        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.12 or newer")
     return Check("kernel", f"Linux {release}, {platform.machine()}")
 
 

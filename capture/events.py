@@ -165,12 +165,16 @@ class ProgramExecuted:
 
 @dataclass(frozen=True, slots=True)
 class NewCodeUsed:
-    """A process runs or maps a file that was not looked at; ``device`` is the kernel's number."""
+    """A process runs or maps a file that was not looked at; ``device`` is the kernel's number.
+
+    ``held`` is whether the process is stopped until it is let go.
+    """
 
     pid: int
     time: int
     device: int
     inode: int
+    held: bool
 
 
 Event = (
@@ -294,7 +298,7 @@ class Decoder:
         return SessionFreed(head[7], head[5] + self._offset)
 
     def _new_code(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> NewCodeUsed:
-        return NewCodeUsed(head[10], head[5] + self._offset, head[9], head[8])
+        return NewCodeUsed(head[10], head[5] + self._offset, head[9], head[8], bool(head[2]))
 
     def _executed(self, buffer: bytes, start: int, head: tuple[int, ...]) -> ProgramExecuted:
         at = start + self._head.size

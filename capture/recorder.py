@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpf import abi
@@ -49,6 +51,10 @@ DEFAULT_RING_BYTES = 32 << 20
 FLUSH_INTERVAL_S = 0.5
 # How often things that wait for time, not for events, are looked at.
 TICK_INTERVAL_S = 0.02
+# How long an end that found no room in the ring may wait to be told.
+SWEEP_INTERVAL_S = 2.0
+# The first PID namespace's inode, the same on every machine (include/linux/proc_ns.h).
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 # Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
 # and what it misses never comes back.
 NICE = -10
@@ -77,6 +83,10 @@ class Exporter:
     finish: Callable[[Ledger], None]
 
 
+class PidNamespaceError(PlaintapError):
+    """Processes cannot be told apart from here."""
+
+
 class WriteError(PlaintapError):
     """The output takes no more."""
 
@@ -93,8 +103,10 @@ class Recorder:
 
     def run(self) -> Ledger:
         """Record until a signal, the duration's or the command's end. Raises PlaintapError."""
+        _require_first_pid_namespace()
         # Forked first: no threads yet, and none of our descriptors.
         command = Command(self._plan.command) if self._plan.command else None
+        _allow_descriptors()
         files = TlsFiles(ProbeCatalog(default_cache_file()))
         try:
             with ThreadPoolExecutor(1) as beside:
@@ -114,8 +126,8 @@ class Recorder:
     def _record(self, pipeline: _Pipeline, looks: Sequence[Look], command: Command | None) -> Ledger:
         guard = None
         try:
-            for warning in pipeline.attach(looks, command):
-                self._say(f"Warning: {warning}")
+            pipeline.attach(looks, command)
+            self._say_warnings(pipeline)
             if self._plan.hold:
                 guard = Guard(pipeline.tables.settings_map, pipeline.tables.held_map)
             pipeline.start(with_command=bool(command))
@@ -144,6 +156,7 @@ class Recorder:
             if now >= next_tick:
                 next_tick = now + TICK_INTERVAL_S
                 pipeline.tick(now)
+                self._say_warnings(pipeline)
                 if command and command.poll():
                     self.exit_code = command.exit_code or 0
                     return
@@ -152,6 +165,10 @@ class Recorder:
             if now >= next_flush:
                 next_flush = now + FLUSH_INTERVAL_S
                 self._exporter.flush()
+
+    def _say_warnings(self, pipeline: _Pipeline) -> None:
+        for warning in pipeline.take_warnings():
+            self._say(f"Warning: {warning}")
 
     def _give_up(self, pipeline: _Pipeline, command: Command | None, error: OSError) -> None:
         """A recording that cannot be written ends, and does not take its command with it."""
@@ -174,7 +191,7 @@ class _Pipeline:
         self.tables = Tables(kernel)
         self._probes = Probes(kernel)
         self._tls = TlsProbes(self._probes, self.tables.know_file)
-        self._new_code = NewCode(self.tables, files, self._tls, holding=plan.hold)
+        self._new_code = NewCode(self.tables, files, self._tls)
         self._names = ProcessNames()
         self._clock_offset = time.time_ns() - time.monotonic_ns()
         self._decoder = Decoder(header.layouts, header.constants, self._clock_offset)
@@ -185,12 +202,14 @@ class _Pipeline:
             all_protocols="all" in plan.targets.protocols,
         )
         self._cgroups = (0, 0)
+        self._next_sweep = 0.0
+        self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
         self._now = time.time_ns()
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes))
 
-    def attach(self, looks: Sequence[Look], command: Command | None) -> Sequence[str]:
-        """Put all probes in place; warnings for the user."""
+    def attach(self, looks: Sequence[Look], command: Command | None) -> None:
+        """Put all probes in place."""
         if command:
             self.tables.choose_pid(command.pid, Choice.WANTED)
         targets = self._plan.targets
@@ -200,7 +219,11 @@ class _Pipeline:
         )
         self._probes.attach_tracepoints()
         self._tls.attach(looks)
-        return self._tls.warnings
+
+    def take_warnings(self) -> Sequence[str]:
+        """What the user should know, once."""
+        warnings, self._tls.warnings = self._tls.warnings, []
+        return warnings
 
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables
@@ -248,6 +271,19 @@ class _Pipeline:
         """What waits for time."""
         self._write(self._connections.tick(self._now))
         self._new_code.tick(now)
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL_S
+            self._collect_ends()
+
+    def _collect_ends(self) -> None:
+        """Ends that found no room in the ring wait in the kernel's table."""
+        pending = self.tables.counters()["ends_pending"]
+        if pending != self._ends_collected:
+            self._ends_collected = pending
+            for c in list(self.tables.connections()):
+                if c.ended:
+                    self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
+                    self.tables.forget_connection(c.key)
 
     def end(self) -> Ledger:
         """Stop reporting, take what was reported, and draw up the ledger."""
@@ -288,6 +324,22 @@ class _Pipeline:
     def _write(self, items: Iterable[StreamItem]) -> None:
         for item in items:
             self._exporter.write(item)
+
+
+def _require_first_pid_namespace() -> None:
+    """The kernel side knows processes by their numbers in the first PID namespace."""
+    if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:
+        raise PidNamespaceError(
+            "plaintap runs in a PID namespace of its own (a container's), where the kernel's process numbers mean "
+            "others: run it on the host, or with the host's (docker run --pid=host)."
+        )
+
+
+def _allow_descriptors() -> None:
+    """Each library holds two until the end."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Signals:

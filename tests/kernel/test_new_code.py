@@ -127,3 +127,17 @@ def test_a_live_archive_is_whole_at_every_moment(servers: Servers, tmp_path: Pat
     live = json.loads(archive.read_bytes())["log"]["entries"]
     assert [e["request"]["url"] for e in live] == [e["request"]["url"] for e in later]
     assert [e["response"]["content"] for e in live] == [e["response"]["content"] for e in later]
+
+
+def test_parents_that_watch_for_stops_are_none_the_wiser(tmp_path: Path) -> None:
+    for name in ("ls", "bash"):
+        shutil.copy(f"/bin/{name}", tmp_path / f"new-{name}")
+    job = record_command(
+        tmp_path / "a.pcapng", ["bash", "-c", f"set -m; {tmp_path}/new-ls / > /dev/null; echo ended with $?"]
+    )
+    assert job.stdout == "ended with 0\n"
+    assert "Stopped" not in job.stderr
+    other_user = record_command(
+        tmp_path / "b.pcapng", ["su", "root", "-s", tmp_path / "new-bash", "-c", "echo in a shell"]
+    )
+    assert (other_user.returncode, other_user.stdout) == (0, "in a shell\n")

@@ -176,3 +176,15 @@ def test_the_command_does_not_hold_our_descriptors(tmp_path: Path) -> None:
     assert "bpf" not in done.stdout
     assert str(capture) not in done.stdout
     assert RUN_VARIABLE in os.environ
+
+
+def test_in_a_pid_namespace_of_its_own(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcapng"
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", PLAINTAP, "record", "-w", capture, "-d", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "--pid=host" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not capture.exists()

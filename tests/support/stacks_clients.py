@@ -17,7 +17,11 @@ _UNDICI = ("sh", "-c", "grep '\"version\"' {node_modules}/undici/package.json")
 
 def _python(name: str, module: str, *arguments: str, http2: bool = False, **fields: object) -> Stack:
     package, _, program = module.partition(":")
-    version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
+    version: tuple[str, ...] = (
+        "{python}",
+        "-c",
+        f"import importlib.metadata as m; print(m.version('{package}'))",
+    )
     if package == "python":
         version = ("{python}", "--version")
     command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, *arguments)

@@ -102,7 +102,11 @@ def _http2(stack: Stack) -> tuple[Stack, Stack]:
 
 
 def _python(name: str, package: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Stack:
-    version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
+    version: tuple[str, ...] = (
+        "{python}",
+        "-c",
+        f"import importlib.metadata as m; print(m.version('{package}'))",
+    )
     if package == "python":
         version = ("{python}", "--version")
     return Stack(name, ("{python}", *arguments), OPENSSL, version, environment or {})

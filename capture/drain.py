@@ -1,7 +1,8 @@
-"""The thread that empties the ring: it copies batches to a queue and does nothing that could wait for a file.
+"""The thread that empties the ring: it copies batches to a queue and does nothing that could wait for a parser.
 
-When the queue is full (the disk stalls, or the machine is too busy to write), the ring fills up next, and then
-the kernel side counts what it could not place: loss is bounded, exact, and never costs memory.
+When the queue is full (a burst, or a machine too busy to write), batches go to a file (capture.spool); when that
+can take no more, the ring fills up, and then the kernel side counts what it could not place: loss is bounded,
+exact, and never costs memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
+
+from capture.spool import Spool, Spooled
 
 if TYPE_CHECKING:
     from bpf.ring import Batch, Ring
@@ -29,9 +32,11 @@ _GROW_S = 0.001
 class Drain:
     """Owns the consumer's end of the ring."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, spool: Spool) -> None:
         self._ring = ring
-        self._queue: deque[Batch] = deque()
+        self._spool = spool
+        self._spooled = 0  # entries of the queue that are in the file
+        self._queue: deque[Batch | Spooled] = deque()
         self._queued_bytes = 0
         self._ready = threading.Condition()
         self._stopping = threading.Event()
@@ -46,9 +51,14 @@ class Drain:
         with self._ready:
             if not self._queue and not self._ready.wait_for(lambda: bool(self._queue), timeout):
                 return None
-            batch = self._queue.popleft()
-            self._queued_bytes -= len(batch.buffer)
-            return batch
+            entry = self._queue.popleft()
+            if not isinstance(entry, Spooled):
+                self._queued_bytes -= len(entry.buffer)
+                return entry
+        batch = self._spool.take(entry)
+        with self._ready:
+            self._spooled -= 1
+        return batch
 
     def stop(self) -> None:
         """End the thread when the ring is empty. Nothing may be reporting into it any more."""
@@ -64,18 +74,31 @@ class Drain:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             stopping = self._stopping.is_set()
-            if self._queued_bytes > MAX_QUEUED_BYTES:
-                time.sleep(_GROW_S)
-                continue
             batch = self._ring.drain()
             if batch is None:
                 if stopping:
                     return
                 time.sleep(POLL_INTERVAL_S)
                 continue
-            with self._ready:
-                self._queue.append(batch)
-                self._queued_bytes += len(batch.buffer)
-                self._ready.notify()
+            self._put(batch)
             if len(batch.buffer) < 1 << 18 and not stopping:
                 time.sleep(_GROW_S)
+
+    def _put(self, batch: Batch) -> None:
+        """Into memory if there is room; else into the file; else wait, and let the ring fill."""
+        while self._queued_bytes > MAX_QUEUED_BYTES:
+            with self._ready:
+                if not self._spooled:
+                    self._spool.rewind()
+            entry = self._spool.put(batch)
+            if entry:
+                with self._ready:
+                    self._queue.append(entry)
+                    self._spooled += 1
+                    self._ready.notify()
+                return
+            time.sleep(_GROW_S)
+        with self._ready:
+            self._queue.append(batch)
+            self._queued_bytes += len(batch.buffer)
+            self._ready.notify()

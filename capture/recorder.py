@@ -34,6 +34,7 @@ from capture.ledger import Ledger, balance
 from capture.new_code import NewCode
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.process_names import ProcessNames
+from capture.spool import Spool
 from capture.tls_probes import TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ class _Pipeline:
         self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
         self._now = time.time_ns()
-        self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes))
+        self._spool = Spool()
+        self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes), self._spool)
 
     def attach(self, looks: Sequence[Look], command: Command | None) -> None:
         """Put all probes in place."""
@@ -309,6 +311,7 @@ class _Pipeline:
         """Let go of all probes; nothing is reported from now on."""
         self.tables.set(0, ())
         self._probes.detach()
+        self._spool.close()
 
     def _missed_end(self, c: OpenConnection, now: int) -> ConnectionEnded:
         """The end of a connection that found no room in the ring."""

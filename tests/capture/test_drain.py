@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 import pytest
 from processes import wait_until
 
+from bpf.ring import Batch as RealBatch
 from capture import drain
 from capture.drain import MAX_QUEUED_BYTES, Drain
+from capture.spool import Spool
 
 
 class Batch:
@@ -33,6 +36,16 @@ class Ring:
         return self.batches.pop(0)
 
 
+class NoSpool:
+    """A disk without room."""
+
+    def put(self, batch):
+        return None
+
+    def rewind(self):
+        """Nothing to give back."""
+
+
 @pytest.fixture(autouse=True)
 def this_thread_is_not_hurried(monkeypatch):
     monkeypatch.setattr(drain.os, "setpriority", lambda *_: None)
@@ -50,7 +63,7 @@ def taken(under_test, count):
 
 def test_batches_come_in_order_and_all_of_them():
     batches = [item for number in range(50) for item in (Batch(number, 100), None)]
-    under_test = Drain(Ring(batches))
+    under_test = Drain(Ring(batches), NoSpool())
     under_test.start()
     assert taken(under_test, 50) == list(range(50))
     under_test.stop()
@@ -59,7 +72,7 @@ def test_batches_come_in_order_and_all_of_them():
 
 
 def test_what_is_in_the_ring_at_the_end_is_taken_too():
-    under_test = Drain(Ring(Batch(number, 100) for number in range(20)))
+    under_test = Drain(Ring(Batch(number, 100) for number in range(20)), NoSpool())
     under_test.stop()
     under_test.start()
     assert not under_test.finished
@@ -70,7 +83,7 @@ def test_what_is_in_the_ring_at_the_end_is_taken_too():
 def test_memory_is_bounded_and_the_rest_stays_in_the_ring():
     size = MAX_QUEUED_BYTES // 4
     ring = Ring(Batch(number, size) for number in range(12))
-    under_test = Drain(ring)
+    under_test = Drain(ring, NoSpool())
     under_test.start()
     wait_until(lambda: under_test._queued_bytes > MAX_QUEUED_BYTES, "the queue to fill")
     time.sleep(0.05)
@@ -83,7 +96,7 @@ def test_memory_is_bounded_and_the_rest_stays_in_the_ring():
 
 
 def test_without_a_batch_it_waits_no_longer_than_told():
-    under_test = Drain(Ring([]))
+    under_test = Drain(Ring([]), NoSpool())
     under_test.start()
     began = time.monotonic()
     assert under_test.take(0.05) is None
@@ -93,10 +106,43 @@ def test_without_a_batch_it_waits_no_longer_than_told():
 
 
 def test_it_does_not_keep_the_program_from_ending():
-    under_test = Drain(Ring([]))
+    under_test = Drain(Ring([]), NoSpool())
     under_test.start()
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "drain"]
     assert thread.daemon
     under_test.stop()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_what_memory_has_no_room_for_waits_on_disk_in_order(monkeypatch):
+    monkeypatch.setattr(drain, "MAX_QUEUED_BYTES", 1000)
+    payloads = [number.to_bytes(4) * 100 for number in range(50)]
+    ring = Ring([RealBatch(payload, [number]) for number, payload in enumerate(payloads)])
+    spool = Spool()
+    under_test = Drain(ring, spool)
+    under_test.start()
+    wait_until(lambda: not ring.batches, "the ring to be empty although nobody takes")
+    found = [under_test.take(1) for _ in payloads]
+    assert [batch.buffer for batch in found] == payloads
+    assert [batch.starts for batch in found] == [[number] for number in range(50)]
+    assert under_test._spooled == 0
+    ring.batches += [RealBatch(payload, []) for payload in payloads]
+    wait_until(lambda: not ring.batches, "the ring to be empty again")
+    assert [under_test.take(1).buffer for _ in payloads] == payloads
+    under_test.stop()
+    wait_until(lambda: under_test.finished, "the thread to end")
+    spool.close()
+
+
+def test_the_spool_has_no_name_and_a_limit(monkeypatch):
+    spool = Spool()
+    entry = spool.put(RealBatch(b"abc", [1, 2]))
+    assert os.fstat(spool._file.fileno()).st_nlink == 0
+    monkeypatch.setattr("capture.spool.MAX_SPOOLED_BYTES", 20)
+    assert spool.put(RealBatch(b"abc", [1, 2])) is None
+    assert spool.take(entry).buffer == b"abc"
+    spool.rewind()
+    assert os.fstat(spool._file.fileno()).st_size == 0
+    assert spool.put(RealBatch(b"abc", [1, 2])) == entry
+    spool.close()

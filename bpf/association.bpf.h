@@ -148,24 +148,17 @@ INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c)
 	outer->connection = c->id;
 }
 
-/* TLS on a connection whose session is not known: is the record that is sent one that a TLS function made? */
-INLINE void match_record(struct syscall *call, struct connection *c, u64 sk, u64 n, u64 id)
+/* TLS on a connection whose session is not known: is the record that is sent (its first RECORD_KEY_END bytes) one
+ * that a TLS function made? */
+INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 {
 	struct record_key key = {};
 	struct record_owner *owner;
 	struct session *s;
-	u64 from = call->buffer;
 
-	if (n < RECORD_KEY_END)
+	if (!is_tls_record(head, RECORD_KEY_END))
 		return;
-	if (call->blocks) {
-		u64 block[2] = {};
-		if (bpf_probe_read_user(block, sizeof(block), (void *)from) || block[1] < RECORD_KEY_END)
-			return;
-		from = block[0];
-	}
-	if (!read_record_key(from, &key))
-		return;
+	__builtin_memcpy(&key, head + RECORD_KEY_END - RECORD_KEY_BYTES, RECORD_KEY_BYTES);
 	owner = records.lookup(&key);
 	if (!owner)
 		return;

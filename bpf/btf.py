@@ -88,6 +88,13 @@ class Btf:
                 raise BtfError(f"This kernel's struct {struct_name} has no member {path}.")
         return total
 
+    def size(self, struct_name: str) -> int:
+        """Size in bytes. Raises BtfError if the kernel has no such struct."""
+        at = self._structs.get(struct_name)
+        if at is None:
+            raise BtfError(f"This kernel has no struct {struct_name}: its BTF does not fit plaintap.")
+        return int(_TYPE.unpack_from(self._blob, at)[2])
+
     def _resolve(self, type_id: int) -> int:
         at = self._offsets[type_id]
         while True:

@@ -53,7 +53,7 @@ INLINE int put##class(struct job *j, u64 from, u64 n, u64 position)		\
 	if (n > CLASS##class##_BYTES)						\
 		n = CLASS##class##_BYTES;					\
 	fill_head(&r->head, j, n, n, position);					\
-	if (bpf_probe_read_user(r->payload, n, (void *)from)) {			\
+	if (read_bytes(j->memory, r->payload, n, from)) {				\
 		r->head.captured = 0;						\
 		r->head.reason = REASON_FAULT;					\
 	}									\
@@ -114,9 +114,12 @@ INLINE int emit_round(u32 tid)
 			u64 block[2] = {}, at = j->block;
 			if (at >= j->blocks)
 				break;
-			if (bpf_probe_read_user(block, sizeof(block), (void *)(j->vector + 16 * at))) {
-				j->unreadable = 1;
+			j->unreadable = read_block(j->memory, j->vector, at, block);
+			if (j->unreadable)
 				break;
+			if (!at) {
+				block[0] += j->skip;
+				block[1] -= j->skip;
 			}
 			j->base = block[0];
 			j->length = block[1] < j->left ? block[1] : j->left;
@@ -127,6 +130,16 @@ INLINE int emit_round(u32 tid)
 		u64 n = j->length - j->offset;
 		if (n > CLASS5_BYTES)
 			n = CLASS5_BYTES;
+		if (j->split != ~0ULL) {
+			if (j->left == j->split) {
+				next_split(j, tid);
+				continue;
+			}
+			if (n > j->left - j->split)
+				n = j->left - j->split;
+			if (n > CLASS5_BYTES)
+				break;
+		}
 		if (put(job, j->base + j->offset, n, j->position))
 			j->captured += n;
 		else
@@ -145,7 +158,7 @@ INLINE void emit_done(u32 tid)
 		return;
 	u64 rest = j->left;
 	/* Faults are counted by user space, which sees them. */
-	if (rest && put_gap(j, rest, j->unreadable ? REASON_FAULT : REASON_LIMIT) && j->unreadable)
+	if (rest && put_gap(j, rest, j->unreadable ? j->unreadable : REASON_LIMIT) && j->unreadable == REASON_FAULT)
 		rest = 0;
 	if (j->session) {
 		count(COUNTER_PLAINTEXT_CAPTURED, j->captured);
@@ -158,8 +171,12 @@ INLINE void emit_done(u32 tid)
 		if (j->ring_full)
 			count(COUNTER_LOST_RING_FULL, j->ring_full);
 		if (rest)
-			count(COUNTER_LOST_LIMIT, rest);
+			count(j->unreadable == REASON_NOT_IN_USER_SPACE ? COUNTER_LOST_NOT_IN_USER_SPACE : COUNTER_LOST_LIMIT, rest);
 	}
+	if (j->memory == MEMORY_KERNEL)
+		pieces.delete(&tid);
+	if (j->split_up)
+		splits.delete(&tid);
 	jobs.delete(&tid);
 }
 
@@ -168,6 +185,15 @@ int continue_from_tracepoint(void *ctx)
 	u32 tid = bpf_get_current_pid_tgid();
 	if (emit_round(tid))
 		emit_from_tracepoint.call(ctx, 0);
+	emit_done(tid);
+	return 0;
+}
+
+int continue_from_raw_tracepoint(void *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	if (emit_round(tid))
+		emit_from_raw_tracepoint.call(ctx, 0);
 	emit_done(tid);
 	return 0;
 }

@@ -11,7 +11,6 @@
 #define TCP_CLOSING 11
 #define EPIPE 32
 #define ECONNRESET 104
-#define SOCK_DONE (1 << 1)	/* sk_flags: the peer's FIN has come */
 
 INLINE void closed(struct connection *c, u64 sk, int old, u64 now)
 {
@@ -28,6 +27,18 @@ INLINE void closed(struct connection *c, u64 sk, int old, u64 now)
 		c->local_reset = now;
 }
 
+/* A connect() that has no tracepoint here (32-bit, io_uring). TCP sends its SYN on the caller's thread. */
+INLINE struct connection *connecting(u64 sk)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct sock_reference s = {};
+
+	if (!wanted(id) || !tcp_sock_of(sk, &s))
+		return NULL;
+	read_inode(&s);
+	return s.inode ? connection_of(&s, id >> 32, NO_FD) : NULL;
+}
+
 /* (sk, old state, new state) */
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -35,12 +46,19 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 	int old = ctx->args[1], new = ctx->args[2];
 	struct connection *c = connections.lookup(&sk);
 
+	if (!c && new == TCP_SYN_SENT)
+		c = connecting(sk);
 	if (!c)
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (new == TCP_ESTABLISHED && old == TCP_SYN_SENT)
+	if (new == TCP_SYN_SENT && !c->opened) {
+		c->opened = now;
+		c->role = ROLE_CLIENT;
+	}
+	if (new == TCP_ESTABLISHED && old == TCP_SYN_SENT) {
 		c->established = now;
-	else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
+		note_copied(c, sk);
+	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
 		c->local_fin = now;
 	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
 		c->peer_fin = now;

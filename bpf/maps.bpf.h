@@ -22,6 +22,16 @@ struct connection {
 	u8 announced;		/* SAMPLE_CONNECTION is in the ring */
 	u8 ended;		/* SAMPLE_END found no room: user space collects the entry */
 	u8 misses;		/* calls whose first bytes said nothing */
+	u8 copied_known;	/* `copied` is set */
+	u8 mptcp;
+	u32 copied;		/* TCP's copied_seq after what was seen to be received */
+	/* By direction: a position whose TCP sequence number is known; calls in flight; how often two were at once. */
+	u64 anchor_position[2];
+	u32 anchor[2];
+	u64 in_flight[2];
+	u32 overlaps[2];
+	u8 anchored[2];
+	u32 silent;		/* bytes of the last time that it was found to have moved on unseen */
 	u8 local[16], remote[16];
 	/* Two rows of PREFIX_BYTES: BCC gives Python the wrong size for an array of arrays. */
 	u8 prefix[2 * PREFIX_BYTES];
@@ -38,15 +48,28 @@ struct descriptor {
 	u64 file, sk, id;
 };
 
-/* A system call in flight. */
+/* A system call in flight, or a transfer that no hooked call covers (below.bpf.h). */
 struct syscall {
 	u64 sk, id;
 	u64 entered;
-	u64 buffer;		/* or the iovec array */
-	u32 blocks;		/* entries of the iovec array; 0: `buffer` is the data */
+	u64 buffer;		/* or the array of blocks */
+	u64 most;		/* below: bytes that there are at `buffer` */
+	u64 moved;		/* below: bytes to be told of now */
+	u64 told;		/* below: bytes of this call that were told of already */
+	u64 reported;		/* bytes that the socket layer counted in this call */
+	u64 skb;		/* below: the packet that is being copied to the program, `most` bytes of it … */
+	u32 sequence;		/* … from this sequence number on */
+	u32 blocks;		/* entries of the array of blocks; 0: `buffer` is the data */
+	u32 skip;		/* bytes of the first block that are not part of it */
 	u32 flags;
 	u8 direction;
-	u8 pad[7];
+	u8 memory;		/* MEMORY_* */
+	u8 below;		/* not a hooked call */
+	u8 sequenced;		/* `sequence` is that of the first byte */
+	u8 overlapped;		/* another call on the connection was in flight when this one began */
+	u8 unsequenced;		/* MPTCP: there is no such number */
+	u8 splits;		/* the bytes are not consecutive: `splits` has an entry */
+	u32 overlaps;		/* the connection's, when this one began */
 };
 
 /* A TLS object of a process. The pointer is reused after it is freed: the id is not. */
@@ -85,9 +108,14 @@ struct job {
 	u64 base, length, offset;
 	u64 left;
 	u64 captured, ring_full, fault;
+	u64 total;		/* `left` at first */
+	u64 split;		/* bytes left at which others' bytes come between; ~0: none do */
 	u32 tgid, tid, library;
+	u32 skip;		/* bytes of the first block that are not part of it */
 	u8 kind, direction, protocol;
-	u8 unreadable;		/* the iovec array itself */
+	u8 memory;		/* MEMORY_* */
+	u8 split_up;
+	u8 unreadable;		/* why the blocks themselves cannot be read */
 };
 
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
@@ -98,6 +126,9 @@ BPF_ARRAY(ids, u64, 1);			/* last id given out */
 
 /* key: sock pointer. Deleted when the socket is destroyed (or by user space, if `ended`). */
 BPF_HASH(connections, u64, struct connection, MAX_CONNECTIONS);
+/* key: tid. A connection's entry until it is filled in: too large for the stack. As many as are made at once. */
+BPF_HASH(drafts, u32, struct connection, 1024);
+BPF_ARRAY(no_connections, struct connection, 1);
 /* key: {tgid, fd}. A cache: deleted by close, else the least recently used goes. */
 BPF_TABLE("lru_hash", struct descriptor_key, struct descriptor, descriptors, MAX_CONNECTIONS);
 /* key: tid. Deleted at the call's exit, or the thread's. */
@@ -131,6 +162,7 @@ BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 
 /* Tail calls: the copying programs, one for each program type. */
 BPF_PROG_ARRAY(emit_from_tracepoint, 1);
+BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_uprobe, 1);
 
 INLINE void count(int counter, u64 n)

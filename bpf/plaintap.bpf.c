@@ -4,10 +4,13 @@
  *
  *   sockets.bpf.h    fd → the kernel's socket, its addresses, the connection's entry
  *   protocols.bpf.h  which protocol the first bytes speak
+ *   memory.bpf.h     where bytes lie: the program's memory, or pages
+ *   order.bpf.h      positions of calls that overlap, by TCP's sequence numbers
  *   emit.bpf.h       copying a call's bytes into the ring
  *   association.bpf.h  which socket a TLS session uses
  *   targets.bpf.h    which processes are wanted
  *   syscalls.bpf.h   tracepoints of system calls
+ *   below.bpf.h      what the socket layer moves without any of them, and its own count
  *   new_code.bpf.h   files that may hold TLS libraries, on their first use
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls.bpf.h        uprobes, one pair for each shape of call
@@ -38,10 +41,13 @@
 #include "maps.bpf.h"
 #include "sockets.bpf.h"
 #include "protocols.bpf.h"
+#include "memory.bpf.h"
+#include "order.bpf.h"
 #include "emit.bpf.h"
 #include "targets.bpf.h"
 #include "association.bpf.h"
 #include "syscalls.bpf.h"
+#include "below.bpf.h"
 #include "new_code.bpf.h"
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"

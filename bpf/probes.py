@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from bpf import abi, system
+from bpf import abi, below, system
 from bpf.program import Kernel, ProgramError
 from bpf.system_calls import CALLS_WITH_FLAGS, MOVING_CALLS
 from bpf.tracefs import Tracefs
@@ -92,6 +92,8 @@ class Probes:
         tracefs = Tracefs()
         try:
             for event, program in TRACEPOINTS:
+                if event in below.COVERED and self._kernel.below.lengths:
+                    continue
                 event_id = tracefs.event_id(event)
                 if event_id is None:
                     self.missing.append(event)
@@ -99,7 +101,7 @@ class Probes:
                 self._attach(event, system.open_tracepoint, self._load(program, "TRACEPOINT"), event_id)
         finally:
             tracefs.close()
-        for event, program in RAW_TRACEPOINTS:
+        for event, program in (*RAW_TRACEPOINTS, *self._kernel.below.raw_tracepoints()):
             self._attach(event, system.open_raw_tracepoint, self._load(program, "RAW_TRACEPOINT"), event)
 
     def _attach(self, what: str, attach: Callable[[int, _Event], int], program: int, event: _Event) -> None:

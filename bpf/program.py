@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpf import abi, btf, system
+from bpf import abi, below, btf, direct_map, system
 from bpf.bcc_module import load_bcc
 from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
@@ -29,21 +29,24 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "task_struct": ("files", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent"),
+    "task_struct": ("files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent"),
     "signal_struct": ("live", "pids"),
     "mm_struct": ("arg_start", "arg_end"),
     "linux_binprm": ("filename", "file"),
     "super_block": ("s_dev",),
+    "pipe_inode_info": ("bufs", "ring_size", "head", "tail"),
+    "pipe_buffer": ("page", "offset", "len"),
     "files_struct": ("fdt",),
     "fdtable": ("fd", "max_fds"),
     "file": ("f_inode", "private_data"),
     "inode": ("i_mode", "i_ino", "i_sb"),
     "socket": ("sk", "type"),
+    "socket_alloc": ("socket", "vfs_inode"),
     "sock_common": (
         "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
         "skc_net", "skc_flags",
     ),
-    "sock": ("sk_protocol", "sk_err"),
+    "sock": ("sk_protocol", "sk_err", "sk_socket"),
     "net": ("ns.inum",),
 }  # fmt: skip
 
@@ -67,13 +70,18 @@ def source() -> str:
     return _INCLUDE.sub(splice, MAIN.read_text())
 
 
-def offset_flags() -> list[str]:
-    """-D flags for every offset. Raises BtfError."""
-    types = btf.read_vmlinux(OFFSETS)
+def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
+    """-D flags for every offset, and for the sizes of what is in arrays. Raises BtfError."""
+    offsets = OFFSETS | below.OFFSETS if features.lengths else OFFSETS
     return [
-        f"-DOFFSET_{name}_{member.replace('.', '_')}={types.offset(name, member)}"
-        for name, members in OFFSETS.items()
-        for member in members
+        *(
+            f"-DOFFSET_{name}_{member.replace('.', '_')}={types.offset(name, member)}"
+            for name, members in offsets.items()
+            for member in members
+        ),
+        f"-DPAGE_BYTES={os.sysconf('SC_PAGE_SIZE')}ULL",
+        f"-DPAGE_STRUCT_BYTES={types.size('page')}ULL",
+        f"-DPIPE_BUFFER_BYTES={types.size('pipe_buffer')}ULL",
     ]
 
 
@@ -121,7 +129,13 @@ class Kernel:
         """
         self._bcc = load_bcc()
         self.uprobe_multi = _has_uprobe_multi()
-        flags = ["-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}", *offset_flags(), *call_number_flags()]
+        self.below = below.probe()
+        types = btf.read_vmlinux({*OFFSETS, *below.OFFSETS, "page"})
+        self.page_struct_bytes = types.size("page")
+        flags = [
+            "-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}",
+            *offset_flags(types, self.below), *self.below.flags(), *call_number_flags(),
+        ]  # fmt: skip
         if self.uprobe_multi:
             flags.append("-DUPROBE_MULTI")
         try:
@@ -133,6 +147,11 @@ class Kernel:
             ) from None
         self.ring_bytes = ring_bytes
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
+        if self.below.lengths:
+            emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
+            self.set_tail_call("emit_from_raw_tracepoint", emit)
+            self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
+        self.reads_pages = direct_map.calibrate(self)
 
     def load(self, program: str, kind: str) -> int:
         """Load a program of BCC's kind (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""

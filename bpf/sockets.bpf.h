@@ -2,10 +2,13 @@
  * fd → file → socket → sock, each step one bounded read; the OFFSET_* come from BTF (btf.py). Works for
  * connections older than us, accept(NULL), other network namespaces. Nothing but TCP passes.
  */
+#define SOCK_DONE (1 << 1)	/* sk_flags: the peer's FIN has come */
+
 struct sock_reference {
 	u64 sk;
 	u32 inode;
 	u16 family;
+	u16 mptcp;
 };
 
 /* The file behind a descriptor of the current process; 0: none. */
@@ -26,11 +29,44 @@ INLINE u64 file_of(u32 fd)
 	return file;
 }
 
+/* 1 if it is TCP's. The inode is not read. */
+INLINE int tcp_sock_of(u64 sk, struct sock_reference *s)
+{
+	u16 protocol = 0;
+
+	s->sk = sk;
+	READ_KERNEL(s->family, sk + OFFSET_sock_common_skc_family);
+	READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
+	s->mptcp = protocol == IPPROTO_MPTCP;
+	return (s->family == AF_INET || s->family == AF_INET6) &&
+		(protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+/* How far TCP has given received bytes away. MPTCP counts otherwise. */
+INLINE void note_copied(struct connection *c, u64 sk)
+{
+#ifdef BELOW
+	READ_KERNEL(c->copied, sk + OFFSET_tcp_sock_copied_seq);
+	c->copied_known = 1;
+#endif
+}
+
+/* The inode of a socket that no file led to. */
+INLINE void read_inode(struct sock_reference *s)
+{
+	u64 socket = 0, inode = 0;
+
+	READ_KERNEL(socket, s->sk + OFFSET_sock_sk_socket);
+	if (socket)
+		READ_KERNEL(inode, socket - OFFSET_socket_alloc_socket + OFFSET_socket_alloc_vfs_inode + OFFSET_inode_i_ino);
+	s->inode = inode;
+}
+
 /* 1 if the file is a TCP socket. */
 INLINE int tcp_socket_of(u64 file, struct sock_reference *s)
 {
 	u64 inode = 0, socket = 0, ino = 0;
-	u16 mode = 0, type = 0, protocol = 0;
+	u16 mode = 0, type = 0;
 
 	if (!file)
 		return 0;
@@ -41,11 +77,7 @@ INLINE int tcp_socket_of(u64 file, struct sock_reference *s)
 	READ_KERNEL(socket, file + OFFSET_file_private_data);
 	READ_KERNEL(type, socket + OFFSET_socket_type);
 	READ_KERNEL(s->sk, socket + OFFSET_socket_sk);
-	if (type != SOCK_STREAM || !s->sk)
-		return 0;
-	READ_KERNEL(s->family, s->sk + OFFSET_sock_common_skc_family);
-	READ_KERNEL(protocol, s->sk + OFFSET_sock_sk_protocol);
-	if ((s->family != AF_INET && s->family != AF_INET6) || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP))
+	if (type != SOCK_STREAM || !s->sk || !tcp_sock_of(s->sk, s))
 		return 0;
 	READ_KERNEL(ino, inode + OFFSET_inode_i_ino);
 	s->inode = ino;
@@ -80,6 +112,9 @@ INLINE void read_comm(void *to)
 	bpf_probe_read_kernel_str(to, COMM_BYTES, (void *)(leader + OFFSET_task_struct_comm));
 }
 
+/* Known by its socket only: no descriptor was seen. */
+#define NO_FD 0xffffffff
+
 /* The entry of a socket, made when it is first seen. NULL: the table is full. */
 INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 fd)
 {
@@ -88,19 +123,27 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 
 	/* The same address with another inode is another socket: its end was missed. */
 	if (!c || c->inode != s->inode) {
-		struct connection fresh = {};
-		fresh.id = new_id();
-		fresh.inode = s->inode;
-		fresh.family = s->family;
-		fresh.tgid = tgid;
-		fresh.fd = fd;
-		read_comm(fresh.comm);
-		read_addresses(&fresh, sk);
-		if (connections.update(&sk, &fresh)) {
+		u32 tid = bpf_get_current_pid_tgid();
+		int zero = 0;
+		struct connection *none = no_connections.lookup(&zero), *fresh;
+		if (!none || drafts.update(&tid, none) || !(fresh = drafts.lookup(&tid))) {
 			count(COUNTER_TABLE_FULL, 1);
 			return NULL;
 		}
-		c = connections.lookup(&sk);
+		fresh->id = new_id();
+		fresh->inode = s->inode;
+		fresh->family = s->family;
+		fresh->mptcp = s->mptcp;
+		fresh->tgid = tgid;
+		fresh->fd = fd;
+		read_comm(fresh->comm);
+		read_addresses(fresh, sk);
+		c = NULL;
+		if (connections.update(&sk, fresh))
+			count(COUNTER_TABLE_FULL, 1);
+		else
+			c = connections.lookup(&sk);
+		drafts.delete(&tid);
 	}
 	return c;
 }

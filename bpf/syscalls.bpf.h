@@ -18,10 +18,20 @@ struct exit_arguments {
 
 #define MSG_OOB 0x1
 #define MSG_PEEK 0x2
-#define MSG_TRUNC 0x20
+#define MSG_TRUNC 0x20	/* the program's flags that matter are below 1 << 16, ours above */
 #define MSG_ERRQUEUE 0x2000	/* copies of what was sent, with its time stamps */
-/* Ours: the bytes go from a file to the socket, past the program. */
-#define NOT_IN_USER_SPACE 0x80000000
+/* Ours: a splice; `buffer` is the descriptor of the pipe that it fills. */
+#define INTO_PIPE 0x20000000
+
+#ifndef COUNTS_BELOW
+#define COUNTS_BELOW 0
+#endif
+
+/* What is received with MSG_OOB is not part of the stream; what is sent with it is. */
+INLINE int is_urgent(struct syscall *call)
+{
+	return (call->flags & MSG_OOB) && call->direction == DIRECTION_RECEIVED;
+}
 
 INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 {
@@ -45,38 +55,44 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	}
 	struct syscall call = {
 		.sk = s.sk, .id = c->id, .entered = bpf_ktime_get_ns(), .buffer = buffer, .blocks = blocks,
-		.direction = direction, .flags = flags,
+		.direction = direction, .flags = flags, .unsequenced = c->mptcp,
 	};
+	begins(&call, c);
+	if (flags & INTO_PIPE)
+		into_pipe(&call, file_of(buffer));
 	if (syscalls.update(&tid, &call))
 		count(COUNTER_TABLE_FULL, 1);
 }
 
-/* Blocks that are looked into for a call's first bytes: some programs put short or empty ones before the rest. */
-#define MAX_FIRST_BLOCKS 4
+/* The first bytes that a call moved, up to HEAD_BYTES, from its first blocks: writev() may send a request's
+ * method, target and version as a block each, and empty ones between. */
+#define HEAD_BYTES 24
+#define HEAD_BLOCKS 4
+#define HEAD_ROOM 64	/* so that the verifier, which cannot relate an offset to a length, sees it suffice */
 
-/* The first bytes that a call moved, at most PREFIX_BYTES of them; `to` has twice the room, for the verifier. */
 INLINE u32 first_bytes(struct syscall *call, u64 moved, u8 *to)
 {
-	u32 want = moved < PREFIX_BYTES ? moved : PREFIX_BYTES, have = 0, i;
+	volatile struct syscall *v = call;
+	u64 want = moved < HEAD_BYTES ? moved : HEAD_BYTES, have = 0, n, i;
+	u64 block[2] = {v->buffer, moved};
 
-	if (!call->blocks)
-		return bpf_probe_read_user(to, want, (void *)call->buffer) ? 0 : want;
+	if (call->flags & (NOT_IN_USER_SPACE | MSG_TRUNC))
+		return 0;
 	#pragma clang loop unroll(disable)
-	for (i = 0; i < MAX_FIRST_BLOCKS; i++) {
-		u64 block[2] = {}, n = want - have, at;
-		if (i >= call->blocks || have >= want)
-			break;
-		if (bpf_probe_read_user(block, sizeof(block), (void *)(call->buffer + 16 * i)))
-			break;
-		if (n > block[1])
-			n = block[1];
-		asm volatile("" : "+r"(n));
-		if (n > PREFIX_BYTES)
-			n = PREFIX_BYTES;
-		/* The verifier knows pointers plus numbers; the compiler would make it an or. */
-		at = have & (PREFIX_BYTES - 1);
-		asm volatile("" : "+r"(at));
-		if (bpf_probe_read_user(to + at, n, (void *)block[0]))
+	for (i = 0; i < HEAD_BLOCKS && have < want; i++) {
+		if (v->blocks) {
+			if (i >= v->blocks || read_block(v->memory, v->buffer, i, block))
+				break;
+			if (!i) {
+				block[0] += v->skip;
+				block[1] -= v->skip;
+			}
+		}
+		n = block[1] < want - have ? block[1] : want - have;
+		asm volatile("" : "+r"(n), "+r"(have));
+		n &= HEAD_ROOM / 2 - 1;
+		have &= HEAD_ROOM / 2 - 1;
+		if (read_bytes(v->memory, to + have, n, block[0]))
 			break;
 		have += n;
 	}
@@ -94,7 +110,7 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	if (c->unwanted)
 		return COUNTER_FILTERED;
 	if (c->protocol == PROTOCOL_TLS)
-		return c->hello_left[d] ? FATE_HELLO : COUNTER_SUPPRESSED;
+		return c->hello_left[d] && !(flags & NOT_IN_USER_SPACE) ? FATE_HELLO : COUNTER_SUPPRESSED;
 	if (mirrored.lookup(&id))
 		return COUNTER_MIRRORED;
 	if (c->protocol == PROTOCOL_HTTP && has_setting(DROP_HTTP))
@@ -111,79 +127,97 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	return FATE_COPY;
 }
 
-/* 1: the job is set up and waits for the copying program. */
-INLINE int io_exit(long result)
+/* n bytes moved; 1: the job is set up and waits for the copying program. The call's entry is not deleted. */
+INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id;
-	struct syscall *call = syscalls.lookup(&tid);
-	u8 bytes[2 * PREFIX_BYTES] = {};
-	struct connection *c;
-	u64 n, position;
-	u32 d, begun;
-
-	if (!call)
-		return 0;
-	if (!recording())
-		goto out;
+	u8 head[HEAD_ROOM] = {};
+	u32 d = call->direction & 1, tid = id, have = 0;
 	u64 sk = call->sk;
-	c = connections.lookup(&sk);
-	if (result <= 0 || (call->flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)) || !c || c->id != call->id)
-		goto out;
-	n = result;
-	d = call->direction & 1;
+
 	if (!c->addressed) {
 		read_addresses(c, sk);
 		decide_wanted(c);
 		c->addressed = 1;
 	}
+	if (c->protocol != PROTOCOL_TLS || (d == DIRECTION_SENT && !c->session))
+		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)
-		infer(c, d, bytes, first_bytes(call, n, bytes));
+		infer(c, d, head, have);
 	note_nested(tid, call, c);
-	count(COUNTER_REPORTED_SENT + d, n);
 
 	struct job job = {
 		.connection = c->id, .tgid = id >> 32, .tid = tid,
 		.kind = SAMPLE_DATA, .direction = d, .protocol = c->protocol,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
+		.memory = call->memory, .split = ~0ULL,
 	};
 	int fate = fate_of(c, d, call->flags);
 	int announced = fate <= FATE_COPY && announce(c, job.tgid, tid);
-	job.position = __sync_fetch_and_add(&c->position[d], n);
-	if (c->protocol == PROTOCOL_TLS && d == DIRECTION_SENT && !c->session)
-		match_record(call, c, sk, n, id);
+	job.position = place(call, c, n);
+	if (c->protocol == PROTOCOL_TLS && d == DIRECTION_SENT && !c->session && have >= RECORD_KEY_END)
+		match_record(head, c, sk, id);
 	if (fate != FATE_COPY) {
 		count(fate == FATE_HELLO ? COUNTER_SUPPRESSED : fate, n);
 		if (fate == COUNTER_LOST_NOT_IN_USER_SPACE && announce(c, job.tgid, tid))
 			put_gap(&job, n, REASON_NOT_IN_USER_SPACE);
 		if (fate != FATE_HELLO || !announced)
-			goto out;
+			return 0;
 		if (n > c->hello_left[d])
 			n = c->hello_left[d];
 		c->hello_left[d] -= n;
 		job.kind = SAMPLE_HELLO;
 	} else if (!announced) {
 		count(COUNTER_LOST_RING_FULL, n);
-		goto out;
+		return 0;
 	}
-	job.left = n;
+	job.left = job.total = n;
+	if (call->splits && overlaps(call, c)) {
+		job.split_up = 1;
+		next_split(&job, tid);
+	}
 	if (call->blocks) {
 		job.vector = call->buffer;
 		job.blocks = call->blocks;
+		job.skip = call->skip;
 	} else {
 		job.base = call->buffer;
 		job.length = n;
 	}
-	syscalls.delete(&tid);
 	if (!jobs.update(&tid, &job))
 		return 1;
 	count(COUNTER_TABLE_FULL, 1);
 	if (job.kind == SAMPLE_DATA)
 		count(COUNTER_LOST_TABLE_FULL, n);
 	return 0;
-out:
+}
+
+INLINE int io_exit(long result)
+{
+	u64 id = bpf_get_current_pid_tgid(), sk;
+	u32 tid = id;
+	struct syscall *call = syscalls.lookup(&tid);
+	struct connection *c;
+	int ready = 0;
+
+	/* After the end the entry stays: user space takes back what was counted of it. */
+	if (!call || call->below || !recording())
+		return 0;
+	sk = call->sk;
+	c = connections.lookup(&sk);
+	if (c && c->id == call->id)
+		ended(call, c);
+	if (result > 0 && !(call->flags & (MSG_PEEK | MSG_ERRQUEUE)) && !is_urgent(call) && c && c->id == call->id) {
+		if (call->memory == MEMORY_PIPE)
+			from_pipe(call, tid);
+		/* Where the socket layer does not count, or not this. */
+		if (!COUNTS_BELOW || call->memory)
+			count(COUNTER_REPORTED_SENT + (call->direction & 1), result);
+		if (call->direction == DIRECTION_RECEIVED)
+			note_copied(c, sk);
+		ready = moved(call, c, result, id);
+	}
 	syscalls.delete(&tid);
-	return 0;
+	return ready;
 }
 
 /* At the exit of every call that moves bytes. */
@@ -215,10 +249,10 @@ int enter_io(struct enter_arguments *ctx)
 	asm volatile("" : "+r"(second), "+r"(third));
 	switch (ctx->number) {
 	case NR_recvmsg:
-		message_enter(fd, second, DIRECTION_RECEIVED, third);
+		message_enter(fd, second, DIRECTION_RECEIVED, (u16)third);
 		return 0;
 	case NR_sendmsg:
-		message_enter(fd, second, DIRECTION_SENT, third);
+		message_enter(fd, second, DIRECTION_SENT, (u16)third);
 		return 0;
 	case NR_read:
 		direction = DIRECTION_RECEIVED;
@@ -234,6 +268,12 @@ int enter_io(struct enter_arguments *ctx)
 		/* (out, in, …): the bytes never are in user space; their number is known at exit. */
 		flags = NOT_IN_USER_SPACE;
 		break;
+	case NR_splice:
+		/* (in, …, out, …): into a pipe if `in` is a socket; into a socket, TCP shows it (below.bpf.h). */
+		direction = DIRECTION_RECEIVED;
+		second = third;
+		flags = INTO_PIPE;
+		break;
 	}
 	io_enter(fd, second, blocks, direction, flags);
 	return 0;
@@ -245,7 +285,7 @@ int enter_io_flags(struct enter_arguments *ctx)
 {
 	u8 direction = ctx->number == NR_recvfrom ? DIRECTION_RECEIVED : DIRECTION_SENT;
 
-	io_enter(ctx->args[0], ctx->args[1], 0, direction, ctx->args[3]);
+	io_enter(ctx->args[0], ctx->args[1], 0, direction, (u16)ctx->args[3]);
 	return 0;
 }
 
@@ -281,6 +321,7 @@ int exit_accept(struct exit_arguments *ctx)
 		return 0;
 	c->opened = c->established = bpf_ktime_get_ns();
 	c->role = ROLE_SERVER;
+	note_copied(c, s.sk);
 	return 0;
 }
 

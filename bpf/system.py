@@ -27,7 +27,8 @@ _FSCONFIG_CMD_CREATE = 6
 _BPF_MAP_UPDATE_ELEM, _BPF_MAP_LOOKUP_BATCH = 2, 24
 _BATCH_ATTRIBUTE_BYTES = 56
 _BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
-_BPF_PROG_TYPE_KPROBE = 2
+_BPF_PROG_TEST_RUN = 10
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 17
 _BPF_TRACE_UPROBE_MULTI = 48
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
@@ -64,12 +65,16 @@ def _bpf(command: int, attributes: bytes) -> int:
 
 def load_uprobe_multi_program(instructions: bytes, name: str) -> int:
     """Load a kprobe-type program for uprobe_multi links (BCC loads it for perf events only)."""
+    return _load_program(_BPF_PROG_TYPE_KPROBE, instructions, name, _BPF_TRACE_UPROBE_MULTI)
+
+
+def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
         "<IIQQIIQII16sII",
-        _BPF_PROG_TYPE_KPROBE, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
-        0, 0, 0, 0, 0, name.encode()[:15], 0, _BPF_TRACE_UPROBE_MULTI,
+        kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
+        0, 0, 0, 0, 0, name.encode()[:15], 0, attach_type,
     )  # fmt: skip
     return _bpf(_BPF_PROG_LOAD, attributes)
 
@@ -146,6 +151,31 @@ def link_uprobe_multi(program: int, path: str, points: Sequence[tuple[int, int]]
         ctypes.addressof(cookies), count, _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, 0,
     )  # fmt: skip
     return _bpf(_BPF_LINK_CREATE, attributes)
+
+
+def has_raw_tracepoint(name: str) -> bool:
+    """Whether the kernel has a tracepoint of this name: attaching to it is the only way to know without tracefs."""
+    nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
+    program = _load_program(_BPF_PROG_TYPE_RAW_TRACEPOINT, nothing, "nothing", 0)
+    try:
+        os.close(open_raw_tracepoint(program, name))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    finally:
+        os.close(program)
+    return True
+
+
+def run_raw_tracepoint(program: int, arguments: Sequence[int]) -> None:
+    """Run a raw tracepoint's program once, here and now, with these arguments (Linux 5.10)."""
+    context = (ctypes.c_uint64 * len(arguments))(*arguments)
+    # program, retval, data sizes and pointers, repeat, duration, context sizes and pointers
+    attributes = struct.pack(
+        "<IIIIQQIIIIQQ", program, 0, 0, 0, 0, 0, 0, 0, ctypes.sizeof(context), 0, ctypes.addressof(context), 0
+    )
+    _bpf(_BPF_PROG_TEST_RUN, attributes)
 
 
 def open_raw_tracepoint(program: int, name: str) -> int:

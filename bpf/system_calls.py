@@ -11,6 +11,7 @@ MOVING_CALLS: dict[str, tuple[int, int]] = {
     "readv": (19, 65),
     "writev": (20, 66),
     "sendfile64": (40, 71),
+    "splice": (275, 76),
     "sendto": (44, 206),
     "recvfrom": (45, 207),
     "sendmsg": (46, 211),

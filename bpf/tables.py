@@ -140,6 +140,20 @@ class Tables:
             for name in self._counters
         }
 
+    def unfinished(self) -> tuple[int, int]:
+        """Bytes by direction that calls in flight at the end add to the reported ones, or take back.
+
+        Of a system call the socket layer counted what its exit will explain no more; of a transfer below system
+        calls, packets were explained before their count.
+        """
+        table = self._kernel.table("syscalls")
+        found = [0, 0]
+        entries = system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
+        for _, value in entries:
+            call = table.Leaf.from_buffer_copy(value)
+            found[call.direction & 1] += int(call.told) if call.below else -int(call.reported)
+        return found[0], found[1]
+
     def connections(self) -> Iterator[OpenConnection]:
         """Connections that user space was told of."""
         table = self._kernel.table("connections")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
+# A connection that was first seen in a call that shows no descriptor.
+_NO_FD = 0xFFFFFFFF
+
+
 class Direction(IntEnum):
     """As the recorded process sees it."""
 
@@ -69,7 +73,7 @@ class ConnectionAnnounced:
     time: int
     pid: int
     comm: str
-    fd: int
+    fd: int | None
     inode: int
     netns: int
     local: bytes
@@ -268,7 +272,7 @@ class Decoder:
         width = 4 if m["family"] == 2 else 16  # AF_INET
         return ConnectionAnnounced(
             connection=m["connection"], time=m["time"] + self._offset, pid=m["tgid"], comm=_text(m["comm"]),
-            fd=m["fd"], inode=m["inode"], netns=m["netns"],
+            fd=m["fd"] if m["fd"] != _NO_FD else None, inode=m["inode"], netns=m["netns"],
             local=m["local"][:width], local_port=m["local_port"],
             remote=m["remote"][:width], remote_port=m["remote_port"],
             role=Role(m["role"]), protocol=Protocol(m["protocol"]),

@@ -302,7 +302,11 @@ class _Pipeline:
             if c.ended:
                 self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
         self._write(self._connections.finish(time.time_ns(), finals))
-        ledger = balance(self.tables.counters(), self._connections.tally)
+        counters = self.tables.counters()
+        sent, received = self.tables.unfinished()
+        counters["reported_sent"] += sent
+        counters["reported_received"] += received
+        ledger = balance(counters, self._connections.tally)
         self._exporter.finish(ledger)
         detaching.join()
         return ledger

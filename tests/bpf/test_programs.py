@@ -15,7 +15,7 @@ from clients import curl_command
 from processes import PYTHON
 from recording import entries, path_of
 
-from bpf import program, system
+from bpf import below, program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
 from bpf.program import Kernel
 from bpf.tables import Tables
@@ -95,8 +95,15 @@ def helpers(kernel, name):
     )
 
 
-def is_uprobe(name):
-    return name not in {p for _, p in (*TRACEPOINTS, *RAW_TRACEPOINTS)} | {"continue_from_tracepoint"}
+def kinds(kernel):
+    """Programs that are not uprobes, and bcc's name of what they are."""
+    raw = (*RAW_TRACEPOINTS, *kernel.below.raw_tracepoints())
+    return (
+        dict.fromkeys((name for _, name in TRACEPOINTS), "TRACEPOINT")
+        | {"continue_from_tracepoint": "TRACEPOINT"}
+        | dict.fromkeys((name for _, name in raw), "RAW_TRACEPOINT")
+        | dict.fromkeys(("continue_from_raw_tracepoint", "move_below_program", "calibrate"), "RAW_TRACEPOINT")
+    )
 
 
 def names(kernel):
@@ -113,15 +120,12 @@ def test_every_program_is_known_and_every_known_one_is_there(kernel):
 
 
 def test_the_verifier_accepts_every_program(kernel):
-    kinds = dict.fromkeys((name for _, name in TRACEPOINTS), "TRACEPOINT")
-    kinds |= dict.fromkeys((name for _, name in RAW_TRACEPOINTS), "RAW_TRACEPOINT")
     own = compiled(multi=kernel.uprobe_multi)  # what bcc has loaded stays until it is closed
     for name in names(own):
-        if own.uprobe_multi and is_uprobe(name):
+        if own.uprobe_multi and name not in kinds(own):
             os.close(system.load_uprobe_multi_program(own.instructions(name), name))
         else:
-            kind = "TRACEPOINT" if name == "continue_from_tracepoint" else kinds.get(name, "KPROBE")
-            assert own.load(name, kind) > 0
+            assert own.load(name, kinds(own).get(name, "KPROBE")) > 0
     own.close()
 
 
@@ -129,7 +133,7 @@ def test_a_uprobe_program_has_a_small_stack_or_can_reach_a_tail_call(kernel):
     for name in names(kernel):
         depth = stack_bytes(kernel, name)
         assert depth <= MAX_STACK_BYTES
-        if is_uprobe(name):
+        if name not in kinds(kernel):
             assert depth < PRIVATE_STACK_BYTES or helpers(kernel, name)[TAIL_CALL], f"{name}: {depth} bytes"
 
 
@@ -163,7 +167,11 @@ def test_tracepoints_attach_and_let_go():
     assert probes.missing == []
     attached = descriptors()
     probes.detach()
-    assert descriptors() == attached - len(TRACEPOINTS) - len(RAW_TRACEPOINTS)
+    covered = [event for event, _ in TRACEPOINTS if own.below.lengths and event in below.COVERED]
+    below_them = list(own.below.raw_tracepoints())
+    assert len(below_them) == 5, "this kernel shows messages and lengths"
+    count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(below_them)
+    assert descriptors() == attached - count
     probes.detach()
     own.close()
     assert descriptors() == before

@@ -1,0 +1,61 @@
+"""Which of the tracepoints below the system calls this kernel has, and what reading them takes (below.bpf.h).
+
+Without the two that count (Linux 6.3), the ledger counts what system calls return, and what they do not show is
+not seen but for sendfile's length. Without tcp_sendmsg_locked's message (6.16), what others send has its exact
+length only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bpf import system
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OFFSETS: dict[str, tuple[str, ...]] = {
+    "inet_connection_sock": ("icsk_ulp_ops",),
+    "msghdr": ("msg_iter",),
+    "iov_iter": ("iter_type", "iov_offset", "__iov", "count", "nr_segs"),
+    "sk_buff": ("sk", "cb", "len", "data_len", "data", "head", "end"),
+    "skb_shared_info": ("nr_frags", "frags"),
+    "tcp_skb_cb": ("seq",),
+    "tcp_sock": ("copied_seq", "rcv_nxt", "write_seq"),
+}
+
+# System calls that need no tracepoint of their own where the socket layer shows what they move.
+COVERED = frozenset({"syscalls/sys_enter_sendfile64", "syscalls/sys_exit_sendfile64"})
+
+_LENGTHS = ("sock_send_length", "sock_recv_length", "skb_copy_datagram_iovec", "tcp_rcv_space_adjust")
+_MESSAGES = "tcp_sendmsg_locked"
+_IPPROTO_TCP, _IPPROTO_MPTCP = 6, 262
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What there is: the socket layer's counts, and the messages that TCP is given."""
+
+    lengths: bool
+    messages: bool
+
+    def flags(self) -> Iterator[str]:
+        """-D flags for the kernel side."""
+        if self.lengths:
+            yield "-DBELOW"
+            yield "-DCOUNTS_BELOW=1"
+            yield f"-DUNSEEN_SENDERS={_IPPROTO_MPTCP if self.messages else _IPPROTO_TCP}"
+
+    def raw_tracepoints(self) -> Iterator[tuple[str, str]]:
+        """(event, program)."""
+        if self.lengths:
+            yield from ((event, f"on_{event}") for event in _LENGTHS)
+            if self.messages:
+                yield _MESSAGES, f"on_{_MESSAGES}"
+
+
+def probe() -> Features:
+    """Try each. Where there is no right to try, there will be none to record."""
+    lengths = all(system.has_raw_tracepoint(event) for event in _LENGTHS)
+    return Features(lengths, lengths and system.has_raw_tracepoint(_MESSAGES))

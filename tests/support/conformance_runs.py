@@ -1,0 +1,144 @@
+"""Programs that move bytes in one way each, a peer for each of their connections, and what a capture has of them.
+
+A program prints a line of JSON for a connection: its local port, how many calls, and for either direction how many
+bytes with which SHA-256. The peer is a thread of this process, which is not recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import socket
+import subprocess
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capture.streams import Data, Gap, Side, StreamOpened
+from exporters.reassembly import read_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SOURCES = Path(__file__).parent / "conformance"
+RESPONSE = b"HTTP/1.1 200 OK\r\nServer: conformance\r\n\r\n"
+SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A connection as its program saw it; hashes are SHA-256."""
+
+    port: int
+    calls: int
+    sent_bytes: int
+    received_bytes: int
+    sent: str
+    received: str
+
+
+@dataclass(slots=True)
+class Flow:
+    """One direction of a stream in a capture: holes are zeros in ``data``."""
+
+    data: bytearray = field(default_factory=bytearray)
+    lost: int = 0
+    reasons: set[str] = field(default_factory=set)
+
+    @property
+    def sha256(self) -> str:
+        """Of what there is."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(slots=True)
+class Stream:
+    """A connection in a capture, by who sent."""
+
+    side: Side
+    sent: Flow = field(default_factory=Flow)
+    received: Flow = field(default_factory=Flow)
+
+
+class Peer:
+    """The other end: sends ``response`` at once, reads to the end, and closes."""
+
+    def __init__(self, response: bytes = b"", connections: int = 1, urgent: bool = False) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._response, self._connections, self._urgent = response, connections, urgent
+        self.received = [hashlib.sha256()]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._listener:
+            for number in range(self._connections):
+                self.received += [hashlib.sha256()] if number else []
+                accepted, _ = self._listener.accept()
+                with accepted:
+                    self._talk(accepted)
+
+    def _talk(self, accepted: socket.socket) -> None:
+        accepted.settimeout(SECONDS)
+        chunks, at = random.Random(11), 0
+        while at < len(self._response):
+            n = chunks.randrange(1, 20_000)
+            accepted.sendall(self._response[at : at + n])
+            at += n
+            if self._urgent and chunks.random() < 0.3:
+                accepted.send(b"!", socket.MSG_OOB)
+        if self._response:
+            accepted.shutdown(socket.SHUT_WR)
+        while piece := accepted.recv(1 << 18):
+            self.received[-1].update(piece)
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive()
+
+
+def response(size: int) -> bytes:
+    """What begins like a response and goes on as noise, the same each time."""
+    return RESPONSE + random.Random(size).randbytes(size - len(RESPONSE))
+
+
+def compile_program(folder: Path, source: str, name: str, *flags: str) -> Path:
+    """A program of tests/support/conformance, under a name of at most 15 characters to be recorded by."""
+    program = folder / name
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    subprocess.run(["gcc", "-O1", *warnings, "-o", program, SOURCES / source, *flags], check=True)
+    return program
+
+
+def run(command: Sequence[object], peer: Peer) -> list[Truth]:
+    """Run a program to its end; what it says of its connections."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    peer.join()
+    return [Truth(**json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def streams_by_port(capture: Path) -> dict[int, list[Stream]]:
+    """A capture's streams by their client's port."""
+    found: dict[int, list[Stream]] = {}
+    by_number: dict[int, Stream] = {}
+    for item in read_streams(capture):
+        if isinstance(item, StreamOpened):
+            stream = by_number[item.stream] = Stream(item.side)
+            found.setdefault(item.client.port, []).append(stream)
+        elif isinstance(item, Data | Gap):
+            stream = by_number[item.stream]
+            flow = stream.sent if item.sender is Side.CLIENT else stream.received
+            if isinstance(item, Data):
+                flow.data += item.data
+            else:
+                flow.data += bytes(item.length)
+                flow.lost += item.length
+                flow.reasons.add(item.reason)
+    return found

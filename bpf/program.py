@@ -122,14 +122,17 @@ def _quiet_stderr() -> Iterator[None]:
 class Kernel:
     """The compiled module: maps by name, programs by name."""
 
-    def __init__(self, ring_bytes: int) -> None:
+    def __init__(self, ring_bytes: int, *, below_calls: bool = True) -> None:
         """Compile. ``ring_bytes`` is a power of two of at least a page.
+
+        ``below_calls`` is whether to see what moves below the system calls, where the kernel shows it; compiling
+        and verifying that takes 2 s.
 
         Raises BccError, BtfError, ProgramError.
         """
         self._bcc = load_bcc()
         self.uprobe_multi = _has_uprobe_multi()
-        self.below = below.probe()
+        self.below = below.probe() if below_calls else below.Features(lengths=False, messages=False)
         types = btf.read_vmlinux({*OFFSETS, *below.OFFSETS, "page"})
         self.page_struct_bytes = types.size("page")
         flags = [

@@ -191,6 +191,12 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     help="Stop a process for the milliseconds that probes for code new to us take.  [default: with a command]",
 )
 @click.option(
+    "--below/--no-below",
+    default=False,
+    show_default=True,
+    help="Also record what no system call shows: sendfile, splice, io_uring, 32-bit programs. Starts 2 s later.",
+)
+@click.option(
     "--ring-size",
     type=click.IntRange(min=1),
     default=DEFAULT_RING_BYTES,
@@ -207,6 +213,7 @@ def record(
     framing: str,
     follow: bool,
     hold: bool | None,
+    below: bool,
     ring_size: int,
     command: tuple[str, ...],
     **others: Any,
@@ -255,7 +262,7 @@ def record(
             out.file.flush()
 
         held = bool(command) if hold is None else hold
-        plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held)
+        plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held, below=below)
         recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
         try:
             ledger = recorder.run()

@@ -73,6 +73,7 @@ class Plan:
     duration_s: float | None = None
     ring_bytes: int = DEFAULT_RING_BYTES
     hold: bool = False
+    below: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Recorder:
         try:
             with ThreadPoolExecutor(1) as beside:
                 looks = beside.submit(files.look_everywhere)
-                kernel = Kernel(self._plan.ring_bytes)
+                kernel = Kernel(self._plan.ring_bytes, below_calls=self._plan.below)
             try:
                 pipeline = _Pipeline(kernel, files, self._plan, self._exporter)
                 return self._record(pipeline, looks.result(), command)

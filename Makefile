@@ -12,6 +12,8 @@ DEMO_PACKAGES := curl openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nginx shellcheck tshark
 # Compilers for the fixtures of ELF tests, and libraries that they look into.
 TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls-openssl27 libnss3-tools libssl-dev
+# Programs of 32 bits, and io_uring.
+TEST_PACKAGES += gcc-multilib liburing-dev
 STACKS_PACKAGES := apache2-bin aria2 default-jdk-headless  haproxy libcurl3-gnutls libcurl3-nss
 STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libmbedtls-dev libwolfssl-dev libwww-perl
 STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mod-nss lighttpd-mod-openssl

@@ -23,7 +23,7 @@ INLINE void fill_head(struct sample *h, struct job *j, u32 captured, u64 length,
 	h->tgid = j->tgid;
 	h->tid = j->tid;
 	h->library = j->library;
-	h->pad0 = 0;
+	h->overlapped = j->overlapped;
 }
 
 struct record0 { struct sample head; u8 payload[CLASS0_BYTES]; };

@@ -98,7 +98,7 @@ struct sample {
 	u32 tgid;
 	u32 tid;
 	u32 library;	/* the attachment's cookie: which library's function it was; 0: none, or unknown */
-	u32 pad0;
+	u32 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
 };
 
 struct connection_sample {

@@ -114,7 +114,8 @@ struct job {
 	u32 skip;		/* bytes of the first block that are not part of it */
 	u8 kind, direction, protocol;
 	u8 memory;		/* MEMORY_* */
-	u8 split_up;
+	u8 split_up;		/* `splits` has an entry */
+	u8 overlapped;
 	u8 unreadable;		/* why the blocks themselves cannot be read */
 };
 

@@ -149,7 +149,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		.connection = c->id, .tgid = id >> 32, .tid = tid,
 		.kind = SAMPLE_DATA, .direction = d, .protocol = c->protocol,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
-		.memory = call->memory, .split = ~0ULL,
+		.memory = call->memory, .split = ~0ULL, .overlapped = call->sequenced && overlaps(call, c),
 	};
 	int fate = fate_of(c, d, call->flags);
 	int announced = fate <= FATE_COPY && announce(c, job.tgid, tid);

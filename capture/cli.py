@@ -203,6 +203,12 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     metavar="BYTES",
     help="Kernel memory between probes and recorder; rounded up to a power of two.  [default: 32 MiB]",
 )
+@click.option(
+    "--ledger",
+    "account",
+    metavar="FILE.json",
+    help="Also write what became of every byte, for machines.",
+)
 @_content_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
@@ -215,6 +221,7 @@ def record(
     hold: bool | None,
     below: bool,
     ring_size: int,
+    account: str | None,
     command: tuple[str, ...],
     **others: Any,
 ) -> None:
@@ -243,7 +250,11 @@ def record(
         )
     if archive and name == STDOUT:
         raise UsageError("--har reads the capture as it grows: name a file for that with -w.")
-    with OutputFile(name, "-w") as out, _optional(archive, "--har") as har:
+    with (
+        OutputFile(name, "-w") as out,
+        _optional(archive, "--har") as har,
+        _optional(account, "--ledger") as machines,
+    ):
         exporter = PcapngExporter(out.write, _metadata(), Framing(framing))
         live: list[LiveHar] = []
 
@@ -260,6 +271,8 @@ def record(
                 dropped=ledger.lost_bytes,
             )
             out.file.flush()
+            if machines:
+                machines.write(f"{json.dumps(ledger.as_json(), indent=2)}\n".encode())
 
         held = bool(command) if hold is None else hold
         plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held, below=below)

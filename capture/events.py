@@ -92,7 +92,8 @@ class BytesMoved:
     """Bytes of one direction: ``payload`` was captured, ``length`` moved; ``reason`` says why they differ.
 
     ``session`` is 0 for cleartext, else the TLS session whose plaintext this is; its ``connection`` may be 0
-    while it is not known. ``hello`` marks TLS records of a handshake, as they crossed the socket.
+    while it is not known. ``hello`` marks TLS records of a handshake, as they crossed the socket;
+    ``overlapped`` that other calls on the connection were in flight, whose bytes may belong before these.
     """
 
     connection: int
@@ -108,6 +109,7 @@ class BytesMoved:
     tid: int
     library: int
     hello: bool
+    overlapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +255,13 @@ class Decoder:
             pid,
             tid,
             lib,
-            _,
+            overlapped,
         ) = head
         begin = start + self._head.size
         return BytesMoved(
             connection, session, time + self._offset, self._directions[direction], position, length,
             buffer[begin : begin + captured], self._reasons[reason], self._protocols[protocol], pid, tid, lib, hello,
+            bool(overlapped),
         )  # fmt: skip
 
     def _hello(self, buffer: bytes, start: int, head: tuple[int, ...]) -> BytesMoved:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How long a hole may be bytes of another thread's call, which are told of when it returns: a call that waits for
-# room lets others' bytes go before its last ones.
-REORDER_WINDOW_NS = 2_000_000_000
-# Bytes kept in that time, a direction. Threads that send on one socket at once, each in calls of 300 kB that wait
-# for room, were seen to be 4 MiB apart.
-MAX_HELD_BYTES = 8 << 20
+# How long a hole may be a piece that another thread is still writing into the ring.
+REORDER_WINDOW_NS = 100_000_000
+# Bytes kept in that time, a direction: on a stream that is this busy a swap would long have been undone.
+MAX_HELD_BYTES = 1 << 20
+# Where calls overlap, a hole may be bytes of one that has not returned: it waits for as long as the peer does not
+# read, and the others get on meanwhile. Three threads in calls of 300 kB were 4 MiB and seconds apart.
+OVERLAP_WINDOW_NS = 30_000_000_000
+MAX_OVERLAP_BYTES = 16 << 20
 
 
 class Piece(Protocol):
@@ -36,6 +38,10 @@ class Piece(Protocol):
     def time(self) -> int:
         """Nanoseconds."""
 
+    @property
+    def overlapped(self) -> bool:
+        """Whether what belongs before it may come much later."""
+
 
 P = TypeVar("P", bound=Piece)
 
@@ -51,7 +57,7 @@ class Hole:
 class Flow(Generic[P]):
     """Orders the pieces of one direction from position ``base`` on."""
 
-    __slots__ = ("_held", "_held_bytes", "_waiting_since", "late_bytes", "position")
+    __slots__ = ("_held", "_held_bytes", "_overlapped", "_waiting_since", "late_bytes", "position")
 
     def __init__(self, base: int) -> None:
         self.position = base
@@ -59,6 +65,7 @@ class Flow(Generic[P]):
         self._held: dict[int, P] = {}
         self._held_bytes = 0
         self._waiting_since = 0
+        self._overlapped = False  # whether a piece that is held is
 
     def add(self, piece: P) -> Iterator[P | Hole]:
         """What is in order now that this piece has come."""
@@ -70,9 +77,11 @@ class Flow(Generic[P]):
         elif piece.position > self.position:
             if not self._held:
                 self._waiting_since = piece.time
+                self._overlapped = False
+            self._overlapped |= piece.overlapped
             self._held[piece.position] = piece
             self._held_bytes += piece.length
-            if self._held_bytes > MAX_HELD_BYTES:
+            if self._held_bytes > (MAX_OVERLAP_BYTES if self._overlapped else MAX_HELD_BYTES):
                 yield from self.give_up()
         else:
             # Its place was already declared a hole: too late to be shown in order.
@@ -80,7 +89,8 @@ class Flow(Generic[P]):
 
     def expire(self, now: int) -> Iterator[P | Hole]:
         """What has waited long enough."""
-        if self._held and now - self._waiting_since > REORDER_WINDOW_NS:
+        window = OVERLAP_WINDOW_NS if self._overlapped else REORDER_WINDOW_NS
+        if self._held and now - self._waiting_since > window:
             yield from self.give_up()
 
     def give_up(self) -> Iterator[P | Hole]:

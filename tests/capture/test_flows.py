@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.flows import MAX_HELD_BYTES, REORDER_WINDOW_NS, Flow, Hole
+from capture.flows import MAX_HELD_BYTES, OVERLAP_WINDOW_NS, REORDER_WINDOW_NS, Flow, Hole
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Part:
     position: int
     data: bytes
     time: int = 0
+    overlapped: bool = False
 
     @property
     def length(self):
@@ -133,3 +134,14 @@ def test_an_end_beyond_what_came_is_one_hole():
     flow = Flow(100)
     assert list(flow.finish(107, 3)) == [Hole(3, 7)]
     assert list(flow.finish(107, 3)) == []
+
+
+def test_where_calls_overlap_it_waits_for_the_one_that_has_not_returned():
+    flow = Flow(0)
+    late = Part(0, bytes(10))
+    early = Part(10, bytes(2 * MAX_HELD_BYTES), overlapped=True)
+    assert list(flow.add(early)) == []
+    assert list(flow.expire(OVERLAP_WINDOW_NS)) == []
+    assert list(flow.add(late)) == [late, early]
+    assert list(flow.add(Part(flow.position + 1, b"x", overlapped=True))) == []
+    assert [type(found) for found in flow.expire(OVERLAP_WINDOW_NS + 1)] == [Hole, Part]

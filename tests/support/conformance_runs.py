@@ -37,6 +37,12 @@ class Truth:
     received_bytes: int
     sent: str
     received: str
+    peer_port: int = 0
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """What tells the connection from the others: a port of ours may serve several at once."""
+        return self.port, self.peer_port
 
 
 @dataclass(slots=True)
@@ -83,6 +89,8 @@ class Peer:
 
     def _talk(self, accepted: socket.socket) -> None:
         accepted.settimeout(SECONDS)
+        # Urgent bytes too, where they were sent.
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         chunks, at = random.Random(11), 0
         while at < len(self._response):
             n = chunks.randrange(1, 20_000)
@@ -121,17 +129,17 @@ def run(command: Sequence[object], peer: Peer) -> list[Truth]:
     )
     assert done.returncode == 0, f"{command}: {done.stderr}"
     peer.join()
-    return [Truth(**json.loads(line)) for line in done.stdout.splitlines()]
+    return [Truth(**json.loads(line), peer_port=peer.port) for line in done.stdout.splitlines()]
 
 
-def streams_by_port(capture: Path) -> dict[int, list[Stream]]:
-    """A capture's streams by their client's port."""
-    found: dict[int, list[Stream]] = {}
+def streams_by_ports(capture: Path) -> dict[tuple[int, int], list[Stream]]:
+    """A capture's streams by their client's and their server's port."""
+    found: dict[tuple[int, int], list[Stream]] = {}
     by_number: dict[int, Stream] = {}
     for item in read_streams(capture):
         if isinstance(item, StreamOpened):
             stream = by_number[item.stream] = Stream(item.side)
-            found.setdefault(item.client.port, []).append(stream)
+            found.setdefault((item.client.port, item.server.port), []).append(stream)
         elif isinstance(item, Data | Gap):
             stream = by_number[item.stream]
             flow = stream.sent if item.sender is Side.CLIENT else stream.received

@@ -1,0 +1,284 @@
+"""Every way to move a connection's bytes, and what may become of its socket: a small program each, all in one
+recording, of which only their own ends are seen. What the capture has is what they sent and received, by SHA-256,
+or a gap of exact length; docs/coverage.md says which, and this suite holds it to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conformance_runs import (
+    Peer,
+    Stream,
+    Truth,
+    compile_program,
+    response,
+    run,
+    streams_by_ports,
+)
+from processes import ROOT
+from recording import record, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.kernel
+
+COVERAGE = ROOT / "docs/coverage.md"
+# Set to write docs/coverage.md instead of comparing it.
+WRITE = "PLAINTAP_WRITE_COVERAGE"
+NOT_HELD = "not-in-user-space"
+RECEIVED_BYTES = 300_007
+HEAD_BYTES = 101
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A program, its way, and what is lost of the bytes that it received (``all`` but the head, or ``half``)."""
+
+    program: str
+    way: str
+    what: str
+    modes: str = ""
+    lost: str = ""
+    connections: int = 1
+    response_bytes: int = RECEIVED_BYTES
+
+    @property
+    def name(self) -> str:
+        """For the test's id."""
+        return "-".join(filter(None, (self.program, self.way, self.modes.replace(",", "+"))))
+
+    @property
+    def receives(self) -> bool:
+        """Whether the peer sends."""
+        return self.way.startswith(("rec", "read", "multishot", "splice_from", "threads_receive"))
+
+
+MOVES: tuple[tuple[str, str], ...] = (
+    ("send_write", "write"),
+    ("send_send", "send"),
+    ("send_sendto", "sendto, MSG_MORE"),
+    ("send_oob", "send, MSG_OOB"),
+    ("send_writev", "writev"),
+    ("send_many_blocks", "writev of 1,024 blocks"),
+    ("send_pwritev2", "pwritev2"),
+    ("send_sendmsg", "sendmsg"),
+    ("send_sendmmsg", "sendmmsg"),
+    ("send_zerocopy", "send, MSG_ZEROCOPY"),
+    ("send_sendfile", "sendfile"),
+    ("send_splice_of_file", "splice from a file"),
+    ("send_splice_of_pipe", "splice from a pipe"),
+    ("send_vmsplice", "vmsplice and splice"),
+    ("send_tee", "tee and splice"),
+    ("send_aio", "AIO, PWRITE"),
+    ("send_aio_vector", "AIO, PWRITEV"),
+    ("send_int80", "int 0x80: write"),
+    ("send_socketcall", "int 0x80: socketcall, send"),
+    ("send_bytes", "write of one byte"),
+    ("send_big", "write of 8 MiB"),
+    ("send_partial", "write, non-blocking: EAGAIN and parts"),
+    ("receive_read", "read"),
+    ("receive_recv", "recv"),
+    ("receive_waitall", "recv, MSG_WAITALL"),
+    ("receive_dontwait", "recv, MSG_DONTWAIT: EAGAIN"),
+    ("receive_aio", "AIO, PREAD"),
+    ("receive_int80", "int 0x80: read"),
+    ("receive_socketcall", "int 0x80: socketcall, recv"),
+    ("receive_readv", "readv"),
+    ("receive_preadv2", "preadv2"),
+    ("receive_recvmsg", "recvmsg"),
+    ("receive_recvmmsg", "recvmmsg"),
+    ("receive_peek", "recv, MSG_PEEK before each"),
+    ("receive_spliced_body", "recv, then splice into a pipe"),
+    ("receive_bytes", "read of one byte"),
+    ("receive_big", "recv of 1 MiB, MSG_WAITALL"),
+    ("receive_trunc", "recv, each second with MSG_TRUNC"),
+    ("receive_oob", "recv beside MSG_OOB"),
+)
+SIZES = {"receive_bytes": 3011, "receive_big": 8 << 20}
+URING: tuple[tuple[str, str], ...] = (
+    ("send", ""), ("recv", ""), ("sendmsg", ""), ("recvmsg", ""), ("read", ""), ("write", ""), ("readv", ""),
+    ("writev", ""), ("send_zc", ""), ("sendmsg_zc", ""), ("send_zc_fixed", ""), ("write_fixed", ""),
+    ("multishot", ""), ("multishot_msg", ""), ("splice", ""), ("splice_from", ""),
+    ("send", "sqpoll"), ("recv", "sqpoll"), ("multishot", "sqpoll"), ("sendmsg", "sqpoll"),
+    ("send", "async"), ("recv", "async"), ("sendmsg", "async"), ("recvmsg", "async"), ("multishot", "async"),
+    ("write", "async"), ("send", "defer"), ("recv", "defer"), ("multishot", "defer"), ("send", "link"),
+    ("send", "link,skip"), ("recv", "fixedfile"), ("send", "sqpoll,fixedfile"), ("splice_from", "async"),
+)  # fmt: skip
+LIVES: tuple[tuple[str, str], ...] = (
+    ("dup", "dup, dup2, dup3, F_DUPFD, the first closed"),
+    ("fork", "a child that shares the socket"),
+    ("SCM_RIGHTS", "a process that was sent the socket"),
+    ("pidfd_getfd", "a process that took the socket"),
+    ("reuse", "101 connections with the same descriptor, close and close_range"),
+    ("exec", "another program with the socket"),
+    ("threads_send_messages", "three threads that send at once"),
+    ("threads_send_blocking", "three threads that send at once, in calls that wait for room"),
+    ("threads_receive", "three threads that receive at once"),
+)
+
+
+def cases() -> Iterator[Case]:
+    """A line of the table each."""
+    for program in ("moves", "moves32"):
+        for way, what in MOVES:
+            lost = "half" if way == "receive_trunc" else ""
+            if (program, way) == ("moves32", "receive_spliced_body"):
+                lost = "all"
+            yield Case(program, way, what, lost=lost, response_bytes=SIZES.get(way, RECEIVED_BYTES))
+    for way, modes in URING:
+        yield Case("uring", way, way.replace("_", " "), modes, "all" if way == "splice_from" else "")
+    for way, what in LIVES:
+        many = 101 if way == "reuse" else 1
+        size = 3_000_017 if way == "threads_receive" else RECEIVED_BYTES
+        yield Case("lives", way, what, connections=many, response_bytes=size)
+
+
+CASES = tuple(cases())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all programs said, and what the recording has."""
+
+    truths: dict[Case, list[Truth]]
+    streams: dict[tuple[int, int], list[Stream]]
+    ledger: dict[str, Any]
+
+
+def truths_of(case: Case, program: Path) -> list[Truth]:
+    """Run one. Where threads send or receive at once, the peer knows the order of their bytes."""
+    sends = response(case.response_bytes) if case.receives else b""
+    peer = Peer(sends, case.connections, urgent=case.way == "receive_oob")
+    modes = [case.modes] if case.program == "uring" else []
+    truths = run([program, case.way, *modes, peer.port], peer)
+    assert len(truths) == case.connections
+    for truth, digest in zip(truths, peer.received, strict=True):
+        if not case.way.startswith("threads_send"):
+            assert digest.hexdigest() == truth.sent, f"{case.name}: the peer received something else"
+    if case.way.startswith("threads_send"):
+        truths = [replace(t, sent=d.hexdigest()) for t, d in zip(truths, peer.received, strict=True)]
+    if case.way == "threads_receive":
+        truths = [replace(truths[0], received=hashlib.sha256(sends).hexdigest())]
+    return truths
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All of them in one recording, in an order of their own each time."""
+    folder = tmp_path_factory.mktemp("conformance")
+    programs = {
+        "moves": compile_program(folder, "moves.c", "moves"),
+        "moves32": compile_program(folder, "moves.c", "moves32", "-m32"),
+        "uring": compile_program(folder, "uring.c", "uring", "-luring"),
+        "lives": compile_program(folder, "lives.c", "lives", "-lpthread"),
+    }
+    comms = [option for name in programs for option in ("-c", name)]
+    account = folder / "ledger.json"
+    with record(folder / "all.pcapng", *comms, "--ledger", account) as recording:
+        order = list(CASES)
+        random.shuffle(order)
+        truths = {case: truths_of(case, programs[case.program]) for case in order}
+        settle()
+        done = recording.stop()
+    assert done.returncode == 0, done.stderr
+    assert account.stat().st_mode & 0o777 == 0o600
+    return Run(truths, streams_by_ports(recording.path), json.loads(account.read_text()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_byte_is_there_or_a_gap_of_its_length(case: Case, everything: Run) -> None:
+    for truth in everything.truths[case]:
+        (stream,) = everything.streams[truth.ports]
+        assert (stream.sent.lost, stream.sent.sha256) == (0, truth.sent)
+        assert len(stream.sent.data) == truth.sent_bytes
+        assert len(stream.received.data) == truth.received_bytes
+        if not case.lost:
+            assert (stream.received.lost, stream.received.sha256) == (0, truth.received)
+        elif case.lost == "all":
+            assert stream.received.lost == truth.received_bytes - HEAD_BYTES
+            assert stream.received.data[:HEAD_BYTES] == response(case.response_bytes)[:HEAD_BYTES]
+        else:
+            # The program wrote zeros for what it threw away.
+            assert 0 < stream.received.lost < truth.received_bytes
+            assert stream.received.sha256 == truth.received
+        assert stream.received.reasons <= {NOT_HELD}
+
+
+def test_no_connection_is_merged_split_or_invented(everything: Run) -> None:
+    ports = sorted(truth.ports for truths in everything.truths.values() for truth in truths)
+    assert len(ports) == sum(case.connections for case in CASES)
+    assert sorted(everything.streams) == ports
+
+
+def test_the_independent_count_leaves_no_residue(everything: Run) -> None:
+    account = everything.ledger["sockets"]
+    moved = sum(t.sent_bytes + t.received_bytes for truths in everything.truths.values() for t in truths)
+    lost = sum(s.received.lost + s.sent.lost for found in everything.streams.values() for s in found)
+    assert account["reported"] == moved
+    assert account["lost"] == {NOT_HELD: lost}
+    assert account["captured"] == moved - lost
+    assert account["residue"] == 0
+
+
+HEAD = """# What is captured of every call
+
+Made by `tests/kernel/test_conformance.py`, which runs a small program for each line, records its end alone,
+and compares the bytes in the file with what it sent and received, by SHA-256. *exact*: byte for byte, in order.
+*gap*: a hole of exactly as many bytes as were lost, with its reason. This is on a kernel that has
+`tcp_sendmsg_locked` (Linux 6.16) and `sock_send_length` (6.3). On older ones, what is not a plain read, write,
+send or receive is not seen, but for sendfile and for a splice from a socket, which are gaps at least.
+
+Bytes that are sent by reference (sendfile, splice, vmsplice, MSG_ZEROCOPY, send_zc) are those of the time of the
+call; a program that changes them before TCP sends them sends something else.
+
+Not in the table: of a splice from a socket by io_uring or of 32 bits, TCP's sequence tells the length only where
+the connection's beginning, or anything else that it received, was seen. The byte that MSG_OOB receives is not in
+the stream. Multipath TCP that is moved by other than the plain calls is a gap. So is the rest of a packet that is
+a list of packets (frag_list, as some network cards' drivers make them), for other than the plain calls.
+"""
+TITLES = {
+    "moves": "System calls",
+    "moves32": "System calls of 32-bit programs",
+    "uring": "io_uring",
+    "lives": "What becomes of a socket",
+}
+FATES = {
+    "": "exact",
+    "all": f"gap, `{NOT_HELD}`",
+    "half": f"what was discarded: gap, `{NOT_HELD}`; the rest exact",
+}
+
+
+def table(run: Run) -> str:
+    """The document, of what was seen."""
+    text = HEAD
+    for program, title in TITLES.items():
+        text += f"\n## {title}\n\n| Way | Seen as |\n|---|---|\n"
+        for case in (case for case in CASES if case.program == program):
+            found = [stream for t in run.truths[case] for stream in run.streams.get(t.ports, ())]
+            fate = "not seen" if len(found) != case.connections else FATES[seen(case, run, found)]
+            text += f"| {case.what}{f' ({case.modes})' if case.modes else ''} | {fate} |\n"
+    return text
+
+
+def seen(case: Case, run: Run, found: list[Stream]) -> str:
+    """Which fate the bytes had."""
+    lost = sum(stream.received.lost for stream in found)
+    received = sum(truth.received_bytes for truth in run.truths[case])
+    return "" if not lost else "all" if lost >= received - HEAD_BYTES else "half"
+
+
+def test_the_table_in_the_documentation_is_what_was_seen(everything: Run) -> None:
+    text = table(everything)
+    if WRITE in os.environ:
+        COVERAGE.write_text(text)
+    assert COVERAGE.read_text() == text, f"run again with {WRITE}=1 to write docs/coverage.md"

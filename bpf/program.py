@@ -6,14 +6,15 @@ the working directory while it compiles: paths are absolute, and this runs befor
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpf import abi, below, btf, direct_map, system
+from bpf import abi, below, btf, compiled, direct_map, system
 from bpf.bcc_module import load_bcc
 from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
@@ -141,13 +142,26 @@ class Kernel:
         ]  # fmt: skip
         if self.uprobe_multi:
             flags.append("-DUPROBE_MULTI")
+        text = source()
+        key = compiled.key_of(text, flags, f"{self._bcc.__file__} {getattr(self._bcc, '__version__', '')}")
+        kept = compiled.read(key)
         try:
             with _stand_in_headers(), _quiet_stderr():
-                self._module: Any = self._bcc.BPF(text=source(), cflags=flags)
+                self._module: Any = self._bcc.BPF(
+                    text=compiled.declarations(text) if kept else text, cflags=flags
+                )
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
             raise ProgramError(
                 f"The kernel side cannot be compiled or its maps made: {_reason(error)}"
             ) from None
+        self._fds: list[int] = []
+        if kept:
+            self._code = kept.link(self._map_descriptors())
+        else:
+            self._code = {
+                name.decode(): bytes(self._module.dump_func(name)) for name in self._function_names()
+            }
+            compiled.write(key, compiled.Compiled.of(self._code, self._map_descriptors()))
         self.ring_bytes = ring_bytes
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
         if self.below.lengths:
@@ -157,12 +171,41 @@ class Kernel:
         self.reads_pages = direct_map.calibrate(self)
 
     def load(self, program: str, kind: str) -> int:
-        """Load a program of BCC's kind (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
+        """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
         try:
-            with _quiet_stderr():
-                return int(self._module.load_func(program, getattr(self._bcc.BPF, kind)).fd)
-        except Exception as error:  # noqa: BLE001 - as above
+            fd = system.load_program(kind, self._code[program], program)
+        except OSError as error:
+            self._explain(program, kind)
             raise ProgramError(f"The kernel refused the program {program}: {_reason(error)}") from None
+        self._fds.append(fd)
+        return fd
+
+    def _explain(self, program: str, kind: str) -> None:
+        """The verifier's log, for who asked for it: PLAINTAP_BPF_LOG."""
+        if "PLAINTAP_BPF_LOG" in os.environ:
+            with suppress(Exception):
+                self._module.load_func(program, getattr(self._bcc.BPF, kind))
+
+    def _function_names(self) -> list[bytes]:
+        library, module = self._bcc.libbcc.lib, self._module.module
+        return [library.bpf_function_name(module, i) for i in range(library.bpf_num_functions(module))]
+
+    def _map_descriptors(self) -> dict[str, int]:
+        library, module = self._bcc.libbcc.lib, self._module.module
+        # bcc's Python does not declare these.
+        for function, result in (
+            (library.bpf_num_tables, ctypes.c_size_t),
+            (library.bpf_table_name, ctypes.c_char_p),
+            (library.bpf_table_fd_id, ctypes.c_int),
+        ):
+            function.restype = result
+        count = library.bpf_num_tables(ctypes.c_void_p(module))
+        return {
+            library.bpf_table_name(ctypes.c_void_p(module), ctypes.c_size_t(i)).decode(): int(
+                library.bpf_table_fd_id(ctypes.c_void_p(module), ctypes.c_size_t(i))
+            )
+            for i in range(count)
+        }
 
     def set_tail_call(self, array: str, program: int) -> None:
         """Where programs that copy bytes go on."""
@@ -171,7 +214,7 @@ class Kernel:
 
     def instructions(self, program: str) -> bytes:
         """A program's bytecode, map descriptors in place."""
-        return bytes(self._module.dump_func(program))
+        return self._code[program]
 
     def table(self, name: str) -> Any:
         """A map, as bcc shows it."""
@@ -190,6 +233,8 @@ class Kernel:
 
     def close(self) -> None:
         """Free maps and programs."""
+        while self._fds:
+            os.close(self._fds.pop())
         self._module.cleanup()
 
 

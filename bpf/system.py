@@ -28,7 +28,12 @@ _BPF_MAP_UPDATE_ELEM, _BPF_MAP_LOOKUP_BATCH = 2, 24
 _BATCH_ATTRIBUTE_BYTES = 56
 _BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
 _BPF_PROG_TEST_RUN = 10
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 17
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 5, 17
+_PROGRAM_TYPES = {
+    "KPROBE": _BPF_PROG_TYPE_KPROBE,
+    "TRACEPOINT": _BPF_PROG_TYPE_TRACEPOINT,
+    "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
+}
 _BPF_TRACE_UPROBE_MULTI = 48
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
@@ -61,6 +66,11 @@ class _Libc:
 def _bpf(command: int, attributes: bytes) -> int:
     block = ctypes.create_string_buffer(attributes.ljust(_ATTRIBUTE_BYTES, b"\0"), _ATTRIBUTE_BYTES)
     return _Libc()("bpf", command, block, _ATTRIBUTE_BYTES)
+
+
+def load_program(kind: str, instructions: bytes, name: str) -> int:
+    """Load a TRACEPOINT, RAW_TRACEPOINT or KPROBE program."""
+    return _load_program(_PROGRAM_TYPES[kind], instructions, name, 0)
 
 
 def load_uprobe_multi_program(instructions: bytes, name: str) -> int:

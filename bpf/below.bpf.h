@@ -21,7 +21,9 @@
 #define ITER_KVEC 3
 #define PF_KTHREAD 0x00200000
 
-BPF_PROG_ARRAY(move_below, 1);
+/* Where programs go on: [0] with what is ready, [1] where it is not known yet whether the process is wanted. Deciding
+ * that in the former would cost the verifier half a second: it follows each way through the targets to the end. */
+BPF_PROG_ARRAY(move_below, 2);
 
 /* A kernel thread's connections (NFS) are no program's. */
 INLINE int is_kernel_thread(void)
@@ -220,7 +222,7 @@ int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 	READ_KERNEL(now, sk + OFFSET_tcp_sock_copied_seq);
 	if (!call) {
 		if (unseen(sk, tid, now))
-			move_below.call(ctx, 0);
+			move_below.call(ctx, 1);
 		return 0;
 	}
 	/* Peeked at: nothing has moved. */
@@ -269,7 +271,10 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 	if (n > call->most)
 		call->flags |= NOT_IN_USER_SPACE;
 	call->moved = call->reported = n;
-	move_below.call(ctx, 0);
+	if (call->flags & UNCHECKED)
+		move_below.call(ctx, 1);
+	else
+		move_below.call(ctx, 0);
 	return 0;
 }
 
@@ -320,6 +325,10 @@ int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 	}
 	call->reported = n;
 	call->moved = n - call->told;
+	if (call->flags & UNCHECKED) {
+		move_below.call(ctx, 1);
+		return 0;
+	}
 	call->flags |= NOT_IN_USER_SPACE;
 	move_below.call(ctx, 0);
 	return 0;
@@ -341,7 +350,7 @@ INLINE int below_moved(void)
 	reported = call->reported;
 	d = call->direction & 1;
 	s.sk = call->sk;
-	if (is_kernel_thread() || ((call->flags & UNCHECKED) && !wanted(id)) || !tcp_sock_of(s.sk, &s))
+	if (is_kernel_thread() || !tcp_sock_of(s.sk, &s))
 		goto out;
 	if (reported)
 		count(COUNTER_REPORTED_SENT + d, reported);
@@ -368,6 +377,17 @@ out:
 	if (reported)
 		syscalls.delete(&tid);
 	return ready;
+}
+
+int check_below_program(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (wanted(bpf_get_current_pid_tgid()))
+		move_below.call(ctx, 0);
+	else
+		syscalls.delete(&tid);
+	return 0;
 }
 
 int move_below_program(struct bpf_raw_tracepoint_args *ctx)

@@ -168,6 +168,7 @@ class Kernel:
             emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
             self.set_tail_call("emit_from_raw_tracepoint", emit)
             self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
+            self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
         self.reads_pages = direct_map.calibrate(self)
 
     def load(self, program: str, kind: str) -> int:
@@ -207,10 +208,10 @@ class Kernel:
             for i in range(count)
         }
 
-    def set_tail_call(self, array: str, program: int) -> None:
+    def set_tail_call(self, array: str, program: int, index: int = 0) -> None:
         """Where programs that copy bytes go on."""
         table = self._module[array]
-        table[table.Key(0)] = table.Leaf(program)
+        table[table.Key(index)] = table.Leaf(program)
 
     def instructions(self, program: str) -> bytes:
         """A program's bytecode, map descriptors in place."""

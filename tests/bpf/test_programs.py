@@ -102,7 +102,10 @@ def kinds(kernel):
         dict.fromkeys((name for _, name in TRACEPOINTS), "TRACEPOINT")
         | {"continue_from_tracepoint": "TRACEPOINT"}
         | dict.fromkeys((name for _, name in raw), "RAW_TRACEPOINT")
-        | dict.fromkeys(("continue_from_raw_tracepoint", "move_below_program", "calibrate"), "RAW_TRACEPOINT")
+        | dict.fromkeys(
+            ("continue_from_raw_tracepoint", "move_below_program", "check_below_program", "calibrate"),
+            "RAW_TRACEPOINT",
+        )
     )
 
 

@@ -129,7 +129,7 @@ def test_what_happens_to_sessions():
 
 def test_new_code():
     event = only(packed("sample", kind=kind("NEW_CODE"), tgid=4, time=5, position=1 << 40, length=0x80_0001))
-    assert event == NewCodeUsed(pid=4, time=OFFSET + 5, device=0x80_0001, inode=1 << 40)
+    assert event == NewCodeUsed(pid=4, time=OFFSET + 5, device=0x80_0001, inode=1 << 40, held=False)
 
 
 @pytest.mark.parametrize(

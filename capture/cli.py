@@ -194,7 +194,7 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     "--below/--no-below",
     default=False,
     show_default=True,
-    help="Also record what no system call shows: sendfile, splice, io_uring, 32-bit programs. Starts 2 s later.",
+    help="Also record what no system call shows: sendfile, splice, io_uring, 32-bit programs. Starts a second later.",
 )
 @click.option(
     "--ring-size",

@@ -74,7 +74,9 @@ def test_a_command_that_a_signal_kills_gives_128_and_its_number(tmp_path: Path) 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_passed_on_to_the_command(tmp_path: Path, how: signal.Signals) -> None:
     script = f"trap 'exit 41' {how.name.removeprefix('SIG')}; echo up; while :; do sleep 0.05; done"
-    command = [PLAINTAP, "record", "-w", tmp_path / "passed.pcapng", "--", "sh", "-c", script]
+    # Under nohup, SIGHUP is ignored by all that is started, and rightly so: not what is tested here.
+    undisturbed = ["env", f"--default-signal={how.name.removeprefix('SIG')}"]
+    command = [*undisturbed, PLAINTAP, "record", "-w", tmp_path / "passed.pcapng", "--", "sh", "-c", script]
     with running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"

@@ -41,14 +41,15 @@ if TYPE_CHECKING:
 # How long a client's first content waits for the server to be announced, so that the file names both.
 PEER_WINDOW_NS = 20_000_000
 # How long a server's waits for a client that was not announced (it may not be recorded at all) …
-SERVER_WINDOW_NS = 50_000_000
+SERVER_WINDOW_NS = 100_000_000
 # … and for the content of one that was: what the server reads, the client has written, but may tell later.
 CLIENT_WINDOW_NS = 200_000_000
 # How long a connection that has ended is remembered for its other end, which may read only after the client's
 # socket is gone: what the client sent before its FIN waits for a server that is busy.
 LINGER_NS = 2_000_000_000
-# Beyond this a view is shown without waiting: its other end would have spoken.
-MAX_HELD_BYTES = 256 << 10
+# Beyond this a view is shown without waiting. A busy machine may let a client return from the call that asked only
+# when the server has filled the buffers of both sockets with its answer.
+MAX_HELD_BYTES = 8 << 20
 # Plaintext whose socket is not known yet, over all sessions; the oldest is given up first.
 MAX_UNBOUND_BYTES = 16 << 20
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
- * The one translation unit of the kernel side. compile.py splices the parts in (BCC rewrites map calls only in
+ * The one translation unit of the kernel side. program.py splices the parts in (BCC rewrites map calls only in
  * the main file), in this order: what crosses the ring, limits, maps, then from helpers to programs.
  *
  *   sockets.bpf.h    fd → the kernel's socket, its addresses, the connection's entry

@@ -148,7 +148,8 @@ class Kernel:
         try:
             with _stand_in_headers(), _quiet_stderr():
                 self._module: Any = self._bcc.BPF(
-                    text=compiled.declarations(text) if kept else text, cflags=flags
+                    text=(compiled.declarations(text) if kept else text).encode(),
+                    cflags=[flag.encode() for flag in flags],
                 )
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
             raise ProgramError(
@@ -185,7 +186,7 @@ class Kernel:
         """The verifier's log, for who asked for it: PLAINTAP_BPF_LOG."""
         if "PLAINTAP_BPF_LOG" in os.environ:
             with suppress(Exception):
-                self._module.load_func(program, getattr(self._bcc.BPF, kind))
+                self._module.load_func(program.encode(), getattr(self._bcc.BPF, kind))
 
     def _function_names(self) -> list[bytes]:
         library, module = self._bcc.libbcc.lib, self._module.module
@@ -210,7 +211,7 @@ class Kernel:
 
     def set_tail_call(self, array: str, program: int, index: int = 0) -> None:
         """Where programs that copy bytes go on."""
-        table = self._module[array]
+        table = self.table(array)
         table[table.Key(index)] = table.Leaf(program)
 
     def instructions(self, program: str) -> bytes:
@@ -219,7 +220,7 @@ class Kernel:
 
     def table(self, name: str) -> Any:
         """A map, as bcc shows it."""
-        return self._module[name]
+        return self._module[name.encode()]
 
     def attach_uprobe(self, program: int, path: str, offset: int, *, at_return: bool) -> int:
         """A perf-event uprobe, for kernels without uprobe_multi. Raises OSError."""

@@ -149,7 +149,7 @@ class Kernel:
             with _stand_in_headers(), _quiet_stderr():
                 self._module: Any = self._bcc.BPF(
                     text=(compiled.declarations(text) if kept else text).encode(),
-                    cflags=[flag.encode() for flag in flags],
+                    cflags=flags,
                 )
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
             raise ProgramError(

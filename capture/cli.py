@@ -192,9 +192,9 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
 )
 @click.option(
     "--below/--no-below",
-    default=False,
+    default=True,
     show_default=True,
-    help="Also record what no system call shows: sendfile, splice, io_uring, 32-bit programs. Starts a second later.",
+    help="Record what no system call shows: sendfile, splice, io_uring, 32-bit programs.",
 )
 @click.option(
     "--ring-size",

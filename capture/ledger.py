@@ -104,7 +104,6 @@ class Ledger:
                 {reason for account in (self.sockets, self.tls) for reason, n in account.lost.items() if n}
             )
             remedy = " A larger --ring-size loses less." if "ring-full" in reasons else ""
-            remedy += " --below records what is not in user space." if "not-in-user-space" in reasons else ""
             found.append(
                 f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}); "
                 f"{_bytes(self.gap_bytes)} of them are gaps in the file.{remedy}"

@@ -73,7 +73,7 @@ class Plan:
     duration_s: float | None = None
     ring_bytes: int = DEFAULT_RING_BYTES
     hold: bool = False
-    below: bool = False
+    below: bool = True
 
 
 @dataclass(frozen=True, slots=True)

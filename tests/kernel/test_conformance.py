@@ -183,7 +183,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
     }
     comms = [option for name in programs for option in ("-c", name)]
     account = folder / "ledger.json"
-    with record(folder / "all.pcapng", *comms, "--below", "--ledger", account) as recording:
+    with record(folder / "all.pcapng", *comms, "--ledger", account) as recording:
         order = list(CASES)
         random.shuffle(order)
         truths = {case: truths_of(case, programs[case.program]) for case in order}
@@ -234,7 +234,7 @@ HEAD = """# What is captured of every call
 Made by `tests/kernel/test_conformance.py`, which runs a small program for each line, records its end alone,
 and compares the bytes in the file with what it sent and received, by SHA-256. *exact*: byte for byte, in order.
 *gap*: a hole of exactly as many bytes as were lost, with its reason. This is on a kernel that has
-`tcp_sendmsg_locked` (Linux 6.16) and `sock_send_length` (6.3), with `--below`. Without it, or on older kernels,
+`tcp_sendmsg_locked` (Linux 6.16) and `sock_send_length` (6.3). On older kernels, or with `--no-below`,
 what is not a plain read, write, send or receive is not seen, but for sendfile, which is a gap, and a splice of
 64 bits from a socket into a pipe.
 

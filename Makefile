@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types pytest test-stacks bench clean
+.PHONY: help install dev demo test lint types pytest test-stacks fuzz bench clean
 
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
@@ -49,6 +49,7 @@ help:
 	@echo 'make install   system packages and .venv/bin/plaintap'
 	@echo 'make demo      record and export a sample: demo.pcapng, demo.har'
 	@echo 'make test      lint, types and every test, the kernel ones as root'
+	@echo 'make fuzz      every parser for ten minutes, on any bytes (FUZZ_SECONDS=600)'
 	@echo 'make bench     measure, and write benchmarks/results.md'
 	@echo 'make clean     remove what the others made in this folder'
 
@@ -112,6 +113,13 @@ test-stacks: dev
 	npm install --silent --no-audit --no-fund --prefix build/stacks/node
 	status=0; $(AS_ROOT) env STACKS_TABLE=docs/tls.md $(VENV)/bin/pytest -m kernel tests/stacks || status=$$?; \
 	    $(HAND_OVER); exit $$status
+
+# Coverage-guided; what it finds is in build/fuzz/findings. A short run of the same targets is part of make test.
+FUZZ_SECONDS := 600
+fuzz: install
+	test -x build/fuzz/bin/pip || $(PYTHON) -m venv build/fuzz
+	build/fuzz/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' atheris
+	status=0; build/fuzz/bin/python tests/fuzz/run.py all --seconds $(FUZZ_SECONDS) || status=$$?; $(HAND_OVER); exit $$status
 
 bench: install
 	@.ci/install-packages $(BENCH_PACKAGES)

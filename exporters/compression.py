@@ -93,7 +93,7 @@ def _deflate(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield start
         yield from iterator
 
-    return _inflate("deflate", wbits, rest())
+    yield from _inflate("deflate", wbits, rest())
 
 
 def _brotli(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import shlex
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -95,7 +94,7 @@ def _curl_words(request: Json) -> Iterator[str]:
         yield "--head"
     elif request["method"] != ("GET" if text is None else "POST"):
         yield f"--request {shlex.quote(request['method'])}"
-    host = urlsplit(request["url"]).netloc
+    host = request["url"].partition("://")[2].partition("/")[0]
     for header in request["headers"]:
         name, value = header["name"], header["value"]
         if name[:1] == ":" or name.lower() in _CURL_SETS or (name.lower() == "host" and value == host):

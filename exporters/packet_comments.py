@@ -24,6 +24,10 @@ MAX_COMMAND_LINE_BYTES: Final = 20_000
 option; Java's class paths are the long ones, and 20,000 shows which program it is."""
 MAX_VALUE_BYTES: Final = 4_096
 
+MAX_NUMBER: Final = (1 << 63) - 1
+"""Of bytes, of nanoseconds since the epoch, of a process: what is larger was not written by us, and JSON ends at
+64 bits."""
+
 LEDGER_PREFIX: Final = "plaintap-ledger "
 _LEDGER_PART_CHARACTERS: Final = 60_000
 """The ledger is ASCII, cut into options of at most 65,535 bytes with their prefix."""
@@ -163,7 +167,9 @@ def parse_ledger(comments: Iterable[str]) -> dict[str, object] | None:
 
 def _number(words: Mapping[str, str], key: str) -> int | None:
     value = words.get(key, "")
-    return int(value) if value.isascii() and value.isdigit() and len(value) <= 20 else None
+    if not (value.isascii() and value.isdigit() and len(value) <= 19):
+        return None
+    return number if (number := int(value)) <= MAX_NUMBER else None
 
 
 def _read_process(words: Mapping[str, str], prefix: str) -> Process | None:

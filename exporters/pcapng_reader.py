@@ -23,6 +23,9 @@ MAX_LEDGER_COMMENTS: Final = 64
 _MAX_CACHED_OPTIONS: Final = 4096
 """Packets of one direction of a stream have equal options, which are decoded once; cleared when full."""
 
+LATEST_NS: Final = (1 << 63) - 1
+"""In the year 2262. A time that is later, or before 1970, is a damaged block's or a wrong resolution's."""
+
 _NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 _DEFAULT_TSRESOL: Final = 6
 _MIN_BLOCK_BYTES: Final = 12
@@ -141,7 +144,10 @@ class PcapngReader:
                 "a packet longer than its block, or of an interface that was not described"
             )
         interface = section.interfaces[number]
-        self._last_ns = time_ns = interface.time_ns(high << 32 | low)
+        time_ns = interface.time_ns(high << 32 | low)
+        if not 0 <= time_ns <= LATEST_NS:
+            time_ns = min(max(time_ns, 0), LATEST_NS)
+        self._last_ns = time_ns
         end = 20 + captured
         encoded = body[end + (-captured & 3) : -4]
         options = section.packet_options(encoded) if encoded else _NO_OPTIONS

@@ -42,6 +42,9 @@ STATUS_NAMES = (
 MAX_LISTED_MESSAGES = 10_000
 """Of one direction of a call: a stream may go on for days."""
 
+MAX_STATUS_DIGITS = 9
+"""gRPC's codes go to 16; a server may send any number, and Python turns not any text of digits into one."""
+
 _COMPRESSED, _TRAILERS = 0x01, 0x80
 _PREFIX_BYTES = 5
 
@@ -144,5 +147,5 @@ def _status(response: Response | None, web_trailers: Fields) -> tuple[int | None
         status = fields.get(b"grpc-status")
         if status is not None:
             message = unquote((fields.get(b"grpc-message") or b"").decode("latin-1"))
-            return (int(status) if status.isdigit() else None), message
+            return (int(status) if status.isdigit() and len(status) <= MAX_STATUS_DIGITS else None), message
     return None, ""

@@ -80,6 +80,12 @@ class Half:
         return self.body
 
     @property
+    def status(self) -> int | None:
+        """The status code, three digits (RFC 9110 §15); None where there is none."""
+        status = self.pseudo.get(b":status", b"")
+        return int(status) if len(status) == 3 and status.isdigit() else None
+
+    @property
     def missing(self) -> int | None:
         """How much less there is than Content-Length says; None where it says nothing."""
         length = self.fields.get(b"content-length") if self.fields is not None else None
@@ -191,9 +197,8 @@ class StreamExchange:
             self.priority = next(name for least, name in _WEIGHTS if weight >= least)
 
     def _interim(self, half: Half, started_ns: int) -> Response:
-        status = half.pseudo.get(b":status", b"")
         return Response(
-            int(status) if status.isdigit() else None,
+            half.status,
             b"",
             VERSION,
             half.fields or NO_FIELDS,
@@ -246,10 +251,9 @@ class StreamExchange:
 
     def _build_response(self) -> Response:
         half = self.response
-        status = half.pseudo.get(b":status", b"")
         started_ns = half.started_ns or 0
         return Response(
-            int(status) if status.isdigit() else None,
+            half.status,
             b"",
             VERSION,
             half.fields or NO_FIELDS,

@@ -24,6 +24,7 @@ from capture.streams import Data, StreamItem
 from exporters import pcapng, pcapng_reader
 from exporters.capture_files import CaptureFile
 from exporters.packets import PcapngExporter
+from exporters.pcapng_reader import LATEST_NS
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
@@ -106,6 +107,19 @@ class TestPcapng:
         offset = ng.option(pcapng.IF_TSOFFSET, ng.pack("q", -3600))
         data = ng.section() + ng.interface(offset) + ng.packet(3_600_000_001, b"")
         assert packets(data)[0].time_ns == 1000
+
+    @pytest.mark.parametrize(
+        ("resolution", "offset", "ticks", "expected"),
+        [(0, 0, 1 << 60, LATEST_NS), (6, -1 << 40, 5, 0), (9, 0, (1 << 64) - 1, LATEST_NS)],
+    )
+    def test_times_that_no_clock_shows(
+        self, order: str, resolution: int, offset: int, ticks: int, expected: int
+    ) -> None:
+        ng = Ng(order)
+        options = ng.option(pcapng.IF_TSRESOL, bytes([resolution]))
+        options += ng.option(pcapng.IF_TSOFFSET, ng.pack("q", offset))
+        data = ng.section() + ng.interface(options) + ng.packet(ticks, b"abc") + ng.old_packet(ticks, b"abc")
+        assert [packet.time_ns for packet in packets(data)] == [expected] * 2
 
     def test_several_sections_and_interfaces(self, order: str) -> None:
         ng, other = Ng(order), Ng("<" if order == ">" else ">")

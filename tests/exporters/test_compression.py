@@ -81,6 +81,14 @@ def test_garbage(coding: str) -> None:
     assert list(DECODERS[coding]([])) == list(DECODERS[coding]([b""])) == []
 
 
+@pytest.mark.parametrize("outer", sorted(DECODERS))
+@pytest.mark.parametrize("inner", sorted(DECODERS))
+def test_a_decoder_asks_for_nothing_before_it_is_asked(outer: str, inner: str) -> None:
+    stacked = DECODERS[inner](DECODERS[outer](iter([b"\x1f\x04 no coding at all \xff\xff\xff"])))
+    with pytest.raises(CorruptStreamError):
+        list(stacked)
+
+
 @pytest.mark.parametrize(("coding", "encode"), ENCODERS)
 def test_a_bomb_can_be_stopped_at_any_block(coding: str, encode: Callable[[bytes], bytes]) -> None:
     decoder = DECODERS[coding]([encode(bytes(20_000_000))])

@@ -335,6 +335,12 @@ def test_what_cannot_be_sent_again_says_so() -> None:
         assert reason in line
 
 
+def test_a_host_that_is_none_is_sent_again_as_it_was() -> None:
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: [\r\n\r\n")
+    talk.server(b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
+    assert written(read(talk.items), "curl").strip().endswith("'http://[/'")
+
+
 def test_a_transcript() -> None:
     text = written(exchange("/a", "X: y\r\n", b"up\nload", "text/plain", b"down\x1b[2J", "Z: w\r\n"), "text")
     assert re.search(

@@ -78,7 +78,7 @@ def test_comments_of_people_are_no_streams(comment: str) -> None:
     assert read_stream(words, 1, (0, 0), None, None) is None  # type: ignore[arg-type]  # not looked at
 
 
-@pytest.mark.parametrize("length", ["", "-1", "1e3", "٣", "9" * 30])
+@pytest.mark.parametrize("length", ["", "-1", "1e3", "٣", "9" * 30, str(1 << 63)])
 def test_a_length_that_is_no_number_is_no_gap(length: str) -> None:
     assert read_gap({"lost": length, "reason": "x"}) is None
 

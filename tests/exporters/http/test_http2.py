@@ -369,3 +369,14 @@ def test_alpn_decides_before_the_first_byte() -> None:
     servers = [item for item in rest if getattr(item, "sender", None) is Side.SERVER]
     assert read([opened, *servers]) == []
     assert Frame.parse_frame_header(memoryview(SettingsFrame(0).serialize()))[1] == 0
+
+
+@pytest.mark.parametrize("status", ["2" * 5000, "99999999999999999999", "20", "abc", "-12"])
+def test_a_status_that_is_none(status: str) -> None:
+    talk = H2Talk()
+    stream = talk.request()
+    talk.server.send_headers(stream, [(":status", status)], end_stream=True)
+    talk.conversation.server(talk.server.data_to_send())
+    (exchange,) = read_in_splits(talk.conversation.items)
+    assert exchange.response is not None
+    assert exchange.response.status is None

@@ -129,6 +129,14 @@ def test_a_refusal_without_messages() -> None:
     assert call(exchange).status_name == "UNIMPLEMENTED"
 
 
+def test_a_status_of_many_digits_is_none() -> None:
+    talk = H2Talk()
+    stream = talk.request([("content-type", "application/grpc")], b"", "/s/m", "POST")
+    talk.respond(stream, None, [("content-type", "application/grpc"), ("grpc-status", "1" * 5000)])
+    (exchange,) = read_in_splits(talk.conversation.items)
+    assert call(exchange).status is None
+
+
 def web(kind: bytes, body: bytes) -> Exchange:
     """A gRPC-Web answer over HTTP/1."""
     post = (

@@ -59,6 +59,7 @@ enum shape {
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
+	SHAPE_WRITE_VECTORS,	/* (object, output, _, _, blocks, count, n, done) → 0, the bytes in *done, a record in output */
 	SHAPE_HANDSHAKE,	/* (object) → 1 when done */
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */
@@ -70,6 +71,7 @@ enum shape {
 	SHAPE_NSPR_READ,	/* NSPR: (descriptor, buffer, n) → bytes, or ≤ 0 */
 	SHAPE_NSPR_WRITE,
 	SHAPE_NSPR_RECV,	/* (descriptor, buffer, n, flags) */
+	SHAPE_NSPR_WRITEV,	/* (descriptor, blocks, count) → bytes */
 	SHAPE_NSPR_CLOSE,	/* (descriptor): entry only */
 	SHAPE_NSS_IMPORT,	/* (model, descriptor) → the descriptor that has TLS */
 };

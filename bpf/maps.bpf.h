@@ -98,7 +98,11 @@ struct tls_call {
 	u64 stack;		/* stack pointer at entry: matches the return to its entry */
 	u64 library;
 	u64 sk, connection;	/* the socket that a nested system call touched */
-	u32 kind, pad;		/* CALL_* */
+	u64 output;		/* where the record is put; 0: it goes to a BIO */
+	u32 kind;		/* CALL_* */
+	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
+	u8 memory;		/* MEMORY_* */
+	u8 pad[7];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */

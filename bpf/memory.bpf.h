@@ -6,9 +6,10 @@
  * tables begin differs at every boot (KASLR): direct_map.py finds out with a page of its own.
  */
 #define MEMORY_USER 0		/* blocks and bytes are the program's */
-#define MEMORY_USER_COPIED 1	/* the bytes are the program's, the kernel has copied the blocks */
-#define MEMORY_PAGES 2		/* bio_vecs */
-#define MEMORY_KERNEL 3		/* blocks and bytes are the kernel's */
+#define MEMORY_USER_NARROW 1	/* the same, with lengths of 32 bits, and anything behind them */
+#define MEMORY_USER_COPIED 2	/* the bytes are the program's, the kernel has copied the blocks */
+#define MEMORY_PAGES 3		/* bio_vecs */
+#define MEMORY_KERNEL 4		/* blocks and bytes are the kernel's */
 
 /* A flag beside MSG_*, ours: the bytes are nowhere that can be read. */
 #define NOT_IN_USER_SPACE 0x80000000
@@ -36,8 +37,13 @@ INLINE int page_address(u64 page, u64 *address)
 /* One block of an array, as address and length. 0, or a reason. */
 INLINE int read_block(u8 memory, u64 vector, u64 at, u64 *block)
 {
-	if (memory == MEMORY_USER)
-		return bpf_probe_read_user(block, 16, (void *)(vector + 16 * at)) ? REASON_FAULT : 0;
+	if (memory <= MEMORY_USER_NARROW) {
+		if (bpf_probe_read_user(block, 16, (void *)(vector + 16 * at)))
+			return REASON_FAULT;
+		if (memory == MEMORY_USER_NARROW)
+			block[1] = (u32)block[1];
+		return 0;
+	}
 	if (bpf_probe_read_kernel(block, 16, (void *)(vector + 16 * at)))
 		return REASON_FAULT;
 	if (memory == MEMORY_PAGES) {
@@ -58,7 +64,7 @@ INLINE long read_bytes(u8 memory, void *to, u64 n, u64 from)
 }
 
 /* Bytes that no block array describes: put together by us, as MEMORY_KERNEL. */
-#define MEMORY_PIPE 4		/* not put together yet */
+#define MEMORY_PIPE 5		/* not put together yet */
 #define MAX_KEPT_PIECES 64
 struct piece {
 	u64 address, length;

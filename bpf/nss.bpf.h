@@ -20,6 +20,11 @@ INLINE int is_layered(u64 descriptor)
 	return !bpf_probe_read_user(&type, sizeof(type), (void *)methods) && type == PR_DESC_LAYERED;
 }
 
+INLINE int nspr_writes(int shape)
+{
+	return shape == SHAPE_NSPR_WRITE || shape == SHAPE_NSPR_WRITEV;
+}
+
 INLINE int nss_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 descriptor = PT_REGS_PARM1(ctx);
@@ -30,8 +35,17 @@ INLINE int nss_enter(struct pt_regs *ctx, int shape, u64 library)
 		return 0;
 	if (shape == SHAPE_NSPR_RECV && (PT_REGS_PARM4(ctx) & PR_MSG_PEEK))
 		return 0;
-	return tls_enter(ctx, descriptor, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0, library,
-			 shape == SHAPE_NSPR_WRITE ? CALL_WRITES : CALL_READS);
+	struct tls_call call = {
+		.ssl = descriptor, .buffer = PT_REGS_PARM2(ctx), .count = PT_REGS_PARM3(ctx), .library = library,
+		.kind = nspr_writes(shape) ? CALL_WRITES : CALL_READS,
+	};
+	if (shape == SHAPE_NSPR_WRITEV) {
+		/* At most 16 (prio.h: PR_MAX_IOVECTOR_SIZE); how much they hold is for the call to say. */
+		call.blocks = (u32)call.count & 31;
+		call.count = 0x7fffffff;
+		call.memory = MEMORY_USER_NARROW;
+	}
+	return tls_enter(ctx, &call);
 }
 
 /* SSL_ImportFD returns a descriptor that has TLS from now on: a new session, whatever was at its address. */
@@ -68,7 +82,7 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library)
 			bind(s, call, id);
 		/* The upper half of an int argument's register is anyone's. */
 		if (s && s->connection && n > 0 && n <= (int)call->count)
-			ready = tls_moved(call, id, shape == SHAPE_NSPR_WRITE ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+			ready = tls_moved(call, id, nspr_writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 	}
 	tls_calls.delete(&key);
 	return ready;
@@ -101,5 +115,6 @@ NSS_SHAPE(nss_import, SHAPE_NSS_IMPORT)
 NSS_SHAPE(nspr_read, SHAPE_NSPR_READ)
 NSS_SHAPE(nspr_recv, SHAPE_NSPR_RECV)
 NSS_SHAPE(nspr_write, SHAPE_NSPR_WRITE)
+NSS_SHAPE(nspr_writev, SHAPE_NSPR_WRITEV)
 NSS_SHAPE(nspr_close, SHAPE_NSPR_CLOSE)
 #endif

@@ -31,28 +31,22 @@ INLINE int is_part_of(struct tls_call *outer, u64 ssl, u64 stack, u32 kind)
 	return outer && outer->stack > stack && outer->ssl == ssl && (!kind || outer->kind == kind);
 }
 
-INLINE int tls_enter(struct pt_regs *ctx, u64 ssl, u64 buffer, u64 count_, u64 done_pointer, u64 library, u32 kind)
+/* A wanted process enters a function of a TLS library. */
+INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct tls_call_key key = {.tid = id};
-	struct tls_call *outer;
+	struct tls_call_key key = {.tid = bpf_get_current_pid_tgid()};
+	struct tls_call *outer = tls_calls.lookup(&key);
 
-	if (!wanted(id))
+	call->entered = bpf_ktime_get_ns();
+	call->stack = STACK_AT_ENTRY(ctx);
+	if (is_part_of(outer, call->ssl, call->stack, call->kind))
 		return 0;
-	outer = tls_calls.lookup(&key);
-	if (is_part_of(outer, ssl, STACK_AT_ENTRY(ctx), kind))
-		return 0;
-	if (outer && outer->stack > STACK_AT_ENTRY(ctx)) {
+	if (outer && outer->stack > call->stack) {
 		key.depth = 1;
-		if (is_part_of(tls_calls.lookup(&key), ssl, STACK_AT_ENTRY(ctx), kind))
+		if (is_part_of(tls_calls.lookup(&key), call->ssl, call->stack, call->kind))
 			return 0;
 	}
-	struct tls_call call = {
-		.ssl = ssl, .buffer = buffer, .count = count_, .done_pointer = done_pointer,
-		.entered = bpf_ktime_get_ns(), .stack = STACK_AT_ENTRY(ctx), .library = library,
-		.kind = kind,
-	};
-	if (tls_calls.update(&key, &call)) {
+	if (tls_calls.update(&key, call)) {
 		count(COUNTER_TABLE_FULL, 1);
 		finish_uprobe(ctx, 1);	/* finds no job: see above */
 	}
@@ -111,10 +105,17 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		return 0;
 	}
 	struct job job = {
-		.session = s->id, .base = call->buffer, .length = n, .left = n, .tgid = id >> 32, .tid = tid,
+		.session = s->id, .left = n, .tgid = id >> 32, .tid = tid, .memory = call->memory,
 		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 	};
+	if (call->blocks) {
+		job.vector = call->buffer;
+		job.blocks = call->blocks;
+	} else {
+		job.base = call->buffer;
+		job.length = n;
+	}
 	c = bind(s, call, id);
 	job.connection = s->connection;
 	job.position = __sync_fetch_and_add(&s->position[d], n);
@@ -180,14 +181,28 @@ INLINE int bio_write_enter(struct pt_regs *ctx, u64 buffer, u64 length)
 	return 0;
 }
 
+/* The 7th argument is the number of bytes, the 8th where to put how many were written. */
+INLINE int read_stack_arguments(struct pt_regs *ctx, struct tls_call *call)
+{
+#if defined(__x86_64__)
+	u64 stack = STACK_AT_ENTRY(ctx);
+	return bpf_probe_read_user(&call->count, 8, (void *)(stack + 8)) ||
+		bpf_probe_read_user(&call->done_pointer, 8, (void *)(stack + 16));
+#else
+	return 1;	/* nothing is located there (capture/located_libraries.py) */
+#endif
+}
+
 INLINE int writes(int shape)
 {
-	return shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG || shape == SHAPE_WRITE_EX || shape == SHAPE_WRITE_EX2;
+	return shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG || shape == SHAPE_WRITE_EX ||
+		shape == SHAPE_WRITE_EX2 || shape == SHAPE_WRITE_VECTORS;
 }
 
 INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 {
-	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx), done = 0;
+	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
+	struct tls_call call = {.ssl = object, .library = library};
 
 	/* Read before they are chosen between: the verifier wants no computed offset into the context. */
 	asm volatile("" : "+r"(fourth), "+r"(fifth));
@@ -195,14 +210,25 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 		return tls_free(ctx, object);
 	if (shape == SHAPE_BIO_WRITE)
 		return bio_write_enter(ctx, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
-	if (shape == SHAPE_HANDSHAKE || shape == SHAPE_HANDSHAKE_ZERO)
-		return tls_enter(ctx, object, 0, 0, 0, library, CALL_OTHER);
+	if (!wanted(bpf_get_current_pid_tgid()))
+		return 0;
+	if (shape < SHAPE_HANDSHAKE) {
+		call.buffer = PT_REGS_PARM2(ctx);
+		call.count = PT_REGS_PARM3(ctx);
+		call.kind = writes(shape) ? CALL_WRITES : CALL_READS;
+	}
 	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
-		done = fourth;
+		call.done_pointer = fourth;
 	if (shape == SHAPE_WRITE_EX2)
-		done = fifth;
-	return tls_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), done, library,
-			 writes(shape) ? CALL_WRITES : CALL_READS);
+		call.done_pointer = fifth;
+	if (shape == SHAPE_WRITE_VECTORS) {
+		call.output = call.buffer;
+		call.buffer = fifth;
+		call.blocks = PT_REGS_PARM6(ctx);
+		if (read_stack_arguments(ctx, &call))
+			return 0;
+	}
+	return tls_enter(ctx, &call);
 }
 
 /* Bytes that a returning call moved; 0: none, or it is not a call that moves any. */
@@ -217,7 +243,7 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG)
 		n = PT_REGS_RC(ctx);
 	if (shape >= SHAPE_READ_EX) {
-		if (n == 1 && call->done_pointer)
+		if (n == (shape != SHAPE_WRITE_VECTORS) && call->done_pointer)
 			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
 		n = done;
 	}
@@ -239,6 +265,8 @@ INLINE int shape_return(struct pt_regs *ctx, int shape)
 	if (shape < SHAPE_HANDSHAKE) {
 		n = bytes_moved(ctx, call, shape);
 		if (n) {
+			if (call->output && !call->connection)
+				remember_record(call, id, call->output);
 			ready = tls_moved(call, id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 			goto out;
 		}
@@ -294,6 +322,7 @@ SHAPE(write_long, SHAPE_WRITE_LONG)
 SHAPE(read_ex, SHAPE_READ_EX)
 SHAPE(write_ex, SHAPE_WRITE_EX)
 SHAPE(write_ex2, SHAPE_WRITE_EX2)
+SHAPE(write_vectors, SHAPE_WRITE_VECTORS)
 SHAPE(handshake, SHAPE_HANDSHAKE)
 SHAPE(handshake_zero, SHAPE_HANDSHAKE_ZERO)
 SHAPE(free, SHAPE_FREE)

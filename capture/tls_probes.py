@@ -7,7 +7,7 @@ the kernel side is compiled.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at a file gave: its probes, None for no TLS library, or why it cannot be told."""
+    """What a look at a file gave: its probes, None for no TLS library, or why it cannot be told.
+
+    With probes the file is ``opened``: its path may be one of a process that ends before they are attached.
+    """
 
     file: ExecutableFile
     probes: LibraryProbes | None
     problem: str | None = None
+    opened: BinaryIO | None = None
 
 
 class TlsFiles:
@@ -51,16 +55,36 @@ class TlsFiles:
         self._catalog.save()
 
     def _look(self, files: Iterable[ExecutableFile]) -> list[Look]:
-        looks = []
-        for file in files:
-            if (file.device, file.inode) in self._seen:
-                continue
-            self._seen.add((file.device, file.inode))
-            try:
-                looks.append(Look(file, self._catalog.probes_for(file.path)))
-            except (PlaintapError, OSError) as error:
-                looks.append(Look(file, None, str(error)))
-        return looks
+        return [look for file in files if (look := self._look_once(file))]
+
+    def _look_once(self, file: ExecutableFile) -> Look | None:
+        """None for a file that was seen before, or is gone with the last process that mapped it."""
+        if (file.device, file.inode) in self._seen:
+            return None
+        try:
+            opened = open(file.path, "rb", buffering=0)  # noqa: PTH123, SIM115 - names may hold any bytes
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError as error:
+            opened, problem = None, error.strerror
+        self._seen.add((file.device, file.inode))
+        if not opened:
+            return Look(file, None, problem)
+        path = _path_of(opened)
+        try:
+            probes = self._catalog.probes_for(path)
+        except (PlaintapError, OSError) as error:
+            opened.close()
+            return Look(file, None, str(error).replace(path, file.name))
+        if not probes:
+            opened.close()
+            return Look(file, None)
+        return Look(file, probes, None, opened)
+
+
+def _path_of(opened: BinaryIO) -> str:
+    """A path to an open file, for as long as it is open."""
+    return f"/proc/self/fd/{opened.fileno()}"
 
 
 class TlsProbes:
@@ -84,15 +108,16 @@ class TlsProbes:
         for look in looks:
             self._know_file(look.file.device, look.file.inode)
             problem = look.problem
-            if look.probes:
-                try:
-                    self._attach(look.probes)
-                except (PlaintapError, OSError) as error:
-                    problem = str(error)
+            if look.probes and look.opened:
+                with look.opened:
+                    try:
+                        self._attach(look.probes, _path_of(look.opened))
+                    except (PlaintapError, OSError) as error:
+                        problem = str(error)
             if problem:
                 self.warnings.append(f"{look.file.name}: no probes ({problem}).")
 
-    def _attach(self, found: LibraryProbes) -> None:
+    def _attach(self, found: LibraryProbes, path: str) -> None:
         sites = [
             UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
             for site in found.sites
@@ -100,4 +125,4 @@ class TlsProbes:
         ]
         if sites:
             self._names.append(found.library)
-            self._probes.attach_uprobes(found.path, sites, len(self._names))
+            self._probes.attach_uprobes(path, sites, len(self._names))

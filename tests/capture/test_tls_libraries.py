@@ -51,6 +51,8 @@ def test_sites_are_near_the_functions_that_nm_lists(path):
     if not path.exists():
         pytest.skip(f"no {path.name} here")
     judged = symbols(path, "-D")
+    if path == NODE and "SSL_read" not in judged:
+        pytest.skip("this Node takes OpenSSL from the distribution's library")
     found = probes_for(str(path))
     with ElfFile(str(path)) as elf:
         for site in found.sites:

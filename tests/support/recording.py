@@ -164,6 +164,12 @@ def header(message: dict[str, Any], name: str) -> str | None:
     return next((field["value"] for field in fields if field["name"].lower() == name.lower()), None)
 
 
+def warnings(stderr: str) -> list[str]:
+    """What a recording warned of, but for files of processes that are no concern of the test."""
+    lines = [line for line in stderr.splitlines() if line.startswith("Warning: ")]
+    return [line for line in lines if ": no probes (" not in line]
+
+
 def settle(seconds: float = 20 * POLL_SECONDS) -> None:
     """Let programs do what follows their last visible step, such as closing a connection."""
     time.sleep(seconds)

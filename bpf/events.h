@@ -68,6 +68,9 @@ enum shape {
 	SHAPE_GO_WRITE,
 	SHAPE_GO_HANDSHAKE,	/* (conn, context) → error, 0 when done */
 	SHAPE_GO_CLOSE,		/* (conn): entry only */
+	SHAPE_GO_READ_WRAPPED,	/* Go: the same, of an object whose first member is the conn */
+	SHAPE_GO_WRITE_WRAPPED,
+	SHAPE_GO_HANDSHAKE_WRAPPED,
 	SHAPE_NSPR_READ,	/* NSPR: (descriptor, buffer, n) → bytes, or ≤ 0 */
 	SHAPE_NSPR_WRITE,
 	SHAPE_NSPR_RECV,	/* (descriptor, buffer, n, flags) */

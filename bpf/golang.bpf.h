@@ -63,14 +63,17 @@ INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	u64 conn = GO_FIRST(ctx);
 
 	if (!wanted(id))
 		return 0;
 	if (shape == SHAPE_GO_CLOSE)
-		return tls_free(ctx, GO_FIRST(ctx));
+		return tls_free(ctx, conn);
+	if (shape >= SHAPE_GO_READ_WRAPPED && READ_USER(conn, conn))
+		return 0;
 	/* More stack needed: the function starts over, and this is the same call again. */
 	struct tls_call call = {
-		.ssl = GO_FIRST(ctx), .buffer = GO_SECOND(ctx), .count = GO_THIRD(ctx),
+		.ssl = conn, .buffer = GO_SECOND(ctx), .count = GO_THIRD(ctx),
 		.entered = bpf_ktime_get_ns(), .library = library,
 	};
 	if (go_calls.update(&key, &call)) {
@@ -88,6 +91,11 @@ INLINE void go_bind(struct tls_call *call, struct session *s, u64 id)
 
 	if (!c || c->id != s->connection)
 		go_find_socket(call, id >> 32);
+}
+
+INLINE int go_reads(int shape)
+{
+	return shape == SHAPE_GO_READ || shape == SHAPE_GO_READ_WRAPPED;
 }
 
 INLINE int go_results(struct pt_regs *ctx, int shape)
@@ -109,7 +117,7 @@ INLINE int go_results(struct pt_regs *ctx, int shape)
 	if (!s)
 		return 0;
 	go_bind(&call, s, id);
-	if (shape == SHAPE_GO_HANDSHAKE) {
+	if (shape == SHAPE_GO_HANDSHAKE || shape == SHAPE_GO_HANDSHAKE_WRAPPED) {
 		bind(s, &call, id);
 		if (!n && !s->established) {
 			s->established = 1;
@@ -117,7 +125,7 @@ INLINE int go_results(struct pt_regs *ctx, int shape)
 		}
 	} else if (n > 0 && n <= call.count) {
 		/* Also with an error: the bytes are the caller's. */
-		ready = tls_moved(&call, id, shape == SHAPE_GO_WRITE ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+		ready = tls_moved(&call, id, go_reads(shape) ? DIRECTION_RECEIVED : DIRECTION_SENT, n);
 	}
 	return ready;
 }
@@ -148,4 +156,7 @@ GO_SHAPE(go_read, SHAPE_GO_READ)
 GO_SHAPE(go_write, SHAPE_GO_WRITE)
 GO_SHAPE(go_handshake, SHAPE_GO_HANDSHAKE)
 GO_SHAPE(go_close, SHAPE_GO_CLOSE)
+GO_SHAPE(go_read_wrapped, SHAPE_GO_READ_WRAPPED)
+GO_SHAPE(go_write_wrapped, SHAPE_GO_WRITE_WRAPPED)
+GO_SHAPE(go_handshake_wrapped, SHAPE_GO_HANDSHAKE_WRAPPED)
 #endif

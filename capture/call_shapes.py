@@ -71,6 +71,10 @@ class Call(Enum):
     GO_WRITE = "go_write", False, True
     # Go: f(conn, context) → error (first word 0: the handshake is done)
     GO_HANDSHAKE = "go_handshake", False, True
+    # Go: the same, of an object whose first member is the conn
+    GO_READ_WRAPPED = "go_read_wrapped", False, True
+    GO_WRITE_WRAPPED = "go_write_wrapped", False, True
+    GO_HANDSHAKE_WRAPPED = "go_handshake_wrapped", False, True
     # Go: f(conn): close_notify is about to be sent; closed
     GO_SHUTDOWN = "go_shutdown", False
     GO_CLOSE = "go_close", False

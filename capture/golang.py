@@ -1,4 +1,5 @@
-"""Find Go's crypto/tls in a Go program, stripped or not, and every instruction where its functions return.
+"""Find Go's crypto/tls in a Go program, stripped or not, and every instruction where its functions return; and
+copies of it under other names, such as uTLS.
 
 Go has no dynamic symbols, but each program carries a table from code to function names for its stack traces:
 .gopclntab (Go's internal/abi and runtime/symtab.go; layouts of 1.16, 1.18 and 1.20). Stripping leaves it.
@@ -28,19 +29,29 @@ from capture.elf import AARCH64, X86_64, ElfFile, Symbol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Of the package crypto/tls, and of copies of it.
 GO_FUNCTIONS = {
-    "crypto/tls.(*Conn).Read": Call.GO_READ,
-    "crypto/tls.(*Conn).Write": Call.GO_WRITE,
+    "(*Conn).Read": Call.GO_READ,
+    "(*Conn).Write": Call.GO_WRITE,
     # Handshake itself is called by every Read and Write, and returns at once when it is done.
-    "crypto/tls.(*Conn).clientHandshake": Call.GO_HANDSHAKE,
-    "crypto/tls.(*Conn).serverHandshake": Call.GO_HANDSHAKE,
-    "crypto/tls.(*Conn).closeNotify": Call.GO_SHUTDOWN,
-    "crypto/tls.(*Conn).Close": Call.GO_CLOSE,
+    "(*Conn).clientHandshake": Call.GO_HANDSHAKE,
+    "(*Conn).serverHandshake": Call.GO_HANDSHAKE,
+    "(*Conn).closeNotify": Call.GO_SHUTDOWN,
+    "(*Conn).Close": Call.GO_CLOSE,
+    # uTLS wraps a Conn. Where one calls the Conn's own, that is the same call once more.
+    "(*UConn).Read": Call.GO_READ_WRAPPED,
+    "(*UConn).Write": Call.GO_WRITE_WRAPPED,
+    "(*UConn).clientHandshake": Call.GO_HANDSHAKE_WRAPPED,
 }
+PACKAGE = "crypto/tls"
+# Functions that no other kind of Conn has.
+_OF_COPIES = (b".(*Conn).clientHandshake\0", b".(*Conn).serverHandshake\0")
+_MAX_PACKAGE_BYTES = 256
 
 # Header magics by the Go version that brought them.
 _MAGIC_16, _MAGIC_18, _MAGIC_20 = 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 _TABLE_SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
+_GO_SECTIONS = (".go.buildinfo", ".note.go.buildid")
 _BUILD_INFO_MAGIC = b"\xff Go buildinf:"
 _VERSION = re.compile(rb"go(1\.\d+(?:\.\d+)?(?:rc\d+|beta\d+)?)")
 # runtime.moduledata.text, counted in words; the pclntab's header is word 0.
@@ -87,7 +98,7 @@ def find_go_tls(elf: ElfFile) -> GoTls | None:
     if table is None:
         return None
     offsets = _name_offsets(elf, table)
-    if not {"crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"} <= set(offsets):
+    if not offsets:
         return None
     version = _version(elf)
     for text in _text_starts(elf, table):
@@ -105,8 +116,9 @@ def _find_table(elf: ElfFile) -> _Table | None:
         section = elf.section(name)
         if section:
             return _read_table(elf, section.offset, section.offset + section.size)
-    if elf.sections:
+    if elf.sections and not any(elf.section(name) for name in _GO_SECTIONS):
         return None
+    # No section names it: the file has none, or C's linker, which makes shared libraries of Go, put it elsewhere.
     quantum = 1 if elf.machine == X86_64 else 4
     headers = [struct.pack("<IHBB", magic, 0, quantum, 8) for magic in (_MAGIC_20, _MAGIC_18, _MAGIC_16)]
     for segment in elf.segments:
@@ -140,11 +152,19 @@ def _read_table(elf: ElfFile, offset: int, end: int) -> _Table | None:
 
 
 def _name_offsets(elf: ElfFile, table: _Table) -> dict[str, int]:
-    """The functions that the program has, by their names' offsets in the name table."""
-    start = table.offset + table.names
-    needles = {b"\0" + name.encode() + b"\0": name for name in GO_FUNCTIONS}
-    hits = elf.view.find(list(needles), start, table.names_end - table.names)
-    return {needles[needle]: offset + 1 - start for offset, needle in hits}
+    """The offsets in the name table of the functions of each package that can both read and write."""
+    start, length = table.offset + table.names, table.names_end - table.names
+    packages = {PACKAGE}
+    for hit, _ in elf.view.find(_OF_COPIES, start, length):
+        before = max(start, hit - _MAX_PACKAGE_BYTES)
+        packages.add(elf.view.read(before, hit - before).rpartition(b"\0")[2].decode("latin-1"))
+    names = [f"{package}.{function}" for package in sorted(packages) for function in GO_FUNCTIONS]
+    needles = {b"\0" + name.encode("latin-1") + b"\0": name for name in names}
+    found = {
+        needles[needle]: offset + 1 - start for offset, needle in elf.view.find(list(needles), start, length)
+    }
+    whole = tuple(f"{p}." for p in packages if {f"{p}.(*Conn).Read", f"{p}.(*Conn).Write"} <= set(found))
+    return {name: found[name] for name in names if name in found and name.startswith(whole)}
 
 
 def _functions(elf: ElfFile, table: _Table, offsets: dict[str, int]) -> list[Symbol]:
@@ -166,7 +186,7 @@ def _functions(elf: ElfFile, table: _Table, offsets: dict[str, int]) -> list[Sym
         name = needles[needle]
         size = starts[index + 1] - starts[index]
         found.setdefault(name, Symbol(name, (0 if wide else table.text) + starts[index], size))
-    return [found[name] for name in GO_FUNCTIONS if name in found]
+    return [found[name] for name in offsets if name in found]
 
 
 def _text_starts(elf: ElfFile, table: _Table) -> Iterator[int]:
@@ -202,7 +222,7 @@ def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:
         if offset is None or returns is None:
             notes.append(f"{function.name} can't be decoded")
             continue
-        call = GO_FUNCTIONS[function.name]
+        call = GO_FUNCTIONS[function.name[function.name.rindex(".(") + 1 :]]
         returns = [offset - entry + place for place in returns] if call.has_results else []
         sites.append(ProbeSite(call, function.name, offset, None, tuple(returns)))
     return GoTls(version, tuple(sites), tuple(notes))

@@ -13,7 +13,7 @@ from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, READ, SMALL, UNDECODABLE,
 
 from capture.call_shapes import Call
 from capture.elf import ElfFile
-from capture.golang import GO_FUNCTIONS, find_go_tls
+from capture.golang import GO_FUNCTIONS, PACKAGE, find_go_tls
 from capture.tls_libraries import probes_for
 
 LINKED = {"fixed address": ("-static", "-no-pie"), "position independent": SHARED}
@@ -135,6 +135,32 @@ def test_what_does_not_decode_is_left_out(tmp_path):
     assert found.notes == (f"{READ} can't be decoded",)
 
 
+def test_copies_of_the_package_count(tmp_path):
+    """uTLS: known by functions that no other Conn has; those of a wrapper go to the Conn in it."""
+    copy = "github.com/example/utls"
+    names = (READ, WRITE, f"{copy}.(*Conn).Read", f"{copy}.(*Conn).Write", f"{copy}.(*Conn).clientHandshake")
+    names += (
+        f"{copy}.(*UConn).Write",
+        "example.com/websocket.(*Conn).Read",
+        "example.com/websocket.(*Conn).Write",
+    )
+    path, _ = assembled(tmp_path, GoLike(functions=tuple((name, SMALL) for name in names)))
+    found, _ = found_in(path)
+    assert [site.symbol for site in found.sites] == list(names[:6])
+    assert found.sites[-1].call is Call.GO_WRITE_WRAPPED
+
+
+def test_a_table_that_no_section_names(tmp_path):
+    """C's linker, which makes a shared library of Go, leaves the table somewhere in the data."""
+    path, names = assembled(tmp_path, GoLike(table_section=".data.rel.ro"), SHARED)
+    subprocess.run(["strip", path], check=True)
+    found, offset_of = found_in(path)
+    assert [site.entry_offset for site in found.sites] == [
+        offset_of(names["f0"]) + 4,
+        offset_of(names["f1"]) + 12,
+    ]
+
+
 def test_no_go_program_has_none(tmp_path):
     assert found_in(LIBSSL)[0] is None
     path, _ = assembled(tmp_path, GoLike(functions=(("main.main", SMALL), ("net.Read", SMALL))))
@@ -152,9 +178,10 @@ def test_a_real_program(tmp_path, flags):
     version = subprocess.run(["go", "env", "GOVERSION"], check=True, capture_output=True, text=True).stdout
     found, offset_of = found_in(tmp_path / "program")
     assert found.version == version.strip().removeprefix("go")
-    assert {site.symbol for site in found.sites} == set(GO_FUNCTIONS)
+    names = {f"{PACKAGE}.{name}" for name in GO_FUNCTIONS if "UConn" not in name}
+    assert {site.symbol for site in found.sites} == names
     with ElfFile(str(tmp_path / "program")) as elf:
-        for name, symbol in elf.local(GO_FUNCTIONS).items():
+        for name, symbol in elf.local(names).items():
             site = next(site for site in found.sites if site.symbol == name)
             assert 0 <= site.entry_offset - offset_of(symbol.address) <= 16
             if site.call.has_results:

@@ -64,6 +64,7 @@ class GoLike:
     module: bool = False
     functions: tuple[tuple[str, str], ...] = ((READ, SMALL), (WRITE, LARGE), ("main.main", SMALL))
     build_info: str | None = "go1.21.3"
+    table_section: str = ".gopclntab"
 
     def source(self) -> str:
         """The assembler source."""
@@ -82,7 +83,7 @@ class GoLike:
         table = "".join(f"{word} f{i}{pointer}\n{word} r{i}-functions\n" for i in range(count))
         records = "".join(f"r{i}: {word} f{i}{pointer}\n.long n{i}-names, 0, 0\n" for i in range(count))
         return f"""
-.section .gopclntab, "aw"
+.section {self.table_section}, "aw"
 .p2align 5
 table:
 .long {self.magic}

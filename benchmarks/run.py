@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+import calls
 import loads
 import orjson
 import tracers
@@ -26,13 +27,9 @@ from report import MB, Row, Table, document, goal
 from servers import Servers, nginx, sample_servers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
     from loads import Flood
     from recording import Recording
-
-    Tracer = Callable[[Path], AbstractContextManager[Recording | None]]
+    from tracers import Tracer
 
 RESULTS = ROOT / "benchmarks/results.md"
 SMALL, LARGE = 1 << 10, 1 << 30
@@ -245,6 +242,7 @@ def main() -> None:
             sha256 = loads.write_sample(server.root / "large", LARGE)
             bench = Bench(server, folder, options.seconds, options.rounds)
             tables = [*flood_tables(bench), download_table(bench, sha256), cost_table(bench)]
+        tables.append(calls.call_table(folder))
     text = document(tables)
     print(text)
     RESULTS.write_text(text)

@@ -14,7 +14,9 @@ from processes import running, wait_until
 from recording import Recording, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Tracer = Callable[[Path], contextlib.AbstractContextManager["Recording | None"]]
 
 SSLSNIFF = Path("/usr/sbin/sslsniff-bpfcc")
 READY_SECONDS = 30.0

@@ -64,7 +64,7 @@ int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 	u32 sequence = 0;
 	u8 type = 0;
 
-	if (!wanted(id))
+	if (in_unwanted_call(id) || !wanted(id))
 		return 0;
 	known = syscalls.lookup(&tid);
 	READ_KERNEL(left, iter + OFFSET_iov_iter_count);
@@ -107,7 +107,7 @@ int on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
 	struct sock_reference s = {};
 	u32 sequence = 0;
 
-	if (!wanted(id))
+	if (in_unwanted_call(id) || !wanted(id))
 		return 0;
 	known = syscalls.lookup(&tid);
 	if (known && !known->below) {
@@ -213,10 +213,13 @@ INLINE int unseen(u64 sk, u32 tid, u32 now)
 /* (sk), after each packet that was copied to a program, and after others have taken packets. */
 int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = ctx->args[0];
-	u32 tid = bpf_get_current_pid_tgid(), now = 0;
-	struct syscall *call = syscalls.lookup(&tid);
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
+	u32 tid = id, now = 0;
+	struct syscall *call;
 
+	if (in_unwanted_call(id))
+		return 0;
+	call = syscalls.lookup(&tid);
 	if (call && (!call->skb || call->sk != sk))
 		return 0;
 	READ_KERNEL(now, sk + OFFSET_tcp_sock_copied_seq);
@@ -239,13 +242,14 @@ int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 /* (sk, result, flags), once a message. */
 int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = ctx->args[0];
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
 	s64 n = (int)ctx->args[1];
-	u32 tid = bpf_get_current_pid_tgid();
-	struct syscall *call = syscalls.lookup(&tid);
+	u32 tid = id;
+	struct syscall *call;
 
-	if (!recording())
+	if (in_unwanted_call(id) || !recording())
 		return 0;
+	call = syscalls.lookup(&tid);
 	if (call && call->sk == sk && !call->below) {
 		if (n > 0) {
 			call->reported += n;
@@ -291,13 +295,14 @@ INLINE int was_unseen(u64 sk, u64 n)
 /* (sk, result, flags), once a message. */
 int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = ctx->args[0];
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
 	s64 n = (int)ctx->args[1];
-	u32 flags = ctx->args[2], tid = bpf_get_current_pid_tgid();
-	struct syscall *call = syscalls.lookup(&tid);
+	u32 flags = ctx->args[2], tid = id;
+	struct syscall *call;
 
-	if (!recording())
+	if (in_unwanted_call(id) || !recording())
 		return 0;
+	call = syscalls.lookup(&tid);
 	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))
 		n = 0;
 	if (call && call->sk == sk && !call->below) {

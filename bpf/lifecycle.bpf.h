@@ -189,6 +189,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	int live = 0;
 	struct tls_call_key key = {.tid = tid};
 
+	unwanted_call_ends(id);
 	syscalls.delete(&tid);
 	jobs.delete(&tid);
 	tls_calls.delete(&key);

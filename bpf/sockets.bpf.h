@@ -106,8 +106,12 @@ INLINE void read_addresses(struct connection *c, u64 sk)
 /* The process's name: a thread may be called otherwise. */
 INLINE void read_comm(void *to)
 {
-	u64 leader = 0;
+	u64 id = bpf_get_current_pid_tgid(), leader = 0;
 
+	if ((u32)id == id >> 32) {
+		bpf_get_current_comm(to, COMM_BYTES);
+		return;
+	}
 	READ_KERNEL(leader, bpf_get_current_task() + OFFSET_task_struct_group_leader);
 	bpf_probe_read_kernel_str(to, COMM_BYTES, (void *)(leader + OFFSET_task_struct_comm));
 }

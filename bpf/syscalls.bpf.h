@@ -39,11 +39,8 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	u32 tid = id, tgid = id >> 32;
 	struct sock_reference s = {};
 	struct connection *c;
-	u64 file;
+	u64 file = file_of(fd);
 
-	if (!wanted(id))
-		return;
-	file = file_of(fd);
 	c = held_connection(tgid, fd, file, &s.sk);
 	if (!c) {
 		if (!tcp_socket_of(file, &s))
@@ -195,10 +192,13 @@ INLINE int io_exit(long result)
 {
 	u64 id = bpf_get_current_pid_tgid(), sk;
 	u32 tid = id;
-	struct syscall *call = syscalls.lookup(&tid);
+	struct syscall *call;
 	struct connection *c;
 	int ready = 0;
 
+	if (unwanted_call_ends(id))
+		return 0;
+	call = syscalls.lookup(&tid);
 	/* After the end the entry stays: user space takes back what was counted of it. */
 	if (!call || call->below || !recording())
 		return 0;
@@ -231,8 +231,6 @@ INLINE void message_enter(u32 fd, u64 message, u8 direction, u32 flags)
 {
 	u64 vector[2] = {};
 
-	if (!wanted(bpf_get_current_pid_tgid()))
-		return;
 	if (!bpf_probe_read_user(vector, sizeof(vector), (void *)(message + 16)) && vector[1])
 		io_enter(fd, vector[0], vector[1], direction, flags);
 }
@@ -245,6 +243,8 @@ int enter_io(struct enter_arguments *ctx)
 	u32 blocks = 0, flags = 0;
 	u8 direction = DIRECTION_SENT;
 
+	if (!wanted_at_entry(bpf_get_current_pid_tgid()))
+		return 0;
 	/* Read before they are chosen between: the verifier wants no computed offset into the context. */
 	asm volatile("" : "+r"(second), "+r"(third));
 	switch (ctx->number) {
@@ -285,6 +285,8 @@ int enter_io_flags(struct enter_arguments *ctx)
 {
 	u8 direction = ctx->number == NR_recvfrom ? DIRECTION_RECEIVED : DIRECTION_SENT;
 
+	if (!wanted_at_entry(bpf_get_current_pid_tgid()))
+		return 0;
 	io_enter(ctx->args[0], ctx->args[1], 0, direction, (u16)ctx->args[3]);
 	return 0;
 }

@@ -59,6 +59,54 @@ INLINE int wanted(u64 id)
 	return cgroup_passes(s);
 }
 
+/* Threads inside a hooked call whose process is not wanted: what the call's entry has decided, the other hooks on its
+ * way need not. Each on a cache line of its own; two threads that share one decide again and again, and rightly. */
+#define UNWANTED_CALLS 16384
+struct unwanted_call {
+	u64 id, pad[7];
+};
+BPF_ARRAY(unwanted_calls, struct unwanted_call, UNWANTED_CALLS);
+
+INLINE u64 *unwanted_call_of(u64 id)
+{
+	u32 slot = id & (UNWANTED_CALLS - 1);
+	struct unwanted_call *found = unwanted_calls.lookup(&slot);
+
+	return found ? &found->id : NULL;
+}
+
+INLINE int in_unwanted_call(u64 id)
+{
+	u64 *call = unwanted_call_of(id);
+
+	return call && *call == id;
+}
+
+INLINE int wanted_at_entry(u64 id)
+{
+	int zero = 0;
+	struct settings *s = settings.lookup(&zero);
+	u64 *call;
+
+	if (wanted(id))
+		return 1;
+	/* A call that is waiting when the recording begins is not decided yet. */
+	if (s && s->self && (call = unwanted_call_of(id)))
+		*call = id;
+	return 0;
+}
+
+/* At the call's exit, or the thread's. 1: it was one. */
+INLINE int unwanted_call_ends(u64 id)
+{
+	u64 *call = unwanted_call_of(id);
+
+	if (!call || *call != id)
+		return 0;
+	*call = 0;
+	return 1;
+}
+
 /* IPv4 as ::ffff:a.b.c.d. */
 INLINE void host_key(struct host_key *to, u16 family, u8 *address)
 {

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
- * Which socket a TLS session's records go over. Two ways, kept for as long as the session lives:
+ * Which socket a TLS session's records go over. Three ways, kept for as long as the session lives:
  *
  * 1. A system call nested in the TLS function, on the same thread (sockets, and BIOs that make the calls).
  * 2. The records themselves. With memory BIOs (asyncio, Node) the library only fills a buffer, which the program
  *    sends later, maybe from another thread. Of each record that a TLS function hands to BIO_write, the 16 bytes
  *    after the header are remembered: no two records share them. The write that sends them names the socket.
  *    Every session writes a record when it begins, and one for every request or response.
+ * 3. What a thread does in turn, for libraries without symbols whose BIO_write was not found (Bun's): it receives a
+ *    record, and a TLS function returns as many bytes of plaintext as that record holds; or the other way round.
+ *    Only if it had to do with no other socket and session in between, of those that are not known: a loop that
+ *    first reads all sockets proves nothing.
  */
 
 /* What is remembered of a record, and where that ends in it (RFC 8446 §5.1: a header of 5 bytes). */
@@ -20,6 +24,50 @@ struct record_owner {
 };
 /* Records between BIO_write and the socket. A cache: what never gets there goes when room is needed. */
 BPF_TABLE("lru_hash", struct record_key, struct record_owner, records, 16384);
+
+/* A record of a socket whose session is not known, received by a thread. key: tid. Replaced by the next one, deleted
+ * by the next TLS call that is not known to belong elsewhere. */
+struct arrival {
+	u64 sk, connection;	/* connection SEVERAL: it received from more than one */
+	u64 length;		/* of the record */
+};
+BPF_TABLE("lru_hash", u32, struct arrival, arrivals, 16384);
+/* Plaintext that a thread wrote to a session whose socket is not known. key: tid. Deleted by the next send. */
+struct departure {
+	struct record_owner owner;	/* session SEVERAL: it wrote to more than one */
+	u64 length;
+};
+BPF_TABLE("lru_hash", u32, struct departure, departures, 16384);
+#define SEVERAL ~0ULL
+#define MAX_RECORD_PLAINTEXT 16384
+
+/* Whether a record of that length protects those bytes: with AEAD ciphers, a tag of 16 bytes, in TLS 1.3 and a
+ * content type (RFC 8446 §5.2), in TLS 1.2 mostly and a nonce of 8 (RFC 5288 §3). */
+INLINE int protects(u64 record, u64 plaintext)
+{
+	u64 overhead = record - (plaintext < MAX_RECORD_PLAINTEXT ? plaintext : MAX_RECORD_PLAINTEXT);
+
+	return overhead == 16 || overhead == 17 || overhead == 24;
+}
+
+/* The length of a record of application data, 0 for others. */
+INLINE u64 data_record_length(u8 *head)
+{
+	return is_tls_record(head, 5) && head[0] == 23 ? (u32)head[3] << 8 | head[4] : 0;
+}
+
+INLINE void note_arrival(u8 *head, struct connection *c, u64 sk, u32 tid)
+{
+	struct arrival fresh = {.sk = sk, .connection = c->id, .length = data_record_length(head)};
+	struct arrival *last;
+
+	if (!fresh.length)
+		return;
+	last = arrivals.lookup(&tid);
+	if (last && last->connection != c->id)
+		fresh.connection = SEVERAL;
+	arrivals.update(&tid, &fresh);
+}
 
 INLINE int read_record_key(u64 from, struct record_key *key)
 {
@@ -58,7 +106,10 @@ INLINE struct session *session_of(struct tls_call *call, u64 id)
 	if (s && call->connection && s->connection && s->connection != call->connection)
 		s = NULL;
 	if (!s) {
-		struct session fresh = {.id = new_id(), .library = call->library};
+		struct session fresh = {
+			.id = new_id(), .library = call->library & (WITHOUT_BIO - 1),
+			.without_bio = !!(call->library & WITHOUT_BIO),
+		};
 		if (sessions.update(&key, &fresh)) {
 			count(COUNTER_TABLE_FULL, 1);
 			return NULL;
@@ -112,6 +163,33 @@ INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 	return c;
 }
 
+/* n bytes of plaintext were moved for a session whose socket is not known. */
+INLINE void note_order(struct session *s, struct tls_call *call, u64 id, u32 direction, u64 n)
+{
+	u32 tid = id;
+	struct departure fresh = {.owner = {.ssl = call->ssl, .session = s->id, .tgid = id >> 32}, .length = n};
+	struct departure *earlier;
+	struct arrival *last;
+
+	if (direction == DIRECTION_SENT) {
+		earlier = departures.lookup(&tid);
+		if (earlier && earlier->owner.session == s->id)
+			return;
+		if (earlier)
+			fresh.owner.session = SEVERAL;
+		departures.update(&tid, &fresh);
+		return;
+	}
+	last = arrivals.lookup(&tid);
+	if (!last)
+		return;
+	if (last->connection != SEVERAL && protects(last->length, n)) {
+		call->sk = last->sk;
+		call->connection = last->connection;
+	}
+	arrivals.delete(&tid);
+}
+
 INLINE void remember_record(struct tls_call *call, u64 id, u64 buffer)
 {
 	struct record_key key = {};
@@ -154,20 +232,27 @@ INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 {
 	struct record_key key = {};
 	struct record_owner *owner;
+	struct departure *written;
 	struct session *s;
+	u32 tid = id;
 
 	if (!is_tls_record(head, RECORD_KEY_END))
 		return;
 	__builtin_memcpy(&key, head + RECORD_KEY_END - RECORD_KEY_BYTES, RECORD_KEY_BYTES);
 	owner = records.lookup(&key);
+	written = departures.lookup(&tid);
+	if (written && !owner && protects(data_record_length(head), written->length))
+		owner = &written->owner;
 	if (!owner)
-		return;
+		goto out;
 	struct session_key session_key = {.ssl = owner->ssl, .tgid = owner->tgid};
 	s = sessions.lookup(&session_key);
 	if (!s || s->id != owner->session || s->connection)
-		return;
+		goto out;
 	s->sk = sk;
 	s->connection = c->id;
 	take_over(c, s, owner->ssl, owner->tgid);
 	tell_bound(c, s, id);
+out:
+	departures.delete(&tid);
 }

@@ -189,3 +189,6 @@ struct settings {
 	u32 wanted_cgroups;	/* how many there are */
 	u32 excluded_cgroups;
 };
+/* A flag beside a library's number in an attachment's cookie (1 << 24): its BIO_write is not known. */
+#define WITHOUT_BIO 16777216
+

@@ -85,7 +85,8 @@ struct session {
 	u32 library;
 	u8 established;
 	u8 tunnels;		/* what it carries is another session's records */
-	u8 pad[2];
+	u8 without_bio;		/* of a library whose BIO_write is not known */
+	u8 pad;
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */

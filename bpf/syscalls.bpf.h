@@ -136,7 +136,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		decide_wanted(c);
 		c->addressed = 1;
 	}
-	if (c->protocol != PROTOCOL_TLS || (d == DIRECTION_SENT && !c->session))
+	if (c->protocol != PROTOCOL_TLS || !c->session)
 		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);
@@ -151,8 +151,12 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	int fate = fate_of(c, d, call->flags);
 	int announced = fate <= FATE_COPY && announce(c, job.tgid, tid);
 	job.position = place(call, c, n);
-	if (c->protocol == PROTOCOL_TLS && d == DIRECTION_SENT && !c->session && have >= RECORD_KEY_END)
-		match_record(head, c, sk, id);
+	if (c->protocol == PROTOCOL_TLS && !c->session && have >= RECORD_KEY_END) {
+		if (d == DIRECTION_SENT)
+			match_record(head, c, sk, id);
+		else
+			note_arrival(head, c, sk, tid);
+	}
 	if (fate != FATE_COPY) {
 		count(fate == FATE_HELLO ? COUNTER_SUPPRESSED : fate, n);
 		if (fate == COUNTER_LOST_NOT_IN_USER_SPACE && announce(c, job.tgid, tid))

@@ -110,6 +110,8 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 	};
 	if (call->blocks) {
+	if (s->without_bio && !s->connection && !call->connection)
+		note_order(s, call, id, d, n);
 		job.vector = call->buffer;
 		job.blocks = call->blocks;
 	} else {
@@ -270,10 +272,13 @@ INLINE int shape_return(struct pt_regs *ctx, int shape)
 			ready = tls_moved(call, id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 			goto out;
 		}
-		if (!call->connection)
+		if (!call->connection) {
+			if (call->library & WITHOUT_BIO)
+				arrivals.delete(&key.tid);
 			goto out;
 	}
 	s = session_of(call, id);
+		}
 	if (!s)
 		goto out;
 	bind(s, call, id);

@@ -125,4 +125,14 @@ class TlsProbes:
         ]
         if sites:
             self._names.append(found.library)
-            self._probes.attach_uprobes(path, sites, len(self._names))
+            flag = abi.header().constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
+            self._probes.attach_uprobes(path, sites, len(self._names) | flag)
+
+
+def _lacks_bio(found: LibraryProbes) -> bool:
+    """Whether a library's records are not seen on their way out, where it makes no system calls itself: it has no
+    BIO_write, or none was found. Go and NSS have ways of their own to their sockets."""
+    calls = {site.call.name for site in found.sites}
+    if "BIO_WRITE" in calls or any(call.startswith(("GO_", "NS")) for call in calls):
+        return False
+    return found.level == "located" or not any(site.symbol.startswith("SSL_") for site in found.sites)

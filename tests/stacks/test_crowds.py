@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from processes import PYTHON
-from recording import entries, record_command
+from recording import COMMAND_SECONDS, entries, record, record_command, settle
 from stacks import fill
+from stacks_peer import server_of
+from stacks_servers import SERVERS
 
 from capture.streams import Data, Side, StreamOpened
 from exporters.reassembly import read_streams
@@ -24,6 +27,7 @@ CONNECTIONS = 50
 REQUESTS = 20
 _PYTHON = ("{python}", "{programs}/crowd.py")
 _NODE = ("node", "{programs}/crowd.mjs")
+_BUN = ("{node_modules}/bun/bin/bun.exe", "{programs}/crowd.mjs")
 CROWDS = {
     # Needs nothing but Python, so that it runs with all tests.
     "asyncio": (str(PYTHON), "{programs}/crowd.py"),
@@ -32,6 +36,7 @@ CROWDS = {
     "trio": _PYTHON,
     "gevent": _PYTHON,
     "https": _NODE,
+    "bun": _BUN,
 }
 
 
@@ -45,6 +50,24 @@ def test_fifty_connections(kind: str, nginx_peer: Peer, tmp_path: Path) -> None:
     command = [*fill(CROWDS[kind], {}), kind, url, nginx_peer.certificate, CONNECTIONS, REQUESTS]
     done = record_command(capture, command)
     assert done.returncode == 0, done.stderr
+    judge_crowd(capture)
+
+
+@pytest.mark.stacks
+def test_fifty_connections_to_bun(nginx_peer: Peer, tmp_path: Path) -> None:
+    """Without BIOs that could be found, told by the order of calls alone."""
+    stack = next(stack for stack in SERVERS if stack.name == "Bun.serve")
+    with server_of(stack, tmp_path, nginx_peer) as (pids, port):
+        url = f"https://localhost:{port}"
+        command = [*fill(_PYTHON, {}), "aiohttp", url, nginx_peer.certificate, CONNECTIONS, REQUESTS]
+        with record(tmp_path / "crowd.pcapng", "-p", pids[0], "--port", port) as recording:
+            subprocess.run([str(part) for part in command], check=True, timeout=COMMAND_SECONDS)
+            settle()
+    judge_crowd(recording.path)
+
+
+def judge_crowd(capture: Path) -> None:
+    """Every answer is on the connection that the server says it is, and answers a question of the same client."""
     conversations = {}
     for item in read_streams(capture):
         if isinstance(item, StreamOpened):
@@ -52,7 +75,7 @@ def test_fifty_connections(kind: str, nginx_peer: Peer, tmp_path: Path) -> None:
         elif isinstance(item, Data) and item.sender is Side.SERVER:
             conversations[item.stream][1].extend(item.data)
     assert len(conversations) == CONNECTIONS
-    # nginx says which connection an answer went over, and to which question it is one.
+    # The server says which connection an answer went over, and to which question it is one.
     numbers = set()
     for port, said in conversations.values():
         (number,) = set(re.findall(rb"^\d+ /tell\?c=(\d+)", said, re.MULTILINE))

@@ -244,7 +244,6 @@ SERVERS: tuple[Stack, ...] = (
         ("{node_modules}/bun/bin/bun.exe", "{programs}/bun_server.mjs", *_FILES),
         BORINGSSL,
         ("{node_modules}/bun/bin/bun.exe", "--version"),
-        gap="sends what it gathered after the TLS call, and has no BIO function that could be found",
     ),
     *_http2(Stack("Go net/http", ("{built}/go_server", *_FILES), GO, ("go", "version"))),
 )

@@ -8,8 +8,11 @@ Bun.serve({
   port: Number(port),
   hostname: "127.0.0.1",
   tls: { cert: readFileSync(certificate, "utf8"), key: readFileSync(key, "utf8") },
-  async fetch(request) {
+  async fetch(request, server) {
     await request.arrayBuffer();
-    return new Response(new URL(request.url).pathname === "/download" ? body : "stored\n");
+    const { pathname, search } = new URL(request.url);
+    // As the peer of clients does: which connection this is, and what was asked.
+    if (pathname === "/tell") return new Response(`${server.requestIP(request).port} ${pathname}${search}\n`);
+    return new Response(pathname === "/download" ? body : "stored\n");
   },
 });

@@ -183,12 +183,12 @@ enum counter {
 #define DROP_TLS 32768
 #define MAX_CGROUPS 8
 
+/* A flag beside a library's number in an attachment's cookie (1 << 24): its BIO_write is not known. */
+#define WITHOUT_BIO 16777216
+
 struct settings {
 	u32 self;	/* our own tgid: never recorded */
 	u32 flags;
 	u32 wanted_cgroups;	/* how many there are */
 	u32 excluded_cgroups;
 };
-/* A flag beside a library's number in an attachment's cookie (1 << 24): its BIO_write is not known. */
-#define WITHOUT_BIO 16777216
-

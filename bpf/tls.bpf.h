@@ -109,9 +109,9 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 	};
-	if (call->blocks) {
 	if (s->without_bio && !s->connection && !call->connection)
 		note_order(s, call, id, d, n);
+	if (call->blocks) {
 		job.vector = call->buffer;
 		job.blocks = call->blocks;
 	} else {
@@ -276,9 +276,9 @@ INLINE int shape_return(struct pt_regs *ctx, int shape)
 			if (call->library & WITHOUT_BIO)
 				arrivals.delete(&key.tid);
 			goto out;
+		}
 	}
 	s = session_of(call, id);
-		}
 	if (!s)
 		goto out;
 	bind(s, call, id);

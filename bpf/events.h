@@ -9,6 +9,8 @@
 #define COMM_BYTES 16
 #define PREFIX_BYTES 16
 #define EXEC_TEXT_BYTES 512
+#define LOOKUP_NAME_BYTES 256
+#define LOOKUP_ADDRESS_BYTES 512
 
 /* Payload room of the record classes; a record is as large as its class, whatever it holds. */
 #define CLASS0_BYTES 160
@@ -29,6 +31,7 @@ enum sample_kind {
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
 	SAMPLE_NEW_CODE = 9,	/* a process runs or maps a file that was not looked at: inode in position, device in
 				 * length, in reason whether it is held */
+	SAMPLE_NAME = 10,	/* struct name_sample: a host name was looked up, from the time in position on */
 };
 
 /* Seen from the process that was recorded. */
@@ -77,6 +80,9 @@ enum shape {
 	SHAPE_NSPR_WRITEV,	/* (descriptor, blocks, count) → bytes */
 	SHAPE_NSPR_CLOSE,	/* (descriptor): entry only */
 	SHAPE_NSS_IMPORT,	/* (model, descriptor) → the descriptor that has TLS */
+	SHAPE_NAME_ADDRINFO,	/* libc: (name, service, hints, result) → 0, and a list of struct addrinfo in *result */
+	SHAPE_NAME_HOST,	/* libc: (name, entry, buffer, n, result, error) → 0, and a struct hostent in *result */
+	SHAPE_NAME_HOST2,	/* libc: (name, family, entry, buffer, n, result, error) */
 };
 
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */
@@ -135,6 +141,13 @@ struct end_sample {
 	u64 received;
 	u64 session_sent;	/* … and of the plaintext of its last TLS session */
 	u64 session_received;
+};
+
+/* `captured` addresses of a name, IPv4 as ::ffff:a.b.c.d; `length` more, or entries, had no room. */
+struct name_sample {
+	struct sample head;
+	u8 name[LOOKUP_NAME_BYTES];
+	u8 addresses[LOOKUP_ADDRESS_BYTES];
 };
 
 /* Indices of the ledger's counters; one array slot each. */

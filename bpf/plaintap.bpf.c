@@ -16,6 +16,7 @@
  *   tls.bpf.h        uprobes, one pair for each shape of call
  *   golang.bpf.h     the same for Go's calling convention
  *   nss.bpf.h        the same for NSS, whose functions are for any file
+ *   names.bpf.h      host names, as the C library's resolver finds their addresses
  */
 #include <uapi/linux/ptrace.h>
 #include "events.h"
@@ -53,3 +54,4 @@
 #include "tls.bpf.h"
 #include "golang.bpf.h"
 #include "nss.bpf.h"
+#include "names.bpf.h"

@@ -12,8 +12,8 @@ from typing import Literal
 
 # How sure the places are, and what they are: OpenSSL's internal functions, proven; functions named by
 # symbols; functions named by what their code does (capture.located_libraries), to be dropped if a call is
-# implausible.
-Level = Literal["internal", "exports", "located"]
+# implausible; no TLS at all, but the C library's look-up of host names (capture.name_lookups).
+Level = Literal["internal", "exports", "located", "resolver"]
 
 
 class Call(Enum):
@@ -66,6 +66,12 @@ class Call(Enum):
     # NSS: f(PRFileDesc *model, PRFileDesc *) → the PRFileDesc * that has TLS from now on, or NULL
     NSS_IMPORT = "nss_import", True
 
+    # libc: f(name, service, hints, struct addrinfo **) → 0 when it is resolved
+    NAME_ADDRINFO = "name_addrinfo", False, True
+    # libc: f(name, [family,] struct hostent *, buffer, size_t, struct hostent **, int *) → 0
+    NAME_HOST = "name_host", False, True
+    NAME_HOST2 = "name_host2", False, True
+
     # Go: in registers as capture.golang says; f(conn, buffer, length, capacity) → count and error
     GO_READ = "go_read", False, True
     GO_WRITE = "go_write", False, True
@@ -96,7 +102,7 @@ class ProbeSite:
     """A function to probe: its call shape, its name for messages, and file offsets (bytes).
 
     ``return_offset`` is for a uretprobe; ``results_offsets`` are the function's RET instructions, for
-    probes of the plain kind on each, where there may be no uretprobe (Go).
+    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in).
     """
 
     call: Call

@@ -24,6 +24,7 @@ from capture.events import (
     ConnectionAnnounced,
     ConnectionEnded,
     Event,
+    HostResolved,
     NewCodeUsed,
     ProgramExecuted,
     Protocol,
@@ -32,6 +33,7 @@ from capture.events import (
     SessionEstablished,
     SessionFreed,
 )
+from capture.lookups import Lookups
 from capture.streams import Process, Side, StreamItem
 from capture.views import Content, State, View
 
@@ -84,6 +86,7 @@ class Tally:
     gaps: int = 0  # bytes shown as lost
     late_cleartext: int = 0  # arrived after their place was declared a hole, or their connection's end
     late_plaintext: int = 0
+    unlisted_addresses: int = 0  # of host names, more than there is room for
     # (pid, comm, library or None) → bytes of TLS that no probe could read
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
 
@@ -121,6 +124,7 @@ class Connections:
         self._lingering: deque[tuple[int, View]] = (
             deque()
         )  # ended before their other end was announced, oldest first
+        self._lookups = Lookups()
         self._sessions: dict[int, _Session] = {}
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
@@ -136,6 +140,7 @@ class Connections:
             SessionFreed: self._freed,
             ProgramExecuted: lambda _: iter(()),
             NewCodeUsed: lambda _: iter(()),
+            HostResolved: self._resolved,
         }
 
     def handle(self, event: Event) -> Iterable[StreamItem]:
@@ -157,6 +162,11 @@ class Connections:
     def open_views(self) -> int:
         """Connections that have not ended."""
         return len(self._views)
+
+    def _resolved(self, event: HostResolved) -> Iterator[StreamItem]:
+        self.tally.unlisted_addresses += event.more
+        self._lookups.resolved(event)
+        yield from ()
 
     # Connections
 
@@ -243,7 +253,7 @@ class Connections:
         self._undecided.pop(view.announced.connection, None)
         self.tally.streams += 1
         self.tally.gaps += sum(content.lost for content in view.held)
-        yield from view.open(self._describe)
+        yield from view.open(self._describe, self._lookups.behind)
         if view.ended:
             yield from view.close(view.ended)
         if view.other and view.other.state is State.HOLDING:

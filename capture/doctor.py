@@ -160,7 +160,7 @@ def _file(path: str, catalog: ProbeCatalog) -> Iterator[Finding]:
         found = catalog.probes_for(path)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
-    if found is None:
+    if found is None or found.level == "resolver":
         yield Finding(0, "-", path, "none", None, "no TLS library that plaintap knows is in this file")
     else:
         yield _describe(0, "-", path, found)
@@ -176,7 +176,7 @@ def _findings(pid: int, comm: str, file: ExecutableFile, catalog: ProbeCatalog) 
     except (PlaintapError, OSError) as error:
         yield Finding(pid, comm, file.name, "?", None, str(error))
         return
-    if found and not found.library.startswith("libcrypto"):
+    if found and found.level != "resolver" and not found.library.startswith("libcrypto"):
         yield _describe(pid, comm, file.name, found)
 
 

@@ -183,6 +183,18 @@ class NewCodeUsed:
     held: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HostResolved:
+    """The C library found ``addresses`` (IPv4 as ::ffff:a.b.c.d) for ``name``; ``more`` of them are not listed."""
+
+    pid: int
+    time: int
+    started: int
+    name: str
+    addresses: tuple[bytes, ...]
+    more: int
+
+
 Event = (
     ConnectionAnnounced
     | BytesMoved
@@ -192,6 +204,7 @@ Event = (
     | SessionFreed
     | ProgramExecuted
     | NewCodeUsed
+    | HostResolved
 )
 
 
@@ -217,6 +230,7 @@ class Decoder:
         self._head = layouts["sample"].codec
         self._connection = layouts["connection_sample"]
         self._end = layouts["end_sample"]
+        self._name = layouts["name_sample"]
         self._kinds: dict[int, Callable[[bytes, int, tuple[int, ...]], Event]] = {
             constants["SAMPLE_DATA"]: self._data,
             constants["SAMPLE_HELLO"]: self._hello,
@@ -227,6 +241,7 @@ class Decoder:
             constants["SAMPLE_SESSION_END"]: self._freed,
             constants["SAMPLE_EXEC"]: self._executed,
             constants["SAMPLE_NEW_CODE"]: self._new_code,
+            constants["SAMPLE_NAME"]: self._resolved,
         }
         # Small enumerations come from tables: calling an IntEnum costs more than the rest of the decoding.
         self._directions = tuple(Direction)
@@ -306,6 +321,13 @@ class Decoder:
 
     def _new_code(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> NewCodeUsed:
         return NewCodeUsed(head[10], head[5] + self._offset, head[9], head[8], bool(head[2]))
+
+    def _resolved(self, buffer: bytes, start: int, head: tuple[int, ...]) -> HostResolved:
+        *_, name, addresses = self._name.codec.unpack_from(buffer, start)
+        return HostResolved(
+            head[10], head[5] + self._offset, head[8] + self._offset, _text(name),
+            tuple(addresses[at : at + 16] for at in range(0, 16 * head[4], 16)), head[9],
+        )  # fmt: skip
 
     def _executed(self, buffer: bytes, start: int, head: tuple[int, ...]) -> ProgramExecuted:
         at = start + self._head.size

@@ -66,6 +66,7 @@ class Ledger:
     events_lost: int
     table_overflows: int
     unreadable: tuple[Unreadable, ...]
+    unlisted_addresses: int = 0
 
     @property
     def lost_bytes(self) -> int:
@@ -82,6 +83,7 @@ class Ledger:
             "gap_bytes": self.gap_bytes,
             "events_lost": self.events_lost,
             "table_overflows": self.table_overflows,
+            "unlisted_addresses": self.unlisted_addresses,
             "unreadable": [
                 {"pid": u.pid, "comm": u.comm, "library": u.library, "ciphertext": u.ciphertext}
                 for u in self.unreadable
@@ -113,6 +115,10 @@ class Ledger:
         if self.table_overflows:
             found.append(
                 f"{self.table_overflows} entries found no room in the kernel's tables: some traffic was not seen."
+            )
+        if self.unlisted_addresses:
+            found.append(
+                f"{self.unlisted_addresses} addresses of host names were too many: connections to them have no name."
             )
         for account, name in ((self.sockets, "sockets"), (self.tls, "TLS")):
             if account.residue:
@@ -171,6 +177,7 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
         sockets, tls, tally.connections, tally.streams, tally.gaps, counters["events_ring_full"],
         counters["table_full"],
         tuple(Unreadable(pid, comm, lib, n) for (pid, comm, lib), n in tally.unreadable.items()),
+        tally.unlisted_addresses,
     )  # fmt: skip
 
 

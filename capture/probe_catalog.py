@@ -34,6 +34,7 @@ DECIDING_MODULES = (
     "file_view",
     "golang",
     "located_libraries",
+    "name_lookups",
     "openssl_internals",
     "openssl_static",
     "probe_points",
@@ -44,7 +45,7 @@ DECIDING_MODULES = (
 MAX_ENTRIES = 20_000
 MAX_FILE_BYTES = 16 << 20
 _OTHERS_CAN_WRITE = 0o022
-_LEVELS = ("internal", "exports", "located")
+_LEVELS = ("internal", "exports", "located", "resolver")
 
 
 def default_cache_file() -> Path:

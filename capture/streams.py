@@ -63,6 +63,18 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """The host name by which the client's process came by the server's address, and when it asked for that.
+
+    Both times are None where it did not ask for this connection: an earlier one had waited for the answer.
+    """
+
+    name: str
+    started_ns: int | None = None
+    ended_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamOpened:
     """A connection's first item.
 
@@ -70,6 +82,7 @@ class StreamOpened:
     ``established_ns`` when the handshake ended. Where ``handshake_seen`` is False the connection is older than
     the recording: both times are those of its first bytes, and a SYN in the file is synthetic.
     ``side`` is the end whose process was recorded; ``peer_process`` the other end's, where it is local.
+    ``lookup`` is None where the process's resolver was not seen to be asked.
     """
 
     stream: int
@@ -83,6 +96,7 @@ class StreamOpened:
     peer_process: Process | None = None
     fd: int | None = None
     tls: Tls | None = None
+    lookup: Lookup | None = None
 
 
 @dataclass(frozen=True, slots=True)

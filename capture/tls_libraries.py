@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from capture import golang, located_libraries, openssl_internals
+from capture import golang, located_libraries, name_lookups, openssl_internals
 from capture.boringssl import VECTORED_WRITE
 from capture.call_shapes import Call, LibraryProbes, ProbeSite
 from capture.elf import ElfError, ElfFile, Symbol
@@ -236,6 +236,7 @@ def find_probes(elf: ElfFile) -> LibraryProbes | None:
     found = [_by_symbols(elf), _go(elf)]
     if all(part is None or part.library.startswith("libcrypto") for part in found):
         found.insert(0, _by_code(elf))
+    found.append(_resolver(elf))
     parts = [part for part in found if part is not None]
     if not parts:
         return None
@@ -299,6 +300,11 @@ def _go(elf: ElfFile) -> _Part | None:
         return None
     label = f"Go {found.version} crypto/tls" if found.version else "Go crypto/tls"
     return _Part(label, "exports", found.sites, found.notes)
+
+
+def _resolver(elf: ElfFile) -> _Part | None:
+    sites, notes = name_lookups.find(elf)
+    return _Part(name_lookups.LIBRARY, "resolver", sites, notes) if sites else None
 
 
 def _wanted_functions(elf: ElfFile) -> dict[str, Symbol]:

@@ -18,6 +18,7 @@ from capture.streams import (
     Data,
     Endpoint,
     Gap,
+    Lookup,
     Process,
     Side,
     StreamClosed,
@@ -207,8 +208,15 @@ class View:
 
     # Giving out
 
-    def open(self, describe: Callable[[int, str], Process]) -> Iterator[StreamItem]:
-        """The stream's beginning and what was held. From here on the view is shown."""
+    def open(
+        self,
+        describe: Callable[[int, str], Process],
+        look_up: Callable[[int, bytes, int], Lookup | None],
+    ) -> Iterator[StreamItem]:
+        """The stream's beginning and what was held. From here on the view is shown.
+
+        ``look_up`` takes a process, an address, and when that was connected to.
+        """
         self.state = State.SHOWN
         a = self.announced
         first = self.held[0] if self.held else None
@@ -232,6 +240,7 @@ class View:
             peer_process=describe(other.pid, other.comm) if other else None,
             fd=a.fd,
             tls=self.tls.describe(speech, first.time if first else None) if begins_in_tls else None,
+            lookup=look_up(a.pid, a.remote, began) if side is Side.CLIENT else None,
         )
         held, self.held, self.held_bytes = self.held, [], 0
         for content in held:

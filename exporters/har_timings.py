@@ -29,9 +29,10 @@ def iso_time(time_ns: int) -> str:
 def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
     """When the exchange began (ns), its phases and their sum (ms), as HAR 1.2 has them; -1 is unknown, or none.
 
-    The first request of a connection waits for it: ``connect`` contains ``ssl``, and ``blocked`` is the time
-    from the end of the handshakes to the request's first byte. On a connection that was there, ``blocked`` is
-    0 and the others are -1. An upload that goes on after the response began overlaps it: ``send`` ends there.
+    The first request of a connection waits for it: ``dns`` is the look-up of the server's name, ``connect``
+    contains ``ssl``, and ``blocked`` is the time between these phases and to the request's first byte. On a
+    connection that was there, ``blocked`` is 0 and the others are -1. An upload that goes on after the response
+    began overlaps it: ``send`` ends there.
     """
     request, response, ended_ns = exchange.request, exchange.response, exchange.ended_ns
     send_ns = wait_ns = receive_ns = 0
@@ -43,7 +44,7 @@ def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
         started_ns = request.started_ns
         sent_ns = min(request.ended_ns, answered_ns)
         send_ns, wait_ns = max(sent_ns - started_ns, 0), max(answered_ns - sent_ns, 0)
-    blocked, connect, ssl = 0.0, -1.0, -1.0
+    blocked, dns, connect, ssl = 0.0, -1.0, -1.0, -1.0
     total_ns = send_ns + wait_ns + receive_ns
     if exchange.number == 0:
         waited = _waited_for_connection(exchange.connection, started_ns)
@@ -56,9 +57,15 @@ def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
             ssl = ssl if ssl_ns is None else ssl_ns / 1e6
             total_ns += blocked_ns + connect_ns
             started_ns = min(began_ns, started_ns)
+            asked_ns, answered_ns = _waited_for_name(exchange.connection, began_ns)
+            if asked_ns < began_ns:
+                # Between the answer and connect() is no phase's time but the client's own.
+                dns, blocked = (answered_ns - asked_ns) / 1e6, blocked + (began_ns - answered_ns) / 1e6
+                total_ns += began_ns - asked_ns
+                started_ns = min(asked_ns, started_ns)
     phases: Json = {
         "blocked": blocked,
-        "dns": -1,
+        "dns": dns,
         "connect": connect,
         "ssl": ssl,
         "send": send_ns / 1e6,
@@ -66,6 +73,24 @@ def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
         "receive": receive_ns / 1e6,
     }
     return started_ns, phases, total_ns / 1e6
+
+
+def _waited_for_name(connection: Connection, connected_ns: int) -> tuple[int, int]:
+    """When the look-up of the server's name began and ended (ns); ``connected_ns`` twice where nothing waited for it.
+
+    Inside a tunnel it is the proxy who looks up the name.
+    """
+    lookup = connection.opened.lookup
+    if (
+        lookup is None
+        or lookup.started_ns is None
+        or lookup.ended_ns is None
+        or connection.authority is not None
+    ):
+        return connected_ns, connected_ns
+    if not 0 <= connected_ns - lookup.ended_ns <= MAX_IDLE_BEFORE_FIRST_REQUEST_NS:
+        return connected_ns, connected_ns
+    return lookup.started_ns, lookup.ended_ns
 
 
 def _waited_for_connection(connection: Connection, sent_ns: int) -> tuple[int, int, int | None] | None:

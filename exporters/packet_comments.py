@@ -14,7 +14,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
-from capture.streams import Endpoint, Process, Side, StreamOpened, Tls
+from capture.streams import Endpoint, Lookup, Process, Side, StreamOpened, Tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,6 +128,12 @@ def tls_words(tls: Tls, framing: str) -> dict[str, str | int | None]:
     }
 
 
+def _lookup_words(lookup: Lookup | None) -> dict[str, str | int | None]:
+    if lookup is None:
+        return {}
+    return {"name": lookup.name, "dns_started": lookup.started_ns, "dns_ended": lookup.ended_ns}
+
+
 def stream_words(
     opened: StreamOpened, framing: str, original_port: int | None
 ) -> dict[str, str | int | None]:
@@ -137,6 +143,7 @@ def stream_words(
         "fd": opened.fd,
         "side": opened.side.name.lower(),
         "handshake": HANDSHAKE_SEEN if opened.handshake_seen else HANDSHAKE_SYNTHETIC,
+        **_lookup_words(opened.lookup),
         **(tls_words(opened.tls, framing) if opened.tls is not None else {}),
         "port": original_port,
         **_process_words(opened.peer_process, "peer_"),
@@ -197,6 +204,15 @@ def read_tls(words: Mapping[str, str]) -> Tls | None:
     )
 
 
+def _read_lookup(words: Mapping[str, str]) -> Lookup | None:
+    if "name" not in words:
+        return None
+    started_ns, ended_ns = _number(words, "dns_started"), _number(words, "dns_ended")
+    if started_ns is None or ended_ns is None or started_ns > ended_ns:
+        return Lookup(words["name"])
+    return Lookup(words["name"], started_ns, ended_ns)
+
+
 def read_stream(
     words: Mapping[str, str], stream: int, times_ns: tuple[int, int], client: Endpoint, server: Endpoint
 ) -> StreamOpened | None:
@@ -221,6 +237,7 @@ def read_stream(
         peer_process=_read_process(words, "peer_"),
         fd=_number(words, "fd"),
         tls=read_tls(words),
+        lookup=_read_lookup(words),
     )
 
 

@@ -33,6 +33,8 @@ FLUSH_BYTES: Final = 256 * 1024
 small against the recorder's memory."""
 MAX_PROCESSES: Final = 4096
 """Processes whose block is remembered; one that comes back after as many others gets a second block."""
+MAX_NAMED_ADDRESSES: Final = 65536
+"""Addresses with a block of their name; later ones are named only in their streams' comments."""
 MAX_HALF_CLOSED_STREAMS: Final = 4096
 """Streams of which one side has sent its FIN and the other's is never seen, as where a process closes its
 socket. Then the oldest is forgotten; what it still sends is counted in ``orphan_bytes``."""
@@ -76,6 +78,8 @@ class PcapngExporter:
         self._tails: dict[tuple[int, str] | None, _Tails] = {None: _tails(())}
         """By process: shared by all its streams."""
         self._processes_written = 0
+        self._named: set[bytes] = set()
+        """Addresses with a name: the first, for Wireshark shows one."""
         self._first_ns: int | None = None
         self._last_ns = 0
         self._items = 0
@@ -157,6 +161,8 @@ class PcapngExporter:
             self._put, self._flows(item, (addresses[0], item.client.port), (addresses[1], port))
         )
         self._streams[item.stream] = stream
+        if item.lookup is not None:
+            self._name(addresses[1], item.lookup.name)
         self._first_ns = item.time_ns if self._first_ns is None else min(self._first_ns, item.time_ns)
         stream.open(item, bare=bare, original_port=item.server.port if port != item.server.port else None)
 
@@ -237,6 +243,11 @@ class PcapngExporter:
             self._processes_written += 1
             self._put(0, pcapng.process_information(process.pid, process.comm))
         return tails
+
+    def _name(self, address: bytes, name: str) -> None:
+        if address not in self._named and len(self._named) < MAX_NAMED_ADDRESSES:
+            self._named.add(address)
+            self._put(0, pcapng.name_resolution(address, name))
 
     def _put(self, time_ns: int, block: bytes) -> None:
         self._last_ns = max(self._last_ns, time_ns)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BLOCK_SECTION_HEADER: Final = 0x0A0D0D0A
 BLOCK_INTERFACE_DESCRIPTION: Final = 1
 BLOCK_SIMPLE_PACKET: Final = 3
+BLOCK_NAME_RESOLUTION: Final = 4
 BLOCK_INTERFACE_STATISTICS: Final = 5
 BLOCK_ENHANCED_PACKET: Final = 6
 BLOCK_PROCESS_INFORMATION: Final = 0x80000001
@@ -44,12 +45,19 @@ ISB_IFDROP: Final = 5
 PROCESS_NAME: Final = 2
 """The DPIB's option for the process's name."""
 
+NRB_RECORD_END: Final = 0
+NRB_RECORD_IPV4: Final = 1
+NRB_RECORD_IPV6: Final = 2
+
 LINKTYPE_ETHERNET: Final = 1
 NANOSECONDS: Final = 9
 """if_tsresol's exponent: times are multiples of 10^-9 s (§4.2)."""
 
 MAX_OPTION_BYTES: Final = 0xFFFF
 """An option's length is a u16 (§3.5)."""
+
+MAX_HOST_NAME_BYTES: Final = 255
+"""RFC 1035 §2.3.4; Wireshark shows 64 of them."""
 
 _UNKNOWN_SECTION_LENGTH: Final = -1
 _NO_SNAPLEN: Final = 0
@@ -129,6 +137,14 @@ def process_information(pid: int, name: str) -> bytes:
         BLOCK_PROCESS_INFORMATION,
         struct.pack("<I", pid & 0xFFFFFFFF) + encode_options([(PROCESS_NAME, encode_text(name))]),
     )
+
+
+def name_resolution(address: bytes, name: str) -> bytes:
+    """A Name Resolution Block (§4.5) of one address (4 or 16 bytes) and its host name."""
+    value = address + encode_text(name)[:MAX_HOST_NAME_BYTES].replace(b"\0", b"?") + b"\0"
+    kind = NRB_RECORD_IPV4 if len(address) == 4 else NRB_RECORD_IPV6
+    record = struct.pack("<HH", kind, len(value)) + padded(value)
+    return encode_block(BLOCK_NAME_RESOLUTION, record + struct.pack("<HH", NRB_RECORD_END, 0))
 
 
 def encode_time(time_ns: int) -> bytes:

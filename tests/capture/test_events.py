@@ -13,6 +13,7 @@ from capture.events import (
     ConnectionEnded,
     Decoder,
     Direction,
+    HostResolved,
     NewCodeUsed,
     ProgramExecuted,
     Protocol,
@@ -130,6 +131,16 @@ def test_what_happens_to_sessions():
 def test_new_code():
     event = only(packed("sample", kind=kind("NEW_CODE"), tgid=4, time=5, position=1 << 40, length=0x80_0001))
     assert event == NewCodeUsed(pid=4, time=OFFSET + 5, device=0x80_0001, inode=1 << 40, held=False)
+
+
+def test_a_host_name():
+    event = only(
+        packed(
+            "name_sample", kind=kind("NAME"), tgid=4, time=9, position=5, captured=2, length=3, connection=77,
+            name=b"a.test\0rest", addresses=b"1" * 16 + b"2" * 16 + b"3" * 16,
+        )
+    )  # fmt: skip
+    assert event == HostResolved(4, OFFSET + 9, OFFSET + 5, "a.test", (b"1" * 16, b"2" * 16), 3)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from compiled import LIBC, LIBSSL, compile_library
+from compiled import LIBM, LIBSSL, compile_library
 
 import capture.probe_catalog
 from capture.file_view import ElfError
@@ -29,16 +29,16 @@ def searches(monkeypatch):
 
 def test_a_second_look_is_from_memory_and_equal(searches):
     catalog = ProbeCatalog()
-    for path in (str(LIBSSL), str(LIBC)):
+    for path in (str(LIBSSL), str(LIBM)):
         assert catalog.probes_for(path) == catalog.probes_for(path) == probes_for(path)
-    assert searches == [str(LIBSSL), str(LIBC)]
+    assert searches == [str(LIBSSL), str(LIBM)]
     assert not catalog.save()
 
 
 def test_the_next_recording_looks_nothing_up(tmp_path, searches):
     file = tmp_path / "folder" / "probes.json"
     first = ProbeCatalog(file)
-    for path in (str(LIBSSL), str(LIBC)):
+    for path in (str(LIBSSL), str(LIBM)):
         first.probes_for(path)
     assert first.save()
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -46,7 +46,7 @@ def test_the_next_recording_looks_nothing_up(tmp_path, searches):
     del searches[:]
     second = ProbeCatalog(file)
     assert second.probes_for(str(LIBSSL)) == probes_for(str(LIBSSL))
-    assert second.probes_for(str(LIBC)) is None
+    assert second.probes_for(str(LIBM)) is None
     assert searches == []
     assert second.save()
 
@@ -158,7 +158,7 @@ def test_another_users_file_is_not_believed(tmp_path, searches):
 def test_where_nothing_can_be_written_nothing_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     catalog = ProbeCatalog(tmp_path / "file" / "probes.json")
-    assert catalog.probes_for(str(LIBC)) is None
+    assert catalog.probes_for(str(LIBM)) is None
     assert not catalog.save()
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import brotli
@@ -21,9 +22,10 @@ from http_streams import OPENED_NS, STEP_NS, Conversation, read
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.streams import Process, Side, Tls
+from capture.streams import Lookup, Process, Side, StreamOpened, Tls
 from exporters.har import EntryMaker, HarWriter, write_har
 from exporters.har_redaction import Redaction
+from exporters.har_timings import iso_time
 from exporters.http import ExchangeReader, Limits, Notes, exchanges
 
 if TYPE_CHECKING:
@@ -134,6 +136,47 @@ def test_timings_of_a_connection_that_was_there() -> None:
     assert [entry["timings"]["connect"] for entry in entries] == [1, -1]
     assert entries[1]["timings"]["blocked"] == 0
     assert entries[1]["_connectionId"] == entries[0]["_connectionId"]
+
+
+def looked_up(started_ms: int, ended_ms: int, talk: Conversation | None = None) -> list[dict[str, Any]]:
+    """The entries of two requests on a connection behind a look-up, in milliseconds before its SYN."""
+    talk = talk or Conversation()
+    opened = talk.items[0]
+    assert isinstance(opened, StreamOpened)
+    before = Lookup("a", opened.time_ns - started_ms * STEP_NS, opened.time_ns - ended_ms * STEP_NS)
+    talk.items[0] = replace(opened, lookup=before)
+    talk.client(GET).server(answer(b"x")).client(GET).server(answer(b"y"))
+    entries: list[dict[str, Any]] = archive_of(read(talk.items))["log"]["entries"]
+    return entries
+
+
+def test_the_time_of_a_look_up() -> None:
+    without = entry_of(Conversation().client(GET).server(answer(b"x")))
+    first, second = looked_up(25, 5)
+    assert (first["timings"]["dns"], second["timings"]["dns"]) == (20, -1)
+    assert first["timings"]["connect"] == without["timings"]["connect"]
+    assert first["timings"]["blocked"] == without["timings"]["blocked"] + 5
+    assert first["time"] == without["time"] + 25
+    assert first["startedDateTime"] == iso_time(OPENED_NS - 25 * STEP_NS)
+
+
+@pytest.mark.parametrize(
+    ("started_ms", "ended_ms", "why"),
+    [(5000, 2000, "long before"), (20, -10, "not before"), (-10, -20, "after")],
+)
+def test_a_look_up_that_the_connection_did_not_wait_for(started_ms: int, ended_ms: int, why: str) -> None:
+    first, _ = looked_up(started_ms, ended_ms)
+    assert first["timings"]["dns"] == -1, why
+
+
+def test_a_look_up_before_a_tunnel_is_that_of_the_proxy_s_name() -> None:
+    talk = (
+        Conversation()
+        .client(b"CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n")
+        .server(b"HTTP/1.1 200 OK\r\n\r\n")
+    )
+    connect, first, _ = looked_up(25, 5, talk)
+    assert (connect["timings"]["dns"], first["timings"]["dns"]) == (20, -1)
 
 
 def test_timings_of_a_connection_older_than_the_recording() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tracemalloc
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +32,7 @@ from transcripts import (
     write,
 )
 
-from capture.streams import Data, Endpoint, Side, StreamOpened, Tls
+from capture.streams import Data, Endpoint, Lookup, Side, StreamOpened, Tls
 from exporters import packets
 from exporters.packets import Framing, PcapngExporter
 
@@ -424,6 +426,46 @@ class TestLosses:
         lengths = [int(length) for (length,) in rows(path, "tcp", "tcp.len")]
         assert max(lengths) == 65_000
         assert expert_problems(path) == []
+
+
+def test_names_of_addresses(tmp_path: Path) -> None:
+    items = []
+    for number, (address, lookup) in enumerate(
+        (
+            ("192.0.2.1", Lookup("first.test", 5, 9)),
+            ("192.0.2.1", Lookup("second.test")),
+            ("2001:db8::1", Lookup("six.test", 1, 2)),
+            ("::ffff:192.0.2.2", Lookup("mapped.test", 1, 2)),
+            ("192.0.2.3", None),
+        )
+    ):
+        server = Endpoint(ip_address(address).packed, 80)
+        client = Endpoint(bytes(server.address[:-1]) + b"\x64", 40_000 + number)
+        talk = Transcript(number, port=80).exchange().close().items
+        assert isinstance(talk[0], StreamOpened)
+        items += [replace(talk[0], client=client, server=server, lookup=lookup), *talk[1:]]
+    path = write(tmp_path / "a.pcapng", items)
+    command = ["tshark", "-r", str(path), "-N", "n", "-Y", "http.request", "-T", "fields"]
+    command += ["-e", "ip.dst_host", "-e", "ipv6.dst_host"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert shown == ["first.test", "first.test", "six.test", "mapped.test", "192.0.2.3"]
+    assert expert_problems(path) == []
+    read_back = [item.lookup for item in read(path.read_bytes()) if isinstance(item, StreamOpened)]
+    assert read_back == [item.lookup for item in items if isinstance(item, StreamOpened)]
+
+
+def test_named_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packets, "MAX_NAMED_ADDRESSES", 2)
+    pieces: list[bytes] = []
+    exporter = PcapngExporter(pieces.append, METADATA)
+    for number in range(5):
+        opened = Transcript(number).items[0]
+        assert isinstance(opened, StreamOpened)
+        server = Endpoint(bytes((10, 0, 0, number)), 80)
+        exporter.write(replace(opened, server=server, lookup=Lookup(f"{number}.in-a-block")))
+    exporter.flush()
+    blocks = [bytes((10, 0, 0, number)) + b"%d.in-a-block\0" % number for number in range(5)]
+    assert [block in b"".join(pieces) for block in blocks] == [True, True, False, False, False]
 
 
 class TestExporter:

@@ -9,6 +9,7 @@ from pathlib import Path
 LIBSSL = Path("/lib/x86_64-linux-gnu/libssl.so.3")
 LIBCRYPTO = Path("/lib/x86_64-linux-gnu/libcrypto.so.3")
 LIBC = Path("/lib/x86_64-linux-gnu/libc.so.6")
+LIBM = Path("/lib/x86_64-linux-gnu/libm.so.6")
 LIBGNUTLS = Path("/lib/x86_64-linux-gnu/libgnutls.so.30")
 
 

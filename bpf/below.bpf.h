@@ -265,9 +265,10 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	}
 	if (!call) {
-		u16 protocol = 0;
+		u16 protocol = 0, family = 0;
 		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
-		if (protocol == UNSEEN_SENDERS || (UNSEEN_SENDERS == IPPROTO_TCP && protocol == IPPROTO_MPTCP))
+		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
+		if (unix_sock_of(sk, family) || protocol == UNSEEN_SENDERS || (UNSEEN_SENDERS == IPPROTO_TCP && protocol == IPPROTO_MPTCP))
 			call = surprise(sk, tid, DIRECTION_SENT);
 		if (!call)
 			return 0;
@@ -321,9 +322,10 @@ int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (!call) {
 		/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). */
-		u16 protocol = 0;
+		u16 protocol = 0, family = 0;
 		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
-		if (protocol == IPPROTO_MPTCP || (protocol == IPPROTO_TCP && (flags & MSG_TRUNC) && !was_unseen(sk, n)))
+		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
+		if (unix_sock_of(sk, family) || protocol == IPPROTO_MPTCP || (protocol == IPPROTO_TCP && (flags & MSG_TRUNC) && !was_unseen(sk, n)))
 			call = surprise(sk, tid, DIRECTION_RECEIVED);
 		if (!call)
 			return 0;
@@ -355,20 +357,20 @@ INLINE int below_moved(void)
 	reported = call->reported;
 	d = call->direction & 1;
 	s.sk = call->sk;
-	if (is_kernel_thread() || !tcp_sock_of(s.sk, &s))
+	if (is_kernel_thread() || !stream_sock_of(s.sk, &s))
 		goto out;
 	if (reported)
 		count(COUNTER_REPORTED_SENT + d, reported);
 	if (!n)
 		goto out;
 	call->told += n;
-	read_inode(&s);
+	s.inode = inode_of(s.sk);
 	c = connection_of(&s, id >> 32, NO_FD);
 	if (c) {
 		if (d == DIRECTION_RECEIVED) {
 			note_copied(c, s.sk);
 			/* Told under the socket's lock: others may be told later of what they received before. */
-			if (!s.mptcp && c->in_flight[1]) {
+			if (!s.untold && c->in_flight[1]) {
 				call->sequenced = call->overlapped = 1;
 				__sync_fetch_and_add(&c->overlaps[1], 1);
 			}

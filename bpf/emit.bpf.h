@@ -268,7 +268,10 @@ INLINE int announce(struct connection *c, u32 tgid, u32 tid)
 	r->remote_port = c->remote_port;
 	r->role = c->role;
 	__builtin_memcpy(r->local, c->local, 16);
-	__builtin_memcpy(r->remote, c->remote, 16);
+	if (is_unix(c->family))
+		r->path_bytes = read_unix_path(c, r->path);
+	else
+		__builtin_memcpy(r->remote, c->remote, 16);
 	__builtin_memcpy(r->comm, c->comm, COMM_BYTES);
 	submit(r);
 	c->announced = 1;

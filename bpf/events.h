@@ -11,6 +11,7 @@
 #define EXEC_TEXT_BYTES 512
 #define LOOKUP_NAME_BYTES 256
 #define LOOKUP_ADDRESS_BYTES 512
+#define UNIX_PATH_BYTES 108
 
 /* Payload room of the record classes; a record is as large as its class, whatever it holds. */
 #define CLASS0_BYTES 160
@@ -125,10 +126,11 @@ struct connection_sample {
 	u16 local_port;
 	u16 remote_port;
 	u8 role;
-	u8 pad;
-	u8 local[16];
-	u8 remote[16];
+	u8 path_bytes;		/* AF_UNIX: of `path` */
+	u8 local[16];		/* AF_UNIX: the inode of the client's socket, which names the connection */
+	u8 remote[16];		/* AF_UNIX: nothing */
 	u8 comm[16];
+	u8 path[UNIX_PATH_BYTES];
 };
 
 struct end_sample {

@@ -33,7 +33,7 @@ INLINE int go_socket_of(u64 tcp_conn, struct sock_reference *s, u32 *fd)
 	if (READ_USER(net_fd, tcp_conn) || !net_fd || READ_USER(number, net_fd + 16) || number >> 20)
 		return 0;
 	*fd = number;
-	return tcp_socket_of(file_of(number), s);
+	return socket_of(file_of(number), s);
 }
 
 /* The connection below a tls.Conn: its first member is the net.Conn interface (type, data). A type that wraps

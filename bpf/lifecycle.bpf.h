@@ -35,7 +35,7 @@ INLINE struct connection *connecting(u64 sk)
 
 	if (!wanted(id) || !tcp_sock_of(sk, &s))
 		return NULL;
-	read_inode(&s);
+	s.inode = inode_of(sk);
 	return s.inode ? connection_of(&s, id >> 32, NO_FD) : NULL;
 }
 
@@ -67,39 +67,9 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-INLINE int put_end(struct connection *c)
+/* No more bytes will come. */
+INLINE void forget_connection(struct connection *c, u64 sk)
 {
-	struct end_sample *r = ring.ringbuf_reserve(sizeof(*r));
-
-	if (!r)
-		return 0;
-	__builtin_memset(r, 0, sizeof(*r));
-	r->head.kind = SAMPLE_END;
-	r->head.protocol = c->protocol;
-	r->head.time = bpf_ktime_get_ns();
-	r->head.connection = c->id;
-	r->head.session = c->session;
-	r->head.tgid = c->tgid;
-	r->local_fin = c->local_fin;
-	r->peer_fin = c->peer_fin;
-	r->local_reset = c->local_reset;
-	r->peer_reset = c->peer_reset;
-	r->sent = c->position[0];
-	r->received = c->position[1];
-	r->session_sent = c->session_position[0];
-	r->session_received = c->session_position[1];
-	submit(r);
-	return 1;
-}
-
-/* (sk). Both the program and TCP have let go of it: no more bytes. */
-int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 sk = ctx->args[0];
-	struct connection *c = connections.lookup(&sk);
-
-	if (!c || !recording())
-		return 0;
 	if (c->ssl) {
 		struct session_key key = {.ssl = c->ssl, .tgid = c->ssl_tgid};
 		struct session *s = sessions.lookup(&key);
@@ -111,9 +81,34 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 	if (c->announced && !put_end(c)) {
 		c->ended = 1;
 		count(COUNTER_ENDS_PENDING, 1);
-		return 0;
+		return;
 	}
 	connections.delete(&sk);
+}
+
+/* (sk). Both the program and TCP have let go of it. */
+int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0];
+	struct connection *c = connections.lookup(&sk);
+
+	if (!c || !recording())
+		return 0;
+	forget_connection(c, sk);
+	return 0;
+}
+
+/* Run by user space for each of `untold_ends`: (sk). A file that lets go of a socket leaves it without an inode. */
+int check_end(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0];
+	struct connection *c = connections.lookup(&sk);
+
+	if (c && c->inode == inode_of(sk))
+		return 0;
+	if (c && recording())
+		forget_connection(c, sk);
+	untold_ends.delete(&sk);
 	return 0;
 }
 

@@ -2,7 +2,7 @@
  * All maps: what, key, value, who deletes.
  */
 
-/* A TCP connection, by the kernel's socket. */
+/* A connection, by the kernel's socket. Of AF_UNIX, `local` and `remote` say other things: unix.bpf.h. */
 struct connection {
 	u64 id;			/* unique in one recording, never 0 */
 	u64 opened, established;
@@ -23,7 +23,8 @@ struct connection {
 	u8 ended;		/* SAMPLE_END found no room: user space collects the entry */
 	u8 misses;		/* calls whose first bytes said nothing */
 	u8 copied_known;	/* `copied` is set */
-	u8 mptcp;
+	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
+	u8 shut;		/* sends no more: `local_fin` is final */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */
 	/* By direction: a position whose TCP sequence number is known; calls in flight; how often two were at once. */
 	u64 anchor_position[2];

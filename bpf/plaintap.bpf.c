@@ -2,6 +2,8 @@
  * The one translation unit of the kernel side. program.py splices the parts in (BCC rewrites map calls only in
  * the main file), in this order: what crosses the ring, limits, maps, then from helpers to programs.
  *
+ *   unix.bpf.h       streams of AF_UNIX
+ *   ends.bpf.h       telling that a connection has ended
  *   sockets.bpf.h    fd → the kernel's socket, its addresses, the connection's entry
  *   protocols.bpf.h  which protocol the first bytes speak
  *   memory.bpf.h     where bytes lie: the program's memory, or pages
@@ -40,6 +42,8 @@
 #define MAX_HELLO_BYTES 8192
 
 #include "maps.bpf.h"
+#include "unix.bpf.h"
+#include "ends.bpf.h"
 #include "sockets.bpf.h"
 #include "protocols.bpf.h"
 #include "memory.bpf.h"

@@ -47,7 +47,9 @@ OFFSETS: dict[str, tuple[str, ...]] = {
         "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
         "skc_net", "skc_flags",
     ),
-    "sock": ("sk_protocol", "sk_err", "sk_socket"),
+    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown"),
+    "unix_sock": ("addr", "peer"),
+    "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),
 }  # fmt: skip
 
@@ -123,11 +125,11 @@ def _quiet_stderr() -> Iterator[None]:
 class Kernel:
     """The compiled module: maps by name, programs by name."""
 
-    def __init__(self, ring_bytes: int, *, below_calls: bool = True) -> None:
+    def __init__(self, ring_bytes: int, *, below_calls: bool = True, unix: bool = False) -> None:
         """Compile. ``ring_bytes`` is a power of two of at least a page.
 
         ``below_calls`` is whether to see what moves below the system calls, where the kernel shows it; compiling
-        and verifying that takes 2 s.
+        and verifying that takes 2 s. ``unix`` is whether to see streams of AF_UNIX.
 
         Raises BccError, BtfError, ProgramError.
         """
@@ -140,6 +142,8 @@ class Kernel:
             "-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}",
             *offset_flags(types, self.below), *self.below.flags(), *call_number_flags(),
         ]  # fmt: skip
+        if unix:
+            flags.append("-DRECORD_UNIX=1")
         if self.uprobe_multi:
             flags.append("-DUPROBE_MULTI")
         text = source()

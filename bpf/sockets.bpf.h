@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * fd → file → socket → sock, each step one bounded read; the OFFSET_* come from BTF (btf.py). Works for
- * connections older than us, accept(NULL), other network namespaces. Nothing but TCP passes.
+ * connections older than us, accept(NULL), other network namespaces. Nothing but TCP passes, and streams
+ * of AF_UNIX where they are wanted.
  */
 #define SOCK_DONE (1 << 1)	/* sk_flags: the peer's FIN has come */
 
@@ -8,7 +9,7 @@ struct sock_reference {
 	u64 sk;
 	u32 inode;
 	u16 family;
-	u16 mptcp;
+	u16 untold;
 };
 
 /* The file behind a descriptor of the current process; 0: none. */
@@ -37,7 +38,7 @@ INLINE int tcp_sock_of(u64 sk, struct sock_reference *s)
 	s->sk = sk;
 	READ_KERNEL(s->family, sk + OFFSET_sock_common_skc_family);
 	READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
-	s->mptcp = protocol == IPPROTO_MPTCP;
+	s->untold = protocol == IPPROTO_MPTCP;
 	return (s->family == AF_INET || s->family == AF_INET6) &&
 		(protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
 }
@@ -51,19 +52,17 @@ INLINE void note_copied(struct connection *c, u64 sk)
 #endif
 }
 
-/* The inode of a socket that no file led to. */
-INLINE void read_inode(struct sock_reference *s)
+/* 1 if it is TCP's, or a stream of AF_UNIX that is wanted. The inode is not read. */
+INLINE int stream_sock_of(u64 sk, struct sock_reference *s)
 {
-	u64 socket = 0, inode = 0;
-
-	READ_KERNEL(socket, s->sk + OFFSET_sock_sk_socket);
-	if (socket)
-		READ_KERNEL(inode, socket - OFFSET_socket_alloc_socket + OFFSET_socket_alloc_vfs_inode + OFFSET_inode_i_ino);
-	s->inode = inode;
+	if (tcp_sock_of(sk, s))
+		return 1;
+	s->untold = unix_sock_of(sk, s->family);
+	return s->untold;
 }
 
-/* 1 if the file is a TCP socket. */
-INLINE int tcp_socket_of(u64 file, struct sock_reference *s)
+/* The same of a file, with the inode. */
+INLINE int socket_of(u64 file, struct sock_reference *s)
 {
 	u64 inode = 0, socket = 0, ino = 0;
 	u16 mode = 0, type = 0;
@@ -77,7 +76,7 @@ INLINE int tcp_socket_of(u64 file, struct sock_reference *s)
 	READ_KERNEL(socket, file + OFFSET_file_private_data);
 	READ_KERNEL(type, socket + OFFSET_socket_type);
 	READ_KERNEL(s->sk, socket + OFFSET_socket_sk);
-	if (type != SOCK_STREAM || !s->sk || !tcp_sock_of(s->sk, s))
+	if (type != SOCK_STREAM || !s->sk || !stream_sock_of(s->sk, s))
 		return 0;
 	READ_KERNEL(ino, inode + OFFSET_inode_i_ino);
 	s->inode = ino;
@@ -89,6 +88,10 @@ INLINE void read_addresses(struct connection *c, u64 sk)
 	u64 net = 0;
 	u16 port = 0;
 
+	if (is_unix(c->family)) {
+		read_unix_ends(c, sk);
+		return;
+	}
 	READ_KERNEL(net, sk + OFFSET_sock_common_skc_net);
 	READ_KERNEL(c->netns, net + OFFSET_net_ns_inum);
 	READ_KERNEL(c->local_port, sk + OFFSET_sock_common_skc_num);
@@ -125,8 +128,10 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 	u64 sk = s->sk;
 	struct connection *c = connections.lookup(&sk);
 
-	/* The same address with another inode is another socket: its end was missed. */
+	/* The same address with another inode is another socket: that one's end was missed. */
 	if (!c || c->inode != s->inode) {
+		if (c && c->announced && !put_end(c))
+			count(COUNTER_EVENTS_RING_FULL, 1);
 		u32 tid = bpf_get_current_pid_tgid();
 		int zero = 0;
 		struct connection *none = no_connections.lookup(&zero), *fresh;
@@ -137,7 +142,7 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 		fresh->id = new_id();
 		fresh->inode = s->inode;
 		fresh->family = s->family;
-		fresh->mptcp = s->mptcp;
+		fresh->untold = s->untold;
 		fresh->tgid = tgid;
 		fresh->fd = fd;
 		read_comm(fresh->comm);
@@ -147,6 +152,8 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 			count(COUNTER_TABLE_FULL, 1);
 		else
 			c = connections.lookup(&sk);
+		if (c && c->untold && untold_ends.update(&sk, &c->id))
+			count(COUNTER_TABLE_FULL, 1);
 		drafts.delete(&tid);
 	}
 	return c;
@@ -179,5 +186,8 @@ INLINE struct connection *held_connection(u32 tgid, u32 fd, u64 file, u64 *sk)
 	if (now != *sk)
 		return NULL;
 	c = connections.lookup(sk);
-	return c && c->id == id ? c : NULL;
+	if (!c || c->id != id)
+		return NULL;
+	/* All of this may be another's already, where nobody told of the end. */
+	return !c->untold || c->inode == inode_of(*sk) ? c : NULL;
 }

@@ -43,7 +43,7 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 
 	c = held_connection(tgid, fd, file, &s.sk);
 	if (!c) {
-		if (!tcp_socket_of(file, &s))
+		if (!socket_of(file, &s))
 			return;
 		c = connection_of(&s, tgid, fd);
 		if (!c)
@@ -52,7 +52,7 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	}
 	struct syscall call = {
 		.sk = s.sk, .id = c->id, .entered = bpf_ktime_get_ns(), .buffer = buffer, .blocks = blocks,
-		.direction = direction, .flags = flags, .unsequenced = c->mptcp,
+		.direction = direction, .flags = is_unix(c->family) ? flags & ~MSG_TRUNC : flags, .unsequenced = c->untold,
 	};
 	begins(&call, c);
 	if (flags & INTO_PIPE)
@@ -220,6 +220,8 @@ INLINE int io_exit(long result)
 			note_copied(c, sk);
 		ready = moved(call, c, result, id);
 	}
+	if (!result && call->direction == DIRECTION_RECEIVED && c && c->id == call->id && c->untold)
+		note_end(c, sk);
 	syscalls.delete(&tid);
 	return ready;
 }
@@ -301,7 +303,7 @@ int enter_connect(struct enter_arguments *ctx)
 	struct sock_reference s = {};
 	struct connection *c;
 
-	if (!wanted(id) || !tcp_socket_of(file_of(ctx->args[0]), &s))
+	if (!wanted(id) || !socket_of(file_of(ctx->args[0]), &s))
 		return 0;
 	c = connection_of(&s, id >> 32, ctx->args[0]);
 	/* A second connect() asks how a non-blocking one went. */
@@ -320,7 +322,7 @@ int exit_accept(struct exit_arguments *ctx)
 	struct sock_reference s = {};
 	struct connection *c;
 
-	if (ctx->result < 0 || !wanted(id) || !tcp_socket_of(file_of(ctx->result), &s))
+	if (ctx->result < 0 || !wanted(id) || !socket_of(file_of(ctx->result), &s))
 		return 0;
 	c = connection_of(&s, id >> 32, ctx->result);
 	if (!c || c->opened)
@@ -337,11 +339,13 @@ int enter_shutdown(struct enter_arguments *ctx)
 	struct sock_reference s = {};
 	struct connection *c;
 
-	if (!wanted(bpf_get_current_pid_tgid()) || !ctx->args[1] || !tcp_socket_of(file_of(ctx->args[0]), &s))
+	if (!wanted(bpf_get_current_pid_tgid()) || !ctx->args[1] || !socket_of(file_of(ctx->args[0]), &s))
 		return 0;
 	c = connections.lookup(&s.sk);
-	if (c && c->inode == s.inode && !c->local_fin)
+	if (c && c->inode == s.inode && !c->shut) {
 		c->local_fin = bpf_ktime_get_ns();
+		c->shut = 1;
+	}
 	return 0;
 }
 
@@ -349,7 +353,17 @@ int enter_close(struct enter_arguments *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct descriptor_key key = {.tgid = id >> 32, .fd = ctx->args[0]};
-	if (descriptors.lookup(&key))
-		descriptors.delete(&key);
+	struct descriptor *known = descriptors.lookup(&key);
+	struct connection *c;
+	u64 sk;
+
+	if (!known)
+		return 0;
+	/* Its end, if this is the last that it is called. */
+	sk = known->sk;
+	c = connections.lookup(&sk);
+	if (c && c->id == known->id && c->untold && !c->shut)
+		c->local_fin = bpf_ktime_get_ns();
+	descriptors.delete(&key);
 	return 0;
 }

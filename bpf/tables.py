@@ -48,6 +48,7 @@ class Tables:
         self._kernel = kernel
         self._constants = abi.header().constants
         self._counters = tuple(abi.header().enums["counter"])[:-1]  # the last is their number
+        self._check_end: int | None = None
 
     def choose_pid(self, pid: int, choice: Choice) -> None:
         """A process, and those it forks from now on if children are followed."""
@@ -167,6 +168,15 @@ class Tables:
                     int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
                     int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
                 )  # fmt: skip
+
+    def find_ends(self) -> None:
+        """Let the kernel side report connections whose end it is told by nobody: AF_UNIX's and MPTCP's."""
+        table = self._kernel.table("untold_ends")
+        entries = system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
+        for key, _ in entries:
+            if self._check_end is None:
+                self._check_end = self._kernel.load("check_end", "RAW_TRACEPOINT")
+            system.run_raw_tracepoint(self._check_end, (int.from_bytes(key, sys.byteorder),))
 
     def forget_connection(self, key: int) -> None:
         """Delete an entry whose socket is gone."""

@@ -133,6 +133,10 @@ INLINE void decide_wanted(struct connection *c)
 
 	if (!s)
 		return;
+	if (is_unix(c->family)) {
+		c->unwanted = !!(s->flags & (WANT_PORTS | WANT_HOSTS));
+		return;
+	}
 	if (s->flags & CHECK_PORTS) {
 		u16 local = c->local_port, remote = c->remote_port;
 		if (!end_passes(chosen_ports.lookup(&local), chosen_ports.lookup(&remote), s->flags, WANT_PORTS))

@@ -191,6 +191,11 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     help="Stop a process for the milliseconds that probes for code new to us take.  [default: with a command]",
 )
 @click.option(
+    "--unix",
+    is_flag=True,
+    help="Also record streams of Unix sockets, such as Docker's API. Not with --port and --host.",
+)
+@click.option(
     "--below/--no-below",
     default=True,
     show_default=True,
@@ -219,6 +224,7 @@ def record(
     framing: str,
     follow: bool,
     hold: bool | None,
+    unix: bool,
     below: bool,
     ring_size: int,
     account: str | None,
@@ -239,6 +245,7 @@ def record(
       plaintap record -c node --port 443
       plaintap record --container web --exclude-comm prometheus
       plaintap record -w a.pcapng --har a.har         both, live
+      plaintap record --unix -c dockerd               what Docker is asked for
       plaintap record -w - | wireshark -k -i -        watch live
     """
     content = {name: others.pop(name) for name in ("sensitive", "redact", "no_bodies", "max_body")}
@@ -275,7 +282,7 @@ def record(
                 machines.write(f"{json.dumps(ledger.as_json(), indent=2)}\n".encode())
 
         held = bool(command) if hold is None else hold
-        plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held, below=below)
+        plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below)
         recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
         try:
             ledger = recorder.run()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
+
+from capture import unix_streams
 
 if TYPE_CHECKING:
     import struct
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 # A connection that was first seen in a call that shows no descriptor.
 _NO_FD = 0xFFFFFFFF
+_AF_UNIX, _AF_INET = 1, 2
+
+_End = tuple[bytes, int]
 
 
 class Direction(IntEnum):
@@ -65,6 +70,7 @@ class Reason(IntEnum):
 class ConnectionAnnounced:
     """A connection that speaks a wanted protocol; comes before its first data.
 
+    ``unix_path`` is None for TCP; addresses of AF_UNIX are those of capture.unix_streams.
     ``base`` is the position from which each direction is reported. ``opened`` and ``established`` are None
     where they were before the recording.
     """
@@ -85,6 +91,7 @@ class ConnectionAnnounced:
     opened: int | None
     established: int | None
     base: tuple[int, int]
+    unix_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +294,26 @@ class Decoder:
 
     def _announced(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionAnnounced:
         m = dict(zip(self._connection.names, self._connection.codec.unpack_from(buffer, start), strict=True))
-        width = 4 if m["family"] == 2 else 16  # AF_INET
+        local, remote, path = self._ends(m)
         return ConnectionAnnounced(
             connection=m["connection"], time=m["time"] + self._offset, pid=m["tgid"], comm=_text(m["comm"]),
             fd=m["fd"] if m["fd"] != _NO_FD else None, inode=m["inode"], netns=m["netns"],
-            local=m["local"][:width], local_port=m["local_port"],
-            remote=m["remote"][:width], remote_port=m["remote_port"],
+            local=local[0], local_port=local[1], remote=remote[0], remote_port=remote[1],
             role=Role(m["role"]), protocol=Protocol(m["protocol"]),
             opened=self._wall(m["opened"]), established=self._wall(m["established"]),
-            base=(m["base_sent"], m["base_received"]),
+            base=(m["base_sent"], m["base_received"]), unix_path=path,
         )  # fmt: skip
+
+    @staticmethod
+    def _ends(m: Mapping[str, Any]) -> tuple[_End, _End, str | None]:
+        """Local and remote address and port, and the path of a stream of AF_UNIX."""
+        if m["family"] == _AF_UNIX:
+            name = int.from_bytes(m["local"][:4], "little")
+            client = unix_streams.client_address(name)
+            ends = (client, unix_streams.SERVER) if m["inode"] == name else (unix_streams.SERVER, client)
+            return *ends, unix_streams.path_text(m["path"][: m["path_bytes"]])
+        width = 4 if m["family"] == _AF_INET else 16
+        return (m["local"][:width], m["local_port"]), (m["remote"][:width], m["remote_port"]), None
 
     def _ended(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionEnded:
         m = dict(zip(self._end.names, self._end.codec.unpack_from(buffer, start), strict=True))

@@ -54,6 +54,8 @@ FLUSH_INTERVAL_S = 0.5
 TICK_INTERVAL_S = 0.02
 # How long an end that found no room in the ring may wait to be told.
 SWEEP_INTERVAL_S = 2.0
+# How late the end of a connection that the kernel does not tell of (AF_UNIX, MPTCP) may be found.
+LOOK_INTERVAL_S = 0.5
 # The first PID namespace's inode, the same on every machine (include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 # Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
@@ -73,6 +75,7 @@ class Plan:
     duration_s: float | None = None
     ring_bytes: int = DEFAULT_RING_BYTES
     hold: bool = False
+    unix: bool = False
     below: bool = True
 
 
@@ -113,7 +116,7 @@ class Recorder:
         try:
             with ThreadPoolExecutor(1) as beside:
                 looks = beside.submit(files.look_everywhere)
-                kernel = Kernel(self._plan.ring_bytes, below_calls=self._plan.below)
+                kernel = Kernel(self._plan.ring_bytes, below_calls=self._plan.below, unix=self._plan.unix)
             try:
                 pipeline = _Pipeline(kernel, files, self._plan, self._exporter)
                 return self._record(pipeline, looks.result(), command)
@@ -204,7 +207,7 @@ class _Pipeline:
             all_protocols="all" in plan.targets.protocols,
         )
         self._cgroups = (0, 0)
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_look = 0.0
         self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
         self._now = time.time_ns()
@@ -277,6 +280,9 @@ class _Pipeline:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
             self._collect_ends()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_INTERVAL_S
+            self.tables.find_ends()
 
     def _collect_ends(self) -> None:
         """Ends that found no room in the ring wait in the kernel's table."""
@@ -290,6 +296,7 @@ class _Pipeline:
 
     def end(self) -> Ledger:
         """Stop reporting, take what was reported, and draw up the ledger."""
+        self.tables.find_ends()
         self.tables.set(0, ())
         detaching = threading.Thread(target=self._probes.detach)
         detaching.start()

@@ -81,6 +81,7 @@ class StreamOpened:
     ``time_ns`` is when the SYN was sent (client) or the connection was accepted (server), and
     ``established_ns`` when the handshake ended. Where ``handshake_seen`` is False the connection is older than
     the recording: both times are those of its first bytes, and a SYN in the file is synthetic.
+    ``unix_path`` is that of a stream of AF_UNIX, "" where it has none (a pair); addresses and ports are made up then.
     ``side`` is the end whose process was recorded; ``peer_process`` the other end's, where it is local.
     ``lookup`` is None where the process's resolver was not seen to be asked.
     """
@@ -97,6 +98,7 @@ class StreamOpened:
     fd: int | None = None
     tls: Tls | None = None
     lookup: Lookup | None = None
+    unix_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from capture.streams import (
     TlsStarted,
 )
 from capture.tls_hello import Hello, HelloReader
+from capture.unix_streams import server_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,7 +224,7 @@ class View:
         speech = self._first_speech()
         side = self.side = self.decide_side()
         self._senders = (side, side.other)
-        local, remote = Endpoint(a.local, a.local_port), Endpoint(a.remote, a.remote_port)
+        local, remote = self._endpoints()
         began = a.opened or self.tls.started or (first.time if first else a.time)
         begins_in_tls = first.tls if first else self.protocol is Protocol.TLS
         self.in_tls = begins_in_tls
@@ -240,7 +241,8 @@ class View:
             peer_process=describe(other.pid, other.comm) if other else None,
             fd=a.fd,
             tls=self.tls.describe(speech, first.time if first else None) if begins_in_tls else None,
-            lookup=look_up(a.pid, a.remote, began) if side is Side.CLIENT else None,
+            lookup=look_up(a.pid, a.remote, began) if side is Side.CLIENT and a.unix_path is None else None,
+            unix_path=a.unix_path,
         )
         held, self.held, self.held_bytes = self.held, [], 0
         for content in held:
@@ -268,6 +270,12 @@ class View:
         )
         for time, reset, direction in sorted((time, reset, d) for time, d, reset in ends if time is not None):
             yield StreamClosed(self.announced.connection, time, self._senders[direction], reset)
+
+    def _endpoints(self) -> tuple[Endpoint, Endpoint]:
+        """Local and remote."""
+        a = self.announced
+        made_up = server_port(self.protocol.name) if a.unix_path is not None else 0
+        return Endpoint(a.local, a.local_port or made_up), Endpoint(a.remote, a.remote_port or made_up)
 
     def _first_speech(self) -> Speech | None:
         """What the first held piece that is recognised speaks."""

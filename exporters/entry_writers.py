@@ -65,7 +65,7 @@ def curl_command(entry: Json) -> bytes:
     problem = _not_repeatable(entry)
     if problem is not None:
         return f"# {printable(request['method'])} {printable(request['url'])}: {problem}\n".encode()
-    return (" ".join(_curl_words(request)) + "\n").encode()
+    return (" ".join(_curl_words(request, entry.get("_unixSocket"))) + "\n").encode()
 
 
 def _not_repeatable(entry: Json) -> str | None:
@@ -81,7 +81,7 @@ def _not_repeatable(entry: Json) -> str | None:
     return None
 
 
-def _curl_words(request: Json) -> Iterator[str]:
+def _curl_words(request: Json, path: str | None) -> Iterator[str]:
     posted = request.get("postData", {})
     text = posted.get("text")
     binary = posted.get("encoding") == "base64"
@@ -102,6 +102,8 @@ def _curl_words(request: Json) -> Iterator[str]:
         yield "--header " + shlex.quote(f"{name}: {value}" if value else f"{name};")
         if name.lower() == "accept-encoding":
             yield "--compressed"
+    if path:
+        yield f"--{'abstract-' if path[:1] == '@' else ''}unix-socket {shlex.quote(path.removeprefix('@'))}"
     if text is not None:
         yield "--data-binary @-" if binary else f"--data-raw {shlex.quote(text)}"
     yield shlex.quote(request["url"])

@@ -281,6 +281,8 @@ def _describe_process(entry: Json, exchange: Exchange) -> None:
     opened, tls = exchange.connection.opened, exchange.connection.tls
     entry["_clientAddress"] = address_text(opened.client)
     entry["_clientPort"] = opened.client.port
+    if opened.unix_path is not None:
+        entry["_unixSocket"] = opened.unix_path
     if opened.process is not None:
         entry["_pid"] = opened.process.pid
         entry["_comm"] = opened.process.comm

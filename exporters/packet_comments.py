@@ -141,6 +141,7 @@ def stream_words(
     return {
         **_process_words(opened.process, ""),
         "fd": opened.fd,
+        "unix": opened.unix_path,
         "side": opened.side.name.lower(),
         "handshake": HANDSHAKE_SEEN if opened.handshake_seen else HANDSHAKE_SYNTHETIC,
         **_lookup_words(opened.lookup),
@@ -238,6 +239,7 @@ def read_stream(
         fd=_number(words, "fd"),
         tls=read_tls(words),
         lookup=_read_lookup(words),
+        unix_path=words.get("unix"),
     )
 
 

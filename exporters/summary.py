@@ -54,6 +54,9 @@ def exchange_line(exchange: Exchange, columns: int | None = None) -> str:
         duration_text(exchange.ended_ns - exchange.started_ns),
     )
     url = exchange_url(exchange)
+    path = exchange.connection.opened.unix_path
+    if path is not None:
+        url += f"  (unix socket {path})" if path else "  (pair of sockets)"
     lost = exchange.lost_bytes
     if lost:
         url += f"  (truncated: {lost} bytes lost)"

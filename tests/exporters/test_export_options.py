@@ -326,6 +326,18 @@ def test_a_curl_command_is_one_that_curl_understands() -> None:
     assert done.returncode == 7, done.stderr  # there is nobody to talk to, and nothing else to object to
 
 
+@pytest.mark.parametrize(
+    ("path", "option"),
+    [("/run/a b.sock", "--unix-socket '/run/a b.sock'"), ("@name", "--abstract-unix-socket name")],
+)
+def test_a_curl_command_goes_to_the_unix_socket(path: str, option: str) -> None:
+    talk = Conversation(unix_path=path).client(b"GET /v1/x HTTP/1.1\r\nHost: docker\r\n\r\n")
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    command = written(read(talk.items), "curl")
+    assert f" {option} " in command
+    assert command.endswith("http://docker/v1/x\n")
+
+
 def test_what_cannot_be_sent_again_says_so() -> None:
     cut = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     orphan = Conversation(handshake_seen=False).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

@@ -101,6 +101,7 @@ def streams(draw: st.DrawFn, number: int) -> Transcript:
         process=draw(st.none() | processes),
         peer_process=draw(st.none() | processes),
         fd=draw(st.none() | st.integers(0, 2**20)),
+        unix_path=draw(st.none() | st.sampled_from(["", "/run/docker.sock", '@a name\\"'])),
         tls=draw(st.none() | sessions),
     )
     for step in draw(st.lists(st.sampled_from("csccssCSt"), max_size=12)):

@@ -57,6 +57,15 @@ def test_a_line_per_exchange() -> None:
     assert starts == {heading.index("URL")}
 
 
+@pytest.mark.parametrize(
+    ("path", "end"), [("/run/x.sock", "  (unix socket /run/x.sock)"), ("", "  (pair of sockets)")]
+)
+def test_a_line_names_the_unix_socket(path: str, end: str) -> None:
+    talk = Conversation(unix_path=path).client(GET % b"a").server(answer(b"x"))
+    _, line = summary.lines(read(talk.items))
+    assert line.endswith(f"http://example.com/a{end}")
+
+
 def test_a_terminal_cuts_urls_and_a_file_does_not() -> None:
     found = read(Conversation().client(GET % (b"x" * 300)).server(answer(b"")).items)
     _, cut = summary.lines(found, columns=120)

@@ -18,6 +18,7 @@ from conformance_runs import (
     Stream,
     Truth,
     compile_program,
+    listen,
     response,
     run,
     streams_by_ports,
@@ -34,6 +35,8 @@ pytestmark = pytest.mark.kernel
 COVERAGE = ROOT / "docs/coverage.md"
 # Set to write docs/coverage.md instead of comparing it.
 WRITE = "PLAINTAP_WRITE_COVERAGE"
+# A way that needs none.
+NO_LISTENER = "none"
 NOT_HELD = "not-in-user-space"
 RECEIVED_BYTES = 300_007
 HEAD_BYTES = 101
@@ -41,7 +44,9 @@ HEAD_BYTES = 101
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A program, its way, and what is lost of the bytes that it received (``all`` but the head, or ``half``)."""
+    """A program, its way, and what is lost of the bytes that it received (``all`` but the head, or ``half``), or of
+    those that it sent (``sent``: all but the head). ``listener`` is what it connects to, if not to IPv4's TCP.
+    """
 
     program: str
     way: str
@@ -50,6 +55,7 @@ class Case:
     lost: str = ""
     connections: int = 1
     response_bytes: int = RECEIVED_BYTES
+    listener: str = ""
 
     @property
     def name(self) -> str:
@@ -59,7 +65,9 @@ class Case:
     @property
     def receives(self) -> bool:
         """Whether the peer sends."""
-        return self.way.startswith(("rec", "read", "multishot", "splice_from", "threads_receive"))
+        return self.program in CONNECTING or self.way.startswith(
+            ("rec", "read", "multishot", "splice_from", "threads_receive")
+        )
 
 
 MOVES: tuple[tuple[str, str], ...] = (
@@ -124,6 +132,28 @@ LIVES: tuple[tuple[str, str], ...] = (
     ("threads_send_blocking", "three threads that send at once, in calls that wait for room"),
     ("threads_receive", "three threads that receive at once"),
 )
+# Way, what, what it connects to, how many connections, what is lost.
+CONNECTS: tuple[tuple[str, str, str, int, str], ...] = (
+    ("ipv6", "IPv6", "ipv6", 1, ""),
+    ("mapped", "IPv4 by a socket of IPv6", "", 1, ""),
+    ("mptcp", "Multipath TCP", "mptcp", 1, ""),
+    ("mptcp6", "Multipath TCP, IPv6", "mptcp6", 1, ""),
+    ("mptcp_many", "Multipath TCP, 101 one after the other", "mptcp", 101, ""),
+)
+UNIX: tuple[tuple[str, str, str, int, str], ...] = (
+    ("unix", "a path", "unix", 1, ""),
+    ("unix_abstract", "an abstract name", "unix_abstract", 1, ""),
+    ("unix_pair", "a pair (socketpair)", NO_LISTENER, 1, ""),
+    ("unix_many", "101 one after the other", "unix", 101, ""),
+    ("unix_passed", "a process that was sent the socket", "unix", 1, ""),
+    ("unix_messages", "sendmsg and recvmsg, with descriptors, MSG_PEEK and MSG_TRUNC", "unix", 1, ""),
+    ("unix_sendfile", "sendfile", "unix", 1, "sent"),
+    ("unix_sendmmsg", "sendmmsg", "unix", 1, "sent"),
+    ("unix_datagrams", "SOCK_DGRAM", NO_LISTENER, 0, ""),
+    ("unix_packets", "SOCK_SEQPACKET", NO_LISTENER, 0, ""),
+)
+# The same program under two names: streams of Unix sockets are recorded by themselves, with --unix.
+CONNECTING = {"connects": CONNECTS, "unix": UNIX}
 
 
 def cases() -> Iterator[Case]:
@@ -140,6 +170,9 @@ def cases() -> Iterator[Case]:
         many = 101 if way == "reuse" else 1
         size = 3_000_017 if way == "threads_receive" else RECEIVED_BYTES
         yield Case("lives", way, what, connections=many, response_bytes=size)
+    for program, ways in CONNECTING.items():
+        for way, what, listener, many, lost in ways:
+            yield Case(program, way, what, "", lost, many, 30_011, listener)
 
 
 CASES = tuple(cases())
@@ -151,15 +184,18 @@ class Run:
 
     truths: dict[Case, list[Truth]]
     streams: dict[tuple[int, int], list[Stream]]
-    ledger: dict[str, Any]
+    ledgers: list[dict[str, Any]]
 
 
 def truths_of(case: Case, program: Path) -> list[Truth]:
-    """Run one. Where threads send or receive at once, the peer knows the order of their bytes."""
+    """Run one. Where threads send or receive at once, only the peer knows the order of their bytes."""
     sends = response(case.response_bytes) if case.receives else b""
-    peer = Peer(sends, case.connections, urgent=case.way == "receive_oob")
+    if case.listener == NO_LISTENER:
+        return run([program, case.way, ""], None)
+    listener = listen(case.listener, program.parent) if case.listener else None
+    peer = Peer(sends, case.connections, case.way == "receive_oob", listener)
     modes = [case.modes] if case.program == "uring" else []
-    truths = run([program, case.way, *modes, peer.port], peer)
+    truths = run([program, case.way, *modes, peer.where], peer)
     assert len(truths) == case.connections
     for truth, digest in zip(truths, peer.received, strict=True):
         if not case.way.startswith("threads_send"):
@@ -173,35 +209,43 @@ def truths_of(case: Case, program: Path) -> list[Truth]:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All of them in one recording, in an order of their own each time."""
+    """All of them in two recordings, in an order of their own each time."""
     folder = tmp_path_factory.mktemp("conformance")
     programs = {
         "moves": compile_program(folder, "moves.c", "moves"),
         "moves32": compile_program(folder, "moves.c", "moves32", "-m32"),
         "uring": compile_program(folder, "uring.c", "uring", "-luring"),
         "lives": compile_program(folder, "lives.c", "lives", "-lpthread"),
+        **{name: compile_program(folder, "connects.c", name) for name in CONNECTING},
     }
-    comms = [option for name in programs for option in ("-c", name)]
-    account = folder / "ledger.json"
-    with record(folder / "all.pcapng", *comms, "--ledger", account) as recording:
-        order = list(CASES)
+    everything = Run({}, {}, [])
+    for names, options in ((programs.keys() - {"unix"}, []), ({"unix"}, ["--unix"])):
+        order = [case for case in CASES if case.program in names]
         random.shuffle(order)
-        truths = {case: truths_of(case, programs[case.program]) for case in order}
-        settle()
-        done = recording.stop()
-    assert done.returncode == 0, done.stderr
-    assert account.stat().st_mode & 0o777 == 0o600
-    return Run(truths, streams_by_ports(recording.path), json.loads(account.read_text()))
+        comms = [option for name in sorted(names) for option in ("-c", name)]
+        account = folder / "ledger.json"
+        with record(folder / "all.pcapng", *comms, *options, "--ledger", account) as recording:
+            everything.truths.update((case, truths_of(case, programs[case.program])) for case in order)
+            settle()
+            done = recording.stop()
+        assert done.returncode == 0, done.stderr
+        assert account.stat().st_mode & 0o777 == 0o600
+        everything.streams.update(streams_by_ports(recording.path))
+        everything.ledgers.append(json.loads(account.read_text()))
+    return everything
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_every_byte_is_there_or_a_gap_of_its_length(case: Case, everything: Run) -> None:
     for truth in everything.truths[case]:
         (stream,) = everything.streams[truth.ports]
-        assert (stream.sent.lost, stream.sent.sha256) == (0, truth.sent)
+        if case.lost == "sent":
+            assert stream.sent.lost == truth.sent_bytes - HEAD_BYTES
+        else:
+            assert (stream.sent.lost, stream.sent.sha256) == (0, truth.sent)
         assert len(stream.sent.data) == truth.sent_bytes
         assert len(stream.received.data) == truth.received_bytes
-        if not case.lost:
+        if case.lost in ("", "sent"):
             assert (stream.received.lost, stream.received.sha256) == (0, truth.received)
         elif case.lost == "all":
             assert stream.received.lost == truth.received_bytes - HEAD_BYTES
@@ -210,7 +254,7 @@ def test_every_byte_is_there_or_a_gap_of_its_length(case: Case, everything: Run)
             # The program wrote zeros for what it threw away.
             assert 0 < stream.received.lost < truth.received_bytes
             assert stream.received.sha256 == truth.received
-        assert stream.received.reasons <= {NOT_HELD}
+        assert stream.received.reasons | stream.sent.reasons <= {NOT_HELD}
 
 
 def test_no_connection_is_merged_split_or_invented(everything: Run) -> None:
@@ -220,13 +264,15 @@ def test_no_connection_is_merged_split_or_invented(everything: Run) -> None:
 
 
 def test_the_independent_count_leaves_no_residue(everything: Run) -> None:
-    account = everything.ledger["sockets"]
+    accounts = [ledger["sockets"] for ledger in everything.ledgers]
     moved = sum(t.sent_bytes + t.received_bytes for truths in everything.truths.values() for t in truths)
     lost = sum(s.received.lost + s.sent.lost for found in everything.streams.values() for s in found)
-    assert account["reported"] == moved
-    assert account["lost"] == {NOT_HELD: lost}
-    assert account["captured"] == moved - lost
-    assert account["residue"] == 0
+    assert sum(account["reported"] for account in accounts) == moved
+    assert sum(account["captured"] for account in accounts) == moved - lost
+    assert sum(account["lost"][NOT_HELD] for account in accounts) == lost
+    for account in accounts:
+        assert account["lost"].keys() == {NOT_HELD}
+        assert account["residue"] == 0
 
 
 HEAD = """# What is captured of every call
@@ -244,16 +290,20 @@ call; a program that changes them before TCP sends them sends something else.
 Not in the table: of a splice from a socket by io_uring or of 32 bits, TCP's sequence tells the length only where
 the connection's beginning, or anything else that it received, was seen. The byte that MSG_OOB receives is not in
 the stream. Multipath TCP that is moved by other than the plain calls is a gap. So is the rest of a packet that is
-a list of packets (frag_list, as some network cards' drivers make them), for other than the plain calls.
+a list of packets (frag_list, as some network cards' drivers make them), for other than the plain calls. Of Unix
+sockets, too, all but the plain calls is a gap, and what io_uring splices from one into a pipe is not seen.
 """
 TITLES = {
     "moves": "System calls",
     "moves32": "System calls of 32-bit programs",
     "uring": "io_uring",
     "lives": "What becomes of a socket",
+    "connects": "Connections",
+    "unix": "Unix sockets, with --unix",
 }
 FATES = {
     "": "exact",
+    "sent": f"gap, `{NOT_HELD}`",
     "all": f"gap, `{NOT_HELD}`",
     "half": f"what was discarded: gap, `{NOT_HELD}`; the rest exact",
 }
@@ -266,13 +316,17 @@ def table(run: Run) -> str:
         text += f"\n## {title}\n\n| Way | Seen as |\n|---|---|\n"
         for case in (case for case in CASES if case.program == program):
             found = [stream for t in run.truths[case] for stream in run.streams.get(t.ports, ())]
-            fate = "not seen" if len(found) != case.connections else FATES[seen(case, run, found)]
+            fate = FATES[seen(case, run, found)] if case.connections else "left alone: no stream of bytes"
+            if len(found) != case.connections:
+                fate = "not seen"
             text += f"| {case.what}{f' ({case.modes})' if case.modes else ''} | {fate} |\n"
     return text
 
 
 def seen(case: Case, run: Run, found: list[Stream]) -> str:
     """Which fate the bytes had."""
+    if any(stream.sent.lost for stream in found):
+        return "sent"
     lost = sum(stream.received.lost for stream in found)
     received = sum(truth.received_bytes for truth in run.truths[case])
     return "" if not lost else "all" if lost >= received - HEAD_BYTES else "half"

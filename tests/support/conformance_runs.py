@@ -12,6 +12,7 @@ import random
 import socket
 import subprocess
 import threading
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SOURCES = Path(__file__).parent / "conformance"
 RESPONSE = b"HTTP/1.1 200 OK\r\nServer: conformance\r\n\r\n"
 SECONDS = 60
+# Of streams of AF_UNIX that speak HTTP.
+UNIX_PORT = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,44 @@ class Stream:
     received: Flow = field(default_factory=Flow)
 
 
+def listen(kind: str, folder: Path) -> socket.socket:
+    """A listener of AF_UNIX (``unix``, ``unix_abstract``), IPv6, or MPTCP."""
+    if kind.startswith("unix"):
+        listener = socket.socket(socket.AF_UNIX)
+        name = f"plaintap-{uuid.uuid4().hex}"
+        listener.bind(f"\0{name}" if kind == "unix_abstract" else str(folder / f"{name}.sock"))
+    else:
+        family = socket.AF_INET6 if "6" in kind else socket.AF_INET
+        protocol = socket.IPPROTO_MPTCP if "mptcp" in kind else 0
+        listener = socket.socket(family, socket.SOCK_STREAM, protocol)
+        listener.bind(("::1" if "6" in kind else "127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def _where(listener: socket.socket) -> tuple[str, int]:
+    """A listener's port or path (with an @, the name of an abstract one), and the port that a capture has of it."""
+    name = listener.getsockname()
+    if listener.family != socket.AF_UNIX:
+        return str(name[1]), int(name[1])
+    return (name if isinstance(name, str) else f"@{name[1:].decode()}"), UNIX_PORT
+
+
 class Peer:
     """The other end: sends ``response`` at once, reads to the end, and closes."""
 
-    def __init__(self, response: bytes = b"", connections: int = 1, urgent: bool = False) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
+    def __init__(
+        self,
+        response: bytes = b"",
+        connections: int = 1,
+        urgent: bool = False,
+        listener: socket.socket | None = None,
+    ) -> None:
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
+        self.where, self.port = _where(self._listener)
+        # Urgent bytes too, where they are sent: what is accepted inherits it, and so has it when the first one comes.
+        if self._listener.proto != socket.IPPROTO_MPTCP:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._response, self._connections, self._urgent = response, connections, urgent
         self.received = [hashlib.sha256()]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -89,8 +124,6 @@ class Peer:
 
     def _talk(self, accepted: socket.socket) -> None:
         accepted.settimeout(SECONDS)
-        # Urgent bytes too, where they were sent.
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         chunks, at = random.Random(11), 0
         while at < len(self._response):
             n = chunks.randrange(1, 20_000)
@@ -122,14 +155,16 @@ def compile_program(folder: Path, source: str, name: str, *flags: str) -> Path:
     return program
 
 
-def run(command: Sequence[object], peer: Peer) -> list[Truth]:
-    """Run a program to its end; what it says of its connections."""
+def run(command: Sequence[object], peer: Peer | None) -> list[Truth]:
+    """Run a program to its end; what it says of its connections. Without a peer, it talks to its own child."""
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, f"{command}: {done.stderr}"
-    peer.join()
-    return [Truth(**json.loads(line), peer_port=peer.port) for line in done.stdout.splitlines()]
+    if peer:
+        peer.join()
+    port = peer.port if peer else UNIX_PORT
+    return [Truth(**json.loads(line), peer_port=port) for line in done.stdout.splitlines()]
 
 
 def streams_by_ports(capture: Path) -> dict[tuple[int, int], list[Stream]]:

@@ -37,6 +37,7 @@ class Conversation:
     process: Process | None = CURL
     port: int = 80
     address: bytes = b"\x7f\x00\x00\x01"
+    unix_path: str | None = None
     items: list[StreamItem] = field(default_factory=list)
     waited_ns: int = 0
 
@@ -53,6 +54,7 @@ class Conversation:
             self.handshake_seen,
             self.process,
             tls=self.tls,
+            unix_path=self.unix_path,
         )
         self.items.append(opened)
 

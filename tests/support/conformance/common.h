@@ -154,7 +154,7 @@ static char *payload(size_t n, uint32_t seed)
 	return p;
 }
 
-static int connect_to(int port)
+static __attribute__((unused)) int connect_to(int port)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int s = socket(AF_INET, SOCK_STREAM, 0);
@@ -167,12 +167,16 @@ static int connect_to(int port)
 
 static int local_port(int s)
 {
-	struct sockaddr_in a;
+	/* The port is at the same place in both of IP's. */
+	union {
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} a;
 	socklen_t n = sizeof(a);
 
 	if (getsockname(s, (void *)&a, &n))
 		die("getsockname");
-	return ntohs(a.sin_port);
+	return ntohs(a.v4.sin_port);
 }
 
 static void begin_report(void)

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * The end of a connection. Of TCP's sockets tcp_destroy_sock tells it (lifecycle.bpf.h). No tracepoint tells that of
+ * others (`untold`: AF_UNIX, MPTCP): user space asks from time to time whether a file still has them, and whoever
+ * finds another socket at the same address knows.
+ */
+/* key: sock pointer, value: connection id. Deleted when its end is found. */
+BPF_HASH(untold_ends, u64, u64, 32768);
+
+INLINE int put_end(struct connection *c)
+{
+	struct end_sample *r = ring.ringbuf_reserve(sizeof(*r));
+
+	if (!r)
+		return 0;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->head.kind = SAMPLE_END;
+	r->head.protocol = c->protocol;
+	r->head.time = bpf_ktime_get_ns();
+	r->head.connection = c->id;
+	r->head.session = c->session;
+	r->head.tgid = c->tgid;
+	r->local_fin = c->local_fin;
+	/* Seen only now. */
+	if (c->untold && !c->local_fin && !c->local_reset)
+		r->local_fin = r->head.time;
+	r->peer_fin = c->peer_fin;
+	r->local_reset = c->local_reset;
+	r->peer_reset = c->peer_reset;
+	r->sent = c->position[0];
+	r->received = c->position[1];
+	r->session_sent = c->session_position[0];
+	r->session_received = c->session_position[1];
+	ring.ringbuf_submit(r, RINGBUF_NO_WAKEUP);
+	return 1;
+}

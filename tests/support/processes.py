@@ -22,7 +22,7 @@ PYTHON = ROOT / ".venv/bin/python"
 PLAINTAP = ROOT / ".venv/bin/plaintap"
 RUN_VARIABLE = "PLAINTAP_TEST_RUN"
 POLL_SECONDS = 0.005
-STOP_SECONDS = 5.0
+STOP_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def running(
                     process.kill()
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """The condition's first true value; an AssertionError that names ``what`` when time is up."""
     end = time.monotonic() + seconds
     while not (value := condition()):

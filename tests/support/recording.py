@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 READY = "Recording"
-READY_SECONDS = 20.0
-STOP_SECONDS = 30.0
+READY_SECONDS = 90.0
+STOP_SECONDS = 90.0
 COMMAND_SECONDS = 180
 HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 

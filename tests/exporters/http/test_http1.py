@@ -349,9 +349,9 @@ def test_a_body_in_a_million_pieces_is_read_in_linear_time() -> None:
     size = 1 << 20
     talk = Conversation().client(GET).server(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     piece = Data(1, talk.now_ns, Side.SERVER, b"x")
-    started = time.perf_counter()
+    started = time.process_time()
     (exchange,) = read([*talk.items, *[piece] * size])
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     assert exchange.response is not None
     assert len(exchange.response.body.data) == size
 
@@ -359,9 +359,9 @@ def test_a_body_in_a_million_pieces_is_read_in_linear_time() -> None:
 def test_a_head_byte_by_byte_is_read_in_linear_time() -> None:
     fields = b"".join(b"X-%d: %s\r\n" % (number, b"v" * 50) for number in range(4000))
     talk = Conversation().client(b"GET / HTTP/1.1\r\n", fields, b"\r\n").server(OK)
-    started = time.perf_counter()
+    started = time.process_time()
     (exchange,) = read(split(talk.items, 1))
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     assert exchange.request is not None
     assert len(exchange.request.fields) == 4000
 
@@ -381,9 +381,9 @@ def test_no_input_is_read_in_quadratic_time(hostile: bytes) -> None:
     for side in Side:
         talk = Conversation(handshake_seen=False).client(GET)
         talk.items.append(Data(1, talk.now_ns, side, hostile))
-        started = time.perf_counter()
+        started = time.process_time()
         read(split(talk.items, 5000))
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5
 
 
 def test_bodies_over_the_limit_are_counted_and_not_kept() -> None:

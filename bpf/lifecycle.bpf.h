@@ -4,6 +4,7 @@
  */
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
@@ -42,15 +43,17 @@ INLINE struct connection *connecting(u64 sk)
 /* (sk, old state, new state) */
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = ctx->args[0], now;
+	u64 sk = ctx->args[0], now = bpf_ktime_get_ns();
 	int old = ctx->args[1], new = ctx->args[2];
 	struct connection *c = connections.lookup(&sk);
 
 	if (!c && new == TCP_SYN_SENT)
 		c = connecting(sk);
+	/* Nobody's yet: not known whose it will be. */
+	if (!c && old == TCP_SYN_RECV && new == TCP_ESTABLISHED && recording())
+		passive_opens.update(&sk, &now);
 	if (!c)
 		return 0;
-	now = bpf_ktime_get_ns();
 	if (new == TCP_SYN_SENT && !c->opened) {
 		c->opened = now;
 		c->role = ROLE_CLIENT;
@@ -92,6 +95,7 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 	u64 sk = ctx->args[0];
 	struct connection *c = connections.lookup(&sk);
 
+	passive_opens.delete(&sk);
 	if (!c || !recording())
 		return 0;
 	forget_connection(c, sk);

@@ -152,6 +152,10 @@ BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
  * cache, for user space leaves out what is copied all the same. */
 BPF_TABLE("lru_hash", u64, u8, mirrored, MAX_CONNECTIONS);
 
+/* When TCP completed a connection that it was asked for: accept() has no tracepoint here in io_uring and in programs of
+ * 32 bits. key: sock pointer. Deleted when the socket is destroyed; a cache, for it has everyone's. */
+BPF_TABLE("lru_hash", u64, u64, passive_opens, 16384);
+
 /* Targets, filled by user space; pids also by fork. key: the thing itself, value: wanted or excluded. */
 BPF_HASH(chosen_pids, u32, u8, 65536);
 struct comm_key {

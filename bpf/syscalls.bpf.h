@@ -124,6 +124,17 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	return FATE_COPY;
 }
 
+/* A connection that no call was seen to open. */
+INLINE void note_passive_open(struct connection *c, u64 sk)
+{
+	u64 *opened = c->opened ? NULL : passive_opens.lookup(&sk);
+
+	if (!opened)
+		return;
+	c->opened = c->established = *opened;
+	c->role = ROLE_SERVER;
+}
+
 /* n bytes moved; 1: the job is set up and waits for the copying program. The call's entry is not deleted. */
 INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 {
@@ -132,6 +143,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	u64 sk = call->sk;
 
 	if (!c->addressed) {
+		note_passive_open(c, sk);
 		read_addresses(c, sk);
 		decide_wanted(c);
 		c->addressed = 1;

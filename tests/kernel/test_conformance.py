@@ -17,6 +17,7 @@ from conformance_runs import (
     Peer,
     Stream,
     Truth,
+    accept,
     compile_program,
     listen,
     response,
@@ -25,6 +26,8 @@ from conformance_runs import (
 )
 from processes import ROOT
 from recording import record, settle
+
+from capture.streams import Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +68,7 @@ class Case:
     @property
     def receives(self) -> bool:
         """Whether the peer sends."""
-        return self.program in CONNECTING or self.way.startswith(
+        return self.program in (*CONNECTING, *ACCEPTING) or self.way.startswith(
             ("rec", "read", "multishot", "splice_from", "threads_receive")
         )
 
@@ -132,6 +135,12 @@ LIVES: tuple[tuple[str, str], ...] = (
     ("threads_send_blocking", "three threads that send at once, in calls that wait for room"),
     ("threads_receive", "three threads that receive at once"),
 )
+ACCEPTS: tuple[tuple[str, str], ...] = (
+    ("accept", "accept, without an address"),
+    ("accept4", "accept4"),
+    ("int80", "int 0x80: socketcall, accept"),
+    ("uring", "io_uring: accept"),
+)
 # Way, what, what it connects to, how many connections, what is lost.
 CONNECTS: tuple[tuple[str, str, str, int, str], ...] = (
     ("ipv6", "IPv6", "ipv6", 1, ""),
@@ -153,6 +162,7 @@ UNIX: tuple[tuple[str, str, str, int, str], ...] = (
     ("unix_packets", "SOCK_SEQPACKET", NO_LISTENER, 0, ""),
 )
 # The same program under two names: streams of Unix sockets are recorded by themselves, with --unix.
+ACCEPTING = ("accepts", "accepts32")
 CONNECTING = {"connects": CONNECTS, "unix": UNIX}
 
 
@@ -170,6 +180,10 @@ def cases() -> Iterator[Case]:
         many = 101 if way == "reuse" else 1
         size = 3_000_017 if way == "threads_receive" else RECEIVED_BYTES
         yield Case("lives", way, what, connections=many, response_bytes=size)
+    for program in ACCEPTING:
+        for way, what in ACCEPTS:
+            if (program, way) != ("accepts32", "uring"):
+                yield Case(program, way, what, "", "", 7, 30_011)
     for program, ways in CONNECTING.items():
         for way, what, listener, many, lost in ways:
             yield Case(program, way, what, "", lost, many, 30_011, listener)
@@ -190,6 +204,8 @@ class Run:
 def truths_of(case: Case, program: Path) -> list[Truth]:
     """Run one. Where threads send or receive at once, only the peer knows the order of their bytes."""
     sends = response(case.response_bytes) if case.receives else b""
+    if case.program in ACCEPTING:
+        return accept([program, case.way], sends, case.connections)
     if case.listener == NO_LISTENER:
         return run([program, case.way, ""], None)
     listener = listen(case.listener, program.parent) if case.listener else None
@@ -216,6 +232,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "moves32": compile_program(folder, "moves.c", "moves32", "-m32"),
         "uring": compile_program(folder, "uring.c", "uring", "-luring"),
         "lives": compile_program(folder, "lives.c", "lives", "-lpthread"),
+        "accepts": compile_program(folder, "accepts.c", "accepts", "-luring"),
+        "accepts32": compile_program(folder, "accepts.c", "accepts32", "-m32"),
         **{name: compile_program(folder, "connects.c", name) for name in CONNECTING},
     }
     everything = Run({}, {}, [])
@@ -239,6 +257,9 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_every_byte_is_there_or_a_gap_of_its_length(case: Case, everything: Run) -> None:
     for truth in everything.truths[case]:
         (stream,) = everything.streams[truth.ports]
+        # Nobody opens a pair.
+        assert stream.handshake_seen is (case.way != "unix_pair")
+        assert stream.side is (Side.SERVER if case.program in ACCEPTING else Side.CLIENT)
         if case.lost == "sent":
             assert stream.sent.lost == truth.sent_bytes - HEAD_BYTES
         else:
@@ -299,6 +320,8 @@ TITLES = {
     "uring": "io_uring",
     "lives": "What becomes of a socket",
     "connects": "Connections",
+    "accepts": "Connections that are accepted",
+    "accepts32": "Connections that are accepted by 32-bit programs",
     "unix": "Unix sockets, with --unix",
 }
 FATES = {

@@ -67,6 +67,7 @@ class Stream:
     """A connection in a capture, by who sent."""
 
     side: Side
+    handshake_seen: bool
     sent: Flow = field(default_factory=Flow)
     received: Flow = field(default_factory=Flow)
 
@@ -167,13 +168,35 @@ def run(command: Sequence[object], peer: Peer | None) -> list[Truth]:
     return [Truth(**json.loads(line), peer_port=port) for line in done.stdout.splitlines()]
 
 
+def accept(command: Sequence[object], request: bytes, connections: int) -> list[Truth]:
+    """Run a program that says on which port it listens, and ask it; what it says of its connections, the client's
+    port first.
+    """
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        for _ in range(connections):
+            with socket.create_connection(("127.0.0.1", port), SECONDS) as client:
+                client.sendall(request)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(1 << 16):
+                    pass
+        said = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0, f"{command}"
+    return [
+        Truth(**line | {"sent": line["received"], "sent_bytes": line["received_bytes"],
+                        "received": line["sent"], "received_bytes": line["sent_bytes"]}, peer_port=port)
+        for line in said
+    ]  # fmt: skip
+
+
 def streams_by_ports(capture: Path) -> dict[tuple[int, int], list[Stream]]:
     """A capture's streams by their client's and their server's port."""
     found: dict[tuple[int, int], list[Stream]] = {}
     by_number: dict[int, Stream] = {}
     for item in read_streams(capture):
         if isinstance(item, StreamOpened):
-            stream = by_number[item.stream] = Stream(item.side)
+            stream = by_number[item.stream] = Stream(item.side, item.handshake_seen)
             found.setdefault((item.client.port, item.server.port), []).append(stream)
         elif isinstance(item, Data | Gap):
             stream = by_number[item.stream]

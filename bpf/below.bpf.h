@@ -34,15 +34,6 @@ INLINE int is_kernel_thread(void)
 	return flags & PF_KTHREAD;
 }
 
-/* A layer above TCP (kernel TLS) gives it other bytes than the program's. */
-INLINE int has_upper_layer(u64 sk)
-{
-	u64 operations = 0;
-
-	READ_KERNEL(operations, sk + OFFSET_inet_connection_sock_icsk_ulp_ops);
-	return operations != 0;
-}
-
 /* What io_enter does for system calls; here, nothing is known of the connection but its socket. */
 INLINE void begin_below(struct syscall *call, u64 sk, u64 id)
 {
@@ -54,18 +45,16 @@ INLINE void begin_below(struct syscall *call, u64 sk, u64 id)
 	}
 }
 
-/* (sk, msghdr, …), for every packet that TCP fills. */
-int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
+/* What is about to be sent. */
+INLINE void sends(u64 id, u64 sk, u64 message)
 {
-	u64 id = bpf_get_current_pid_tgid(), sk = ctx->args[0], iter = ctx->args[1] + OFFSET_msghdr_msg_iter;
-	u32 tid = id;
+	u64 iter = message + OFFSET_msghdr_msg_iter;
+	u32 tid = id, flags = 0;
 	struct syscall *known, call = {.sk = sk, .direction = DIRECTION_SENT, .below = 1};
 	u64 skip = 0, blocks = 0, left = 0;
 	u32 sequence = 0;
 	u8 type = 0;
 
-	if (in_unwanted_call(id) || !wanted(id))
-		return 0;
 	known = syscalls.lookup(&tid);
 	READ_KERNEL(left, iter + OFFSET_iov_iter_count);
 	READ_KERNEL(sequence, sk + OFFSET_tcp_sock_write_seq);
@@ -73,7 +62,7 @@ int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 		if (!known->sequenced)
 			known->most = left;
 		in_sequence(known, tid, sequence, known->most - left);
-		return 0;
+		return;
 	}
 	call.entered = bpf_ktime_get_ns();
 	READ_KERNEL(type, iter + OFFSET_iov_iter_iter_type);
@@ -89,51 +78,68 @@ int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 	}
 	call.memory = type == ITER_IOVEC ? MEMORY_USER_COPIED : type == ITER_BVEC ? MEMORY_PAGES :
 		type == ITER_KVEC ? MEMORY_KERNEL : MEMORY_USER;
+	READ_KERNEL(flags, message + OFFSET_msghdr_msg_flags);
+	call.flags = flags & MSG_ZEROCOPY;
 	if (type > ITER_KVEC || has_upper_layer(sk) || is_kernel_thread())
-		call.flags = NOT_IN_USER_SPACE;
+		call.flags |= NOT_IN_USER_SPACE;
 	begin_below(&call, sk, id);
 	in_sequence(&call, tid, sequence, 0);
 	if (syscalls.update(&tid, &call))
 		count(COUNTER_TABLE_FULL, 1);
+}
+
+/* (sk, msghdr, …), for every packet that TCP fills. */
+int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (!in_unwanted_call(id) && wanted(id))
+		sends(id, ctx->args[0], ctx->args[1]);
 	return 0;
 }
 
-/* (skb, length), before it is copied to the program. */
-int on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
+/* A packet of which `length` bytes are about to be copied. */
+INLINE void receives(u64 id, u64 skb, u32 length)
 {
-	u64 id = bpf_get_current_pid_tgid(), skb = ctx->args[0];
 	u32 tid = id;
 	struct syscall *known, fresh = {.direction = DIRECTION_RECEIVED, .below = 1};
 	struct sock_reference s = {};
 	u32 sequence = 0;
 
-	if (in_unwanted_call(id) || !wanted(id))
-		return 0;
 	known = syscalls.lookup(&tid);
 	if (known && !known->below) {
 		if (known->direction == DIRECTION_RECEIVED && !known->unsequenced && !(known->flags & MSG_PEEK)) {
 			READ_KERNEL(sequence, known->sk + OFFSET_tcp_sock_copied_seq);
 			in_sequence(known, tid, sequence, known->told);
-			known->told += (u32)ctx->args[1];
+			known->told += length;
 		}
-		return 0;
+		return;
 	}
 	READ_KERNEL(s.sk, skb + OFFSET_sk_buff_sk);
 	if (!s.sk || !tcp_sock_of(s.sk, &s))
-		return 0;
+		return;
 	if (!known || known->sk != s.sk) {
 		fresh.sk = s.sk;
 		if (syscalls.update(&tid, &fresh)) {
 			count(COUNTER_TABLE_FULL, 1);
-			return 0;
+			return;
 		}
 		known = syscalls.lookup(&tid);
 		if (!known)
-			return 0;
+			return;
 	}
 	known->skb = skb;
-	known->most = (u32)ctx->args[1];
+	known->most = length;
 	READ_KERNEL(known->sequence, s.sk + OFFSET_tcp_sock_copied_seq);
+}
+
+/* (skb, length), before it is copied to the program. */
+int on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (!in_unwanted_call(id) && wanted(id))
+		receives(id, ctx->args[0], ctx->args[1]);
 	return 0;
 }
 

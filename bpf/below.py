@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "inet_connection_sock": ("icsk_ulp_ops",),
-    "msghdr": ("msg_iter",),
+    "msghdr": ("msg_iter", "msg_flags"),
     "iov_iter": ("iter_type", "iov_offset", "__iov", "count", "nr_segs"),
     "sk_buff": ("sk", "cb", "len", "data_len", "data", "head", "end"),
     "skb_shared_info": ("nr_frags", "frags"),
     "tcp_skb_cb": ("seq",),
-    "tcp_sock": ("copied_seq", "rcv_nxt", "write_seq"),
 }
 
 # System calls that need no tracepoint of their own where the socket layer shows what they move.

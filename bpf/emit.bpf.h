@@ -24,6 +24,7 @@ INLINE void fill_head(struct sample *h, struct job *j, u32 captured, u64 length,
 	h->tid = j->tid;
 	h->library = j->library;
 	h->overlapped = j->overlapped;
+	h->by_reference = j->by_reference;
 }
 
 struct record0 { struct sample head; u8 payload[CLASS0_BYTES]; };
@@ -89,6 +90,7 @@ INLINE int put_gap(struct job *j, u64 n, u8 reason)
 	struct record0 *r = ring.ringbuf_reserve(sizeof(*r));
 	if (!r) {
 		count(COUNTER_EVENTS_RING_FULL, 1);
+		note_hole(j, j->position, n, reason);
 		return 0;
 	}
 	fill_head(&r->head, j, 0, n, j->position);
@@ -168,6 +170,8 @@ INLINE void emit_done(u32 tid)
 			count(COUNTER_PLAINTEXT_LIMIT, rest);
 	} else if (j->kind == SAMPLE_DATA) {
 		count(COUNTER_CAPTURED, j->captured);
+		if (j->by_reference)
+			count(COUNTER_BY_REFERENCE, j->captured);
 		if (j->ring_full)
 			count(COUNTER_LOST_RING_FULL, j->ring_full);
 		if (rest)

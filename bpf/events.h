@@ -94,6 +94,7 @@ enum reason {
 	REASON_LIMIT = 3,
 	REASON_NOT_IN_USER_SPACE = 4,
 	REASON_TABLE_FULL = 5,
+	REASON_UNDECIDED = 6,	/* what was sent before did not tell which protocol it is */
 };
 
 struct sample {
@@ -110,7 +111,8 @@ struct sample {
 	u32 tgid;
 	u32 tid;
 	u32 library;	/* the attachment's cookie: which library's function it was; 0: none, or unknown */
-	u32 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
+	u16 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
+	u16 by_reference;	/* as of the call: the program may change them before TCP sends them */
 };
 
 struct connection_sample {
@@ -176,7 +178,16 @@ enum counter {
 	COUNTER_EVENTS_RING_FULL = 19,		/* records other than data that found no room */
 	COUNTER_TABLE_FULL = 20,		/* entries that found no room in a map */
 	COUNTER_ENDS_PENDING = 21,		/* ends that found no room and wait in the table */
-	COUNTERS = 22,
+	COUNTER_PLAINTEXT_TABLE_FULL = 22,
+	COUNTER_HOLES_NOTED = 23,		/* entries ever made in `holes` */
+	COUNTER_PROBE_HITS = 24,		/* calls of TLS libraries that were seen */
+	COUNTER_BY_REFERENCE = 25,		/* captured bytes that may change after the call that sent them */
+	COUNTER_TCP_CHECKED = 26,		/* connections compared with TCP's own totals (totals.bpf.h) … */
+	COUNTER_TCP_UNSEEN_SENT = 27,		/* … bytes that TCP moved and no call was seen to … */
+	COUNTER_TCP_UNSEEN_RECEIVED = 28,
+	COUNTER_TCP_EXCESS_SENT = 29,		/* … and bytes that were seen twice */
+	COUNTER_TCP_EXCESS_RECEIVED = 30,
+	COUNTERS = 31,
 };
 
 #define WANT_PIDS 1

@@ -98,6 +98,7 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 	passive_opens.delete(&sk);
 	if (!c || !recording())
 		return 0;
+	check_totals(c, sk);
 	forget_connection(c, sk);
 	return 0;
 }

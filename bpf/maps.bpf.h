@@ -25,6 +25,7 @@ struct connection {
 	u8 copied_known;	/* `copied` is set */
 	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
 	u8 shut;		/* sends no more: `local_fin` is final */
+	u32 urgent;		/* bytes received beside the stream */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */
 	/* By direction: a position whose TCP sequence number is known; calls in flight; how often two were at once. */
 	u64 anchor_position[2];
@@ -122,6 +123,7 @@ struct job {
 	u8 memory;		/* MEMORY_* */
 	u8 split_up;		/* `splits` has an entry */
 	u8 overlapped;
+	u8 by_reference;
 	u8 unreadable;		/* why the blocks themselves cannot be read */
 };
 

@@ -8,12 +8,14 @@
  *   protocols.bpf.h  which protocol the first bytes speak
  *   memory.bpf.h     where bytes lie: the program's memory, or pages
  *   order.bpf.h      positions of calls that overlap, by TCP's sequence numbers
+ *   holes.bpf.h      why bytes have no record
  *   emit.bpf.h       copying a call's bytes into the ring
  *   association.bpf.h  which socket a TLS session uses
  *   targets.bpf.h    which processes are wanted
  *   syscalls.bpf.h   tracepoints of system calls
  *   below.bpf.h      what the socket layer moves without any of them, and its own count
  *   new_code.bpf.h   files that may hold TLS libraries, on their first use
+ *   totals.bpf.h     TCP's own count, when it is done with a connection
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls.bpf.h        uprobes, one pair for each shape of call
  *   golang.bpf.h     the same for Go's calling convention
@@ -48,12 +50,14 @@
 #include "protocols.bpf.h"
 #include "memory.bpf.h"
 #include "order.bpf.h"
+#include "holes.bpf.h"
 #include "emit.bpf.h"
 #include "targets.bpf.h"
 #include "association.bpf.h"
 #include "syscalls.bpf.h"
 #include "below.bpf.h"
 #include "new_code.bpf.h"
+#include "totals.bpf.h"
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"
 #include "golang.bpf.h"

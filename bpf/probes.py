@@ -83,6 +83,7 @@ class Probes:
         self._programs: dict[tuple[str, str], int] = {}
         self._shapes = abi.header().enums["shape"]
         self.missing: list[str] = []
+        self.attached = 0  # places in libraries
 
     def attach_tracepoints(self) -> None:
         """Attach every row of the tables; events that this kernel lacks are listed in ``missing``.
@@ -121,6 +122,7 @@ class Probes:
         for attempt in range(ATTACH_ATTEMPTS):
             try:
                 self._fds += self._attach_file(path, sites, library)
+                self.attached += sum(1 for site in sites for _ in site.places())
             except OSError:
                 if attempt == ATTACH_ATTEMPTS - 1:
                     raise
@@ -178,6 +180,10 @@ class Probes:
             if (continued := "continue_from_uprobe") != program:
                 self._kernel.set_tail_call("emit_from_uprobe", self._load_multi(continued))
         return self._programs[key]
+
+    def skipped_runs(self) -> int:
+        """How often the kernel did not run a program for uprobes, for it was running already."""
+        return sum(system.skipped_runs(fd) for (_, kind), fd in self._programs.items() if kind == "MULTI")
 
     def detach(self) -> None:
         """Let go of everything."""

@@ -51,6 +51,8 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "unix_sock": ("addr", "peer"),
     "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),
+    "inet_connection_sock": ("icsk_ulp_ops",),
+    "tcp_sock": ("bytes_acked", "bytes_received", "copied_seq", "rcv_nxt", "snd_una", "write_seq"),
 }  # fmt: skip
 
 NO_RIGHTS = (
@@ -236,6 +238,10 @@ class Kernel:
         if fd < 0:
             raise OSError(f"no uprobe at {path}+{offset:#x}")
         return fd
+
+    def skipped_runs(self) -> int:
+        """How often the kernel did not run one of the programs, for it was running already."""
+        return sum(system.skipped_runs(fd) for fd in self._fds)
 
     def close(self) -> None:
         """Free maps and programs."""

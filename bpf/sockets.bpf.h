@@ -43,6 +43,15 @@ INLINE int tcp_sock_of(u64 sk, struct sock_reference *s)
 		(protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
 }
 
+/* A layer above TCP (kernel TLS) gives it other bytes than the program's. */
+INLINE int has_upper_layer(u64 sk)
+{
+	u64 operations = 0;
+
+	READ_KERNEL(operations, sk + OFFSET_inet_connection_sock_icsk_ulp_ops);
+	return operations != 0;
+}
+
 /* How far TCP has given received bytes away. MPTCP counts otherwise. */
 INLINE void note_copied(struct connection *c, u64 sk)
 {

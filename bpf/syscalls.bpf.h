@@ -18,7 +18,9 @@ struct exit_arguments {
 
 #define MSG_OOB 0x1
 #define MSG_PEEK 0x2
-#define MSG_TRUNC 0x20	/* the program's flags that matter are below 1 << 16, ours above */
+#define MSG_TRUNC 0x20	/* the program's flags that matter are PROGRAM_FLAGS, ours above */
+#define MSG_ZEROCOPY 0x4000000
+#define PROGRAM_FLAGS (0xffff | MSG_ZEROCOPY)
 #define MSG_ERRQUEUE 0x2000	/* copies of what was sent, with its time stamps */
 /* Ours: a splice; `buffer` is the descriptor of the pipe that it fills. */
 #define INTO_PIPE 0x20000000
@@ -159,6 +161,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		.kind = SAMPLE_DATA, .direction = d, .protocol = c->protocol,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 		.memory = call->memory, .split = ~0ULL, .overlapped = call->sequenced && overlaps(call, c),
+		.by_reference = d == DIRECTION_SENT && (call->memory == MEMORY_PAGES || (call->flags & MSG_ZEROCOPY)),
 	};
 	int fate = fate_of(c, d, call->flags);
 	int announced = fate <= FATE_COPY && announce(c, job.tgid, tid);
@@ -171,6 +174,8 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	}
 	if (fate != FATE_COPY) {
 		count(fate == FATE_HELLO ? COUNTER_SUPPRESSED : fate, n);
+		if (fate == COUNTER_UNDECIDED && c->announced)
+			note_hole(&job, job.position, n, REASON_UNDECIDED);
 		if (fate == COUNTER_LOST_NOT_IN_USER_SPACE && announce(c, job.tgid, tid))
 			put_gap(&job, n, REASON_NOT_IN_USER_SPACE);
 		if (fate != FATE_HELLO || !announced)
@@ -199,8 +204,10 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	if (!jobs.update(&tid, &job))
 		return 1;
 	count(COUNTER_TABLE_FULL, 1);
-	if (job.kind == SAMPLE_DATA)
+	if (job.kind == SAMPLE_DATA) {
 		count(COUNTER_LOST_TABLE_FULL, n);
+		note_hole(&job, job.position, n, REASON_TABLE_FULL);
+	}
 	return 0;
 }
 
@@ -222,6 +229,8 @@ INLINE int io_exit(long result)
 	c = connections.lookup(&sk);
 	if (c && c->id == call->id)
 		ended(call, c);
+	if (result > 0 && is_urgent(call) && !(call->flags & MSG_PEEK) && c && c->id == call->id)
+		c->urgent += result;
 	if (result > 0 && !(call->flags & (MSG_PEEK | MSG_ERRQUEUE)) && !is_urgent(call) && c && c->id == call->id) {
 		if (call->memory == MEMORY_PIPE)
 			from_pipe(call, tid);
@@ -267,10 +276,10 @@ int enter_io(struct enter_arguments *ctx)
 	asm volatile("" : "+r"(second), "+r"(third));
 	switch (ctx->number) {
 	case NR_recvmsg:
-		message_enter(fd, second, DIRECTION_RECEIVED, (u16)third);
+		message_enter(fd, second, DIRECTION_RECEIVED, third & PROGRAM_FLAGS);
 		return 0;
 	case NR_sendmsg:
-		message_enter(fd, second, DIRECTION_SENT, (u16)third);
+		message_enter(fd, second, DIRECTION_SENT, third & PROGRAM_FLAGS);
 		return 0;
 	case NR_read:
 		direction = DIRECTION_RECEIVED;
@@ -305,7 +314,7 @@ int enter_io_flags(struct enter_arguments *ctx)
 
 	if (!wanted_at_entry(bpf_get_current_pid_tgid()))
 		return 0;
-	io_enter(ctx->args[0], ctx->args[1], 0, direction, (u16)ctx->args[3]);
+	io_enter(ctx->args[0], ctx->args[1], 0, direction, ctx->args[3] & PROGRAM_FLAGS);
 	return 0;
 }
 

@@ -28,6 +28,9 @@ _BPF_MAP_UPDATE_ELEM, _BPF_MAP_LOOKUP_BATCH = 2, 24
 _BATCH_ATTRIBUTE_BYTES = 56
 _BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
 _BPF_PROG_TEST_RUN = 10
+_BPF_OBJ_GET_INFO_BY_FD = 15
+# struct bpf_prog_info up to and with recursion_misses; what an older kernel does not know stays 0.
+_PROGRAM_INFO_BYTES = 216
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 5, 17
 _PROGRAM_TYPES = {
     "KPROBE": _BPF_PROG_TYPE_KPROBE,
@@ -87,6 +90,15 @@ def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -
         0, 0, 0, 0, 0, name.encode()[:15], 0, attach_type,
     )  # fmt: skip
     return _bpf(_BPF_PROG_LOAD, attributes)
+
+
+def skipped_runs(program: int) -> int:
+    """How often the kernel did not run a program, for it was running already (recursion_misses, Linux 5.12)."""
+    information = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+    attributes = struct.pack("<IIQ", program, _PROGRAM_INFO_BYTES, ctypes.addressof(information))
+    _bpf(_BPF_OBJ_GET_INFO_BY_FD, attributes)
+    (skipped,) = struct.unpack_from("<Q", information, _PROGRAM_INFO_BYTES - 8)
+    return int(skipped)
 
 
 def read_hash_map(map_fd: int, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:

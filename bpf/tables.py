@@ -133,6 +133,22 @@ class Tables:
             leaf.flags |= self._constants[flag]
         table[table.Key(0)] = leaf
 
+    def counter(self, name: str) -> int:
+        """One of the counters."""
+        table = self._kernel.table("counters")
+        return int(table[table.Key(self._constants[f"COUNTER_{name.upper()}"])].value)
+
+    def holes(self) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
+        """Noted holes: (connection, session, direction), position, bytes, reason."""
+        table = self._kernel.table("holes")
+        for raw_key, raw_value in self._entries(table):
+            key, hole = table.Key.from_buffer_copy(raw_key), table.Leaf.from_buffer_copy(raw_value)
+            flow = (int(key.connection), int(key.session), int(key.direction))
+            yield flow, int(key.position), int(hole.length), int(hole.reason)
+
+    def _entries(self, table: Any) -> Iterator[tuple[bytes, bytes]]:
+        return system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
+
     def counters(self) -> dict[str, int]:
         """All counters, by their names in events.h without the prefix, in lower case."""
         table = self._kernel.table("counters")
@@ -149,8 +165,7 @@ class Tables:
         """
         table = self._kernel.table("syscalls")
         found = [0, 0]
-        entries = system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
-        for _, value in entries:
+        for _, value in self._entries(table):
             call = table.Leaf.from_buffer_copy(value)
             found[call.direction & 1] += int(call.told) if call.below else -int(call.reported)
         return found[0], found[1]
@@ -158,8 +173,7 @@ class Tables:
     def connections(self) -> Iterator[OpenConnection]:
         """Connections that user space was told of."""
         table = self._kernel.table("connections")
-        entries = system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
-        for key, value in entries:
+        for key, value in self._entries(table):
             c = table.Leaf.from_buffer_copy(value)
             if c.announced:
                 yield OpenConnection(

@@ -46,6 +46,7 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 		if (is_part_of(tls_calls.lookup(&key), call->ssl, call->stack, call->kind))
 			return 0;
 	}
+	count(COUNTER_PROBE_HITS, 1);
 	if (tls_calls.update(&key, call)) {
 		count(COUNTER_TABLE_FULL, 1);
 		finish_uprobe(ctx, 1);	/* finds no job: see above */
@@ -101,7 +102,7 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		return 0;
 	}
 	if (!s) {
-		count(COUNTER_PLAINTEXT_RING_FULL, n);
+		count(COUNTER_PLAINTEXT_TABLE_FULL, n);
 		return 0;
 	}
 	struct job job = {
@@ -139,7 +140,8 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	if (!jobs.update(&tid, &job))
 		return 1;
 	count(COUNTER_TABLE_FULL, 1);
-	count(COUNTER_PLAINTEXT_RING_FULL, n);
+	count(COUNTER_PLAINTEXT_TABLE_FULL, n);
+	note_hole(&job, job.position, n, REASON_TABLE_FULL);
 	return 0;
 }
 

@@ -15,7 +15,7 @@ Sans-IO: time comes in with ``tick``, processes and library names through the ca
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from capture.events import (
     SessionEstablished,
     SessionFreed,
 )
+from capture.holes import Holes
 from capture.lookups import Lookups
 from capture.streams import Process, Side, StreamItem
 from capture.views import Content, State, View
@@ -55,6 +56,9 @@ MAX_HELD_BYTES = 8 << 20
 # Plaintext whose socket is not known yet, over all sessions; the oldest is given up first.
 MAX_UNBOUND_BYTES = 16 << 20
 
+# In the ledger, by connection: who loses on more has a problem that this many show.
+MAX_LISTED_LOSSES = 1000
+
 _Address = tuple[bytes, int, bytes, int, int]
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
@@ -69,10 +73,19 @@ class Final:
 
 
 @dataclass(slots=True)
+class Loss:
+    """A connection that has gaps in the file: bytes by reason."""
+
+    announced: ConnectionAnnounced
+    lost: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Tally:
     """What this side of the ring adds to the kernel's counters, in bytes unless it says otherwise."""
 
     connections: int = 0  # announced
+    without_address: int = 0  # connections of which no other end is known
     streams: int = 0  # shown
     cleartext: int = 0  # arrived
     plaintext: int = 0  # arrived
@@ -87,8 +100,23 @@ class Tally:
     late_cleartext: int = 0  # arrived after their place was declared a hole, or their connection's end
     late_plaintext: int = 0
     unlisted_addresses: int = 0  # of host names, more than there is room for
+    # Connections that lost bytes, as far as MAX_LISTED_LOSSES.
+    losses: dict[int, Loss] = field(default_factory=dict)
     # (pid, comm, library or None) → bytes of TLS that no probe could read
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
+
+    def note_gap(self, view: View, content: Content) -> None:
+        """What of a connection is shown as lost."""
+        if not content.lost:
+            return
+        self.gaps += content.lost
+        connection = view.announced.connection
+        loss = self.losses.get(connection)
+        if loss is None:
+            if len(self.losses) >= MAX_LISTED_LOSSES:
+                return
+            loss = self.losses[connection] = Loss(view.announced)
+        loss.lost[content.reason] = loss.lost.get(content.reason, 0) + content.lost
 
 
 @dataclass(slots=True)
@@ -111,8 +139,10 @@ class Connections:
         mirror: Callable[[int, bool], None],
         *,
         all_protocols: bool = False,
+        holes: Holes | None = None,
     ) -> None:
         self.tally = Tally()
+        self._holes = holes or Holes()
         self._describe = describe
         self._library_name = library_name
         self._mirror = (
@@ -175,6 +205,7 @@ class Connections:
         if view:
             return
         self.tally.connections += 1
+        self.tally.without_address += not event.remote_port
         view = self._views[event.connection] = View(event)
         own, mirrored = _addresses(event)
         other = self._by_address.get(mirrored)
@@ -218,14 +249,27 @@ class Connections:
             self._waiting_flows[view.announced.connection] = view
 
     def _contents(self, view: View, contents: Iterator[Content]) -> Iterator[StreamItem]:
-        for content in contents:
+        for content in self._explained(view, contents):
             if view.state is State.SHOWN:
-                self.tally.gaps += content.lost
+                self.tally.note_gap(view, content)
                 yield from view.give(content)
             elif view.state is State.HIDDEN:
                 self._count_mirrored(content)
             else:
                 yield from self._hold(view, content)
+
+    def _explained(self, view: View, contents: Iterator[Content]) -> Iterator[Content]:
+        """The same, with a reason for each hole, which may be several."""
+        for content in contents:
+            if content.hole is None:
+                yield content
+                continue
+            session, position = content.hole
+            connection = view.announced.connection
+            for length, reason in self._holes.reasons(
+                connection, session, content.direction, position, content.lost
+            ):
+                yield replace(content, lost=length, reason=reason, hole=None)
 
     def _hold(self, view: View, content: Content) -> Iterator[StreamItem]:
         if not view.held:
@@ -252,7 +296,8 @@ class Connections:
     def _show(self, view: View) -> Iterator[StreamItem]:
         self._undecided.pop(view.announced.connection, None)
         self.tally.streams += 1
-        self.tally.gaps += sum(content.lost for content in view.held)
+        for content in view.held:
+            self.tally.note_gap(view, content)
         yield from view.open(self._describe, self._lookups.behind)
         if view.ended:
             yield from view.close(view.ended)
@@ -289,6 +334,7 @@ class Connections:
         if view.state is State.HIDDEN:
             self._mirror(event.connection, False)
         for session in view.flows:
+            self._holes.forget_session(session)
             self._sessions.pop(session, None)
         if view.state is State.SHOWN:
             yield from view.close(event)
@@ -394,6 +440,8 @@ class Connections:
         del self._unbound[number]
         self._unbound_bytes -= session.waiting_bytes
         self.tally.unknown_association += sum(len(event.payload) for event in session.waiting)
+        for event in session.waiting:
+            self._holes.give_up(number, event.direction, event.position + event.length)
         session.waiting, session.waiting_bytes = [], 0
 
     def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
@@ -414,6 +462,7 @@ class Connections:
         session = self._sessions.get(event.session)
         if session and event.session in self._unbound:
             self._abandon(event.session)
+        self._holes.forget_session(event.session)
         self._sessions.pop(event.session, None)
         yield from ()
 

@@ -59,6 +59,7 @@ class Reason(IntEnum):
     LIMIT = 3
     NOT_IN_USER_SPACE = 4
     TABLE_FULL = 5
+    UNDECIDED = 6
 
     @property
     def word(self) -> str:
@@ -100,7 +101,8 @@ class BytesMoved:
 
     ``session`` is 0 for cleartext, else the TLS session whose plaintext this is; its ``connection`` may be 0
     while it is not known. ``hello`` marks TLS records of a handshake, as they crossed the socket;
-    ``overlapped`` that other calls on the connection were in flight, whose bytes may belong before these.
+    ``overlapped`` that other calls on the connection were in flight, whose bytes may belong before these;
+    ``by_reference`` that the program could change them between its call and their being sent.
     """
 
     connection: int
@@ -117,6 +119,7 @@ class BytesMoved:
     library: int
     hello: bool
     overlapped: bool = False
+    by_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,12 +281,13 @@ class Decoder:
             tid,
             lib,
             overlapped,
+            by_reference,
         ) = head
         begin = start + self._head.size
         return BytesMoved(
             connection, session, time + self._offset, self._directions[direction], position, length,
             buffer[begin : begin + captured], self._reasons[reason], self._protocols[protocol], pid, tid, lib, hello,
-            bool(overlapped),
+            bool(overlapped), bool(by_reference),
         )  # fmt: skip
 
     def _hello(self, buffer: bytes, start: int, head: tuple[int, ...]) -> BytesMoved:

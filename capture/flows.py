@@ -48,10 +48,11 @@ P = TypeVar("P", bound=Piece)
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """``length`` bytes that never came, noticed at ``time``."""
+    """``length`` bytes from ``position`` on that never came, noticed at ``time``."""
 
     time: int
     length: int
+    position: int
 
 
 class Flow(Generic[P]):
@@ -97,7 +98,7 @@ class Flow(Generic[P]):
         """Everything that is held, with holes for what is missing before it."""
         while self._held:
             first = min(self._held)
-            yield Hole(self._held[first].time, first - self.position)
+            yield Hole(self._held[first].time, first - self.position, self.position)
             self.position = first
             yield from self._consecutive()
 
@@ -105,7 +106,7 @@ class Flow(Generic[P]):
         """The end: everything up to the position ``final``, which the kernel says was reached."""
         yield from self.give_up()
         if final > self.position:
-            yield Hole(now, final - self.position)
+            yield Hole(now, final - self.position, self.position)
             self.position = final
 
     @property

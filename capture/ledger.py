@@ -12,13 +12,14 @@ Pure values: the counters come from the kernel side, the tally from capture.conn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from capture.connections import Tally
+    from capture.connections import Loss, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,50 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """How the recording saw what it accounts for.
+
+    ``counted_below``: the bytes that the kernel reported were counted by its socket layer, whoever moved them,
+    not at the exits of the calls that were captured. ``probes`` are places in libraries, ``probe_hits`` calls of
+    theirs, ``samples`` records that came out of the ring, ``skipped_runs`` those of programs that were running
+    already, which the kernel leaves out.
+    """
+
+    counted_below: bool = True
+    probes: int = 0
+    samples: int = 0
+    skipped_runs: int = 0
+    probe_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TcpTotals:
+    """TCP's own sequence numbers, at the end of connections whose beginning was seen, against what calls moved.
+
+    ``unseen`` bytes were moved by calls that were not seen, or by a process that was not recorded; ``excess``
+    bytes were seen and not moved: that is a fault of ours.
+    """
+
+    connections: int
+    unseen_sent: int
+    unseen_received: int
+    excess: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLoss:
+    """A connection with gaps: bytes by reason."""
+
+    pid: int
+    comm: str
+    local: str
+    remote: str
+    lost: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
-    """The whole statement at the end of a recording."""
+    """The whole statement at the end of a recording. ``as_of_call``: captured bytes that were sent by reference."""
 
     sockets: Account
     tls: Account
@@ -67,6 +110,11 @@ class Ledger:
     table_overflows: int
     unreadable: tuple[Unreadable, ...]
     unlisted_addresses: int = 0
+    without_address: int = 0
+    as_of_call: int = 0
+    seen: Observation = Observation()
+    tcp: TcpTotals = TcpTotals(0, 0, 0, 0)
+    losses: tuple[ConnectionLoss, ...] = ()
 
     @property
     def lost_bytes(self) -> int:
@@ -78,7 +126,15 @@ class Ledger:
         return {
             "sockets": _account_json(self.sockets),
             "tls": _account_json(self.tls),
+            "counted_by": "socket-layer" if self.seen.counted_below else "system-calls",
+            "tcp_totals": asdict(self.tcp),
+            "as_of_call": self.as_of_call,
+            "probes": self.seen.probes,
+            "probe_hits": self.seen.probe_hits,
+            "samples": self.seen.samples,
+            "skipped_runs": self.seen.skipped_runs,
             "connections": self.connections,
+            "connections_without_address": self.without_address,
             "streams": self.streams,
             "gap_bytes": self.gap_bytes,
             "events_lost": self.events_lost,
@@ -88,15 +144,20 @@ class Ledger:
                 {"pid": u.pid, "comm": u.comm, "library": u.library, "ciphertext": u.ciphertext}
                 for u in self.unreadable
             ],
+            "losses": [asdict(loss) for loss in self.losses],
         }
 
     def lines(self) -> list[str]:
         """For people."""
         return [
             f"{_count(self.connections, 'connection')}, {_count(self.streams, 'stream')} written",
-            _account_line("sockets", "reported by the kernel", self.sockets),
+            _account_line("sockets", self._reported_by, self.sockets),
             _account_line("TLS", "returned by TLS libraries", self.tls),
         ]
+
+    @property
+    def _reported_by(self) -> str:
+        return "reported by the kernel" if self.seen.counted_below else "returned by system calls"
 
     def warnings(self) -> list[str]:
         """Everything that is not as the user would take for granted."""
@@ -112,6 +173,17 @@ class Ledger:
             )
         if self.events_lost:
             found.append(f"{self.events_lost} events other than data found no room in the ring.")
+        if self.seen.skipped_runs:
+            found.append(
+                f"the kernel skipped {self.seen.skipped_runs} runs of programs: some traffic was not seen."
+            )
+        if unseen := self.tcp.unseen_sent + self.tcp.unseen_received:
+            found.append(
+                f"TCP moved {_bytes(unseen)} that no call was seen to move: they are missing in the file, "
+                "unless they were urgent."
+            )
+        if self.tcp.excess:
+            found.append(f"{_bytes(self.tcp.excess)} were seen that TCP did not move: please report this.")
         if self.table_overflows:
             found.append(
                 f"{self.table_overflows} entries found no room in the kernel's tables: some traffic was not seen."
@@ -131,8 +203,8 @@ class Ledger:
         return found
 
 
-def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
-    """Draw up the ledger from the kernel's counters and what arrived."""
+def balance(counters: Mapping[str, int], tally: Tally, seen: Observation = Observation()) -> Ledger:
+    """Draw up the ledger from the kernel's counters, what arrived, and how it was seen."""
     sockets = Account(
         reported=counters["reported_sent"] + counters["reported_received"],
         captured=tally.cleartext
@@ -168,6 +240,7 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
                 "ring-full": counters["plaintext_ring_full"],
                 "fault": tally.plaintext_faults,
                 "limit": counters["plaintext_limit"],
+                "table-full": counters["plaintext_table_full"],
                 "unknown-association": tally.unknown_association,
                 "late": tally.late_plaintext,
             }
@@ -178,7 +251,29 @@ def balance(counters: Mapping[str, int], tally: Tally) -> Ledger:
         counters["table_full"],
         tuple(Unreadable(pid, comm, lib, n) for (pid, comm, lib), n in tally.unreadable.items()),
         tally.unlisted_addresses,
+        tally.without_address,
+        counters["by_reference"],
+        replace(seen, probe_hits=counters["probe_hits"]),
+        TcpTotals(
+            counters["tcp_checked"],
+            counters["tcp_unseen_sent"],
+            counters["tcp_unseen_received"],
+            counters["tcp_excess_sent"] + counters["tcp_excess_received"],
+        ),
+        tuple(_loss(loss) for loss in tally.losses.values()),
     )  # fmt: skip
+
+
+def _loss(loss: Loss) -> ConnectionLoss:
+    a = loss.announced
+    return ConnectionLoss(
+        a.pid, a.comm, _end(a.local, a.local_port), _end(a.remote, a.remote_port), dict(loss.lost)
+    )
+
+
+def _end(address: bytes, port: int) -> str:
+    text = str(ip_address(address))
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
 def _present(reasons: Mapping[str, int]) -> dict[str, int]:

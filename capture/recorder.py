@@ -28,9 +28,10 @@ from capture.command import Command
 from capture.connections import Connections, Final
 from capture.drain import Drain
 from capture.errors import PlaintapError
-from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecuted, Protocol
+from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecuted, Protocol, Reason
 from capture.guard import Guard
-from capture.ledger import Ledger, balance
+from capture.holes import Holes
+from capture.ledger import Ledger, Observation, balance
 from capture.new_code import NewCode
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.process_names import ProcessNames
@@ -38,11 +39,12 @@ from capture.spool import Spool
 from capture.tls_probes import TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import FrameType
 
     from bpf.tables import OpenConnection
     from capture.events import Event
+    from capture.holes import Note
     from capture.streams import StreamItem
     from capture.targets import Selection, Targets
     from capture.tls_probes import Look
@@ -205,6 +207,7 @@ class _Pipeline:
             self._tls.library_name,
             self.tables.mirror,
             all_protocols="all" in plan.targets.protocols,
+            holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
         )
         self._cgroups = (0, 0)
         self._next_sweep = self._next_look = 0.0
@@ -212,6 +215,9 @@ class _Pipeline:
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
         self._now = time.time_ns()
         self._spool = Spool()
+        self._counted_below = kernel.below.lengths
+        self._kernel = kernel
+        self._samples = 0
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes), self._spool)
 
     def attach(self, looks: Sequence[Look], command: Command | None) -> None:
@@ -261,6 +267,7 @@ class _Pipeline:
         if batch is None:
             self._now = time.time_ns()
             return
+        self._samples += len(batch.starts)
         write, handle = self._exporter.write, self._connections.handle
         event: Event | None = None
         for event in self._decoder.decode(batch.buffer, batch.starts):
@@ -284,6 +291,19 @@ class _Pipeline:
             self._next_look = now + LOOK_INTERVAL_S
             self.tables.find_ends()
 
+    def _holes_noted(self) -> int:
+        return self.tables.counter("holes_noted")
+
+    def _holes(self) -> Iterator[Note]:
+        for flow, position, length, reason in self.tables.holes():
+            yield flow, position, length, Reason(reason)
+
+    def _ring_was_full(self) -> bool:
+        return any(
+            self.tables.counter(name)
+            for name in ("lost_ring_full", "plaintext_ring_full", "events_ring_full")
+        )
+
     def _collect_ends(self) -> None:
         """Ends that found no room in the ring wait in the kernel's table."""
         pending = self.tables.counters()["ends_pending"]
@@ -298,6 +318,7 @@ class _Pipeline:
         """Stop reporting, take what was reported, and draw up the ledger."""
         self.tables.find_ends()
         self.tables.set(0, ())
+        skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()
         detaching = threading.Thread(target=self._probes.detach)
         detaching.start()
         time.sleep(_SETTLE_S)
@@ -314,7 +335,9 @@ class _Pipeline:
         sent, received = self.tables.unfinished()
         counters["reported_sent"] += sent
         counters["reported_received"] += received
-        ledger = balance(counters, self._connections.tally)
+        probes = self._probes.attached
+        seen = Observation(self._counted_below, probes, self._samples, skipped)
+        ledger = balance(counters, self._connections.tally, seen)
         self._exporter.finish(ledger)
         detaching.join()
         return ledger

@@ -112,12 +112,16 @@ class TlsStarted:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Bytes that ``sender`` sent, exact and in order."""
+    """Bytes that ``sender`` sent, exact and in order.
+
+    ``as_of_call``: by reference (sendfile, MSG_ZEROCOPY); what was changed between the call and TCP is not seen.
+    """
 
     stream: int
     time_ns: int
     sender: Side
     data: bytes
+    as_of_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,6 @@ from capture.unix_streams import server_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RING_FULL = "ring-full"
-
 Flows = tuple[Flow[BytesMoved], Flow[BytesMoved]]  # by direction
 
 
@@ -48,7 +46,10 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A piece of one direction, in order: ``data`` captured, then ``lost`` bytes that were not."""
+    """A piece of one direction, in order: ``data`` captured, then ``lost`` bytes that were not.
+
+    ``hole`` is the TLS session (0: none) and the position of bytes that never came; ``reason`` is empty then.
+    """
 
     time: int
     direction: Direction
@@ -56,6 +57,8 @@ class Content:
     lost: int
     reason: str
     tls: bool
+    as_of_call: bool = False
+    hole: tuple[int, int] | None = None
 
 
 class TlsNotes:
@@ -158,7 +161,9 @@ class View:
         if flow.position != event.position or flow.waits:
             return None
         flow.position += event.length
-        return Data(self.announced.connection, event.time, self._senders[direction], event.payload)
+        return Data(
+            self.announced.connection, event.time, self._senders[direction], event.payload, event.by_reference
+        )
 
     def add(self, event: BytesMoved) -> Iterator[Content]:
         """A piece of cleartext or plaintext; what is in order now."""
@@ -166,7 +171,7 @@ class View:
         tls = event.session != 0
         late = flow.late_bytes
         for piece in flow.add(event):
-            yield _content(piece, event.direction, tls=tls)
+            yield _content(piece, event.direction, event.session)
         if flow.late_bytes > late:
             self.late[tls] += len(event.payload)
 
@@ -183,29 +188,29 @@ class View:
 
     def expire(self, now: int) -> Iterator[Content]:
         """Pieces that waited long enough for those before them."""
-        for direction, flow, tls in self._all_flows():
+        for direction, flow, session in self._all_flows():
             for piece in flow.expire(now):
-                yield _content(piece, direction, tls=tls)
+                yield _content(piece, direction, session)
 
     def finish(
         self, moved: tuple[int, int], session: int, session_moved: tuple[int, int], now: int
     ) -> Iterator[Content]:
         """The end, at these final positions."""
-        for direction, flow, tls in self._all_flows():
+        for direction, flow, number in self._all_flows():
             # Once TLS, the socket's own positions count ciphertext, which was never to come.
             final = flow.position
-            if not tls and self.protocol is not Protocol.TLS:
+            if not number and self.protocol is not Protocol.TLS:
                 final = moved[direction]
             for piece in flow.finish(final, now):
-                yield _content(piece, direction, tls=tls)
+                yield _content(piece, direction, number)
         if session and session in self.flows:
             for direction, flow in zip(Direction, self.flows[session], strict=True):
                 for piece in flow.finish(session_moved[direction], now):
-                    yield _content(piece, direction, tls=True)
+                    yield _content(piece, direction, session)
 
-    def _all_flows(self) -> Iterator[tuple[Direction, Flow[BytesMoved], bool]]:
+    def _all_flows(self) -> Iterator[tuple[Direction, Flow[BytesMoved], int]]:
         for session, flows in self.flows.items():
-            yield from ((d, f, session != 0) for d, f in zip(Direction, flows, strict=True))
+            yield from ((d, f, session) for d, f in zip(Direction, flows, strict=True))
 
     # Giving out
 
@@ -256,7 +261,7 @@ class View:
             self.in_tls = True
             yield TlsStarted(stream, content.time, self.tls.describe(recognise(content.data), content.time))
         if content.data:
-            yield Data(stream, content.time, sender, content.data)
+            yield Data(stream, content.time, sender, content.data, content.as_of_call)
         if content.lost:
             yield Gap(stream, content.time, sender, content.lost, content.reason)
 
@@ -298,9 +303,9 @@ class View:
         return Side.SERVER if self.announced.local_port < self.announced.remote_port else Side.CLIENT
 
 
-def _content(piece: BytesMoved | Hole, direction: Direction, *, tls: bool) -> Content:
+def _content(piece: BytesMoved | Hole, direction: Direction, session: int) -> Content:
+    tls = session != 0
     if isinstance(piece, Hole):
-        return Content(piece.time, direction, b"", piece.length, RING_FULL, tls)
-    return Content(
-        piece.time, direction, piece.payload, piece.length - len(piece.payload), piece.reason.word, tls
-    )
+        return Content(piece.time, direction, b"", piece.length, "", tls, hole=(session, piece.position))
+    lost = piece.length - len(piece.payload)
+    return Content(piece.time, direction, piece.payload, lost, piece.reason.word, tls, piece.by_reference)

@@ -50,6 +50,9 @@ CONTINUES_HINT: Final = (
     "This is no new connection: after lost bytes the stream goes on under new sequence numbers, "
     "so that what follows is dissected."
 )
+AS_OF_CALL_HINT: Final = (
+    "From here on as of the call: what is sent by reference can be changed before it is sent."
+)
 TCP_HANDSHAKE_HINT: Final = "This TCP handshake is synthetic: the connection is older than the recording."
 TLS_HANDSHAKE_HINT: Final = "This TLS handshake is synthetic: the real one was before the recording."
 

@@ -178,7 +178,7 @@ class PcapngExporter:
             self.orphan_bytes += len(data)
         elif data:
             self._items += 1
-            stream.data(item.sender, item.time_ns, data)
+            stream.data(item.sender, item.time_ns, data, as_of_call=item.as_of_call)
 
     def _gap(self, item: Gap) -> None:
         stream = self._streams.get(item.stream)

@@ -55,6 +55,7 @@ class SyntheticStream:
     """An open stream. ``emit`` takes the time and the bytes of each block."""
 
     __slots__ = (
+        "_as_of_call",
         "_bare_from_start",
         "_broken",
         "_client_spoke",
@@ -85,6 +86,7 @@ class SyntheticStream:
         self._client_spoke = False
         self._held = b""
         """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
+        self._as_of_call: Side | None = None
         self._comments: tuple[str, ...] = ()
         """For the next packet."""
         self._broken: Side | None = None
@@ -161,13 +163,16 @@ class SyntheticStream:
 
     # Bytes
 
-    def data(self, sender: Side, time_ns: int, data: bytes) -> None:
-        """Bytes that ``sender`` sent."""
+    def data(self, sender: Side, time_ns: int, data: bytes, *, as_of_call: bool = False) -> None:
+        """Bytes that ``sender`` sent; ``as_of_call`` is said where such bytes begin."""
         if not self._settled:
             ready = self._settle_for(sender, time_ns, data)
             if ready is None:
                 return
             data = ready
+        if as_of_call and self._as_of_call is not sender:
+            self._comments += (packet_comments.AS_OF_CALL_HINT,)
+        self._as_of_call = sender if as_of_call else None
         if not self._framed:
             for start in range(0, len(data), MAX_PAYLOAD_BYTES):
                 self._segment(sender, time_ns, _PUSH, data[start : start + MAX_PAYLOAD_BYTES])

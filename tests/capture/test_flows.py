@@ -92,7 +92,7 @@ def test_a_hole_is_declared_only_when_the_window_is_over():
     early = Part(5, b"late", time=1_000)
     assert list(flow.add(early)) == []
     assert list(flow.expire(1_000 + REORDER_WINDOW_NS)) == []
-    assert list(flow.expire(1_001 + REORDER_WINDOW_NS)) == [Hole(1_000, 5), early]
+    assert list(flow.expire(1_001 + REORDER_WINDOW_NS)) == [Hole(1_000, 5, 0), early]
     assert flow.position == 9
 
 
@@ -132,7 +132,7 @@ def test_an_end_at_or_before_what_came_is_no_hole(final):
 
 def test_an_end_beyond_what_came_is_one_hole():
     flow = Flow(100)
-    assert list(flow.finish(107, 3)) == [Hole(3, 7)]
+    assert list(flow.finish(107, 3)) == [Hole(3, 7, 100)]
     assert list(flow.finish(107, 3)) == []
 
 

@@ -12,7 +12,7 @@ from kernel_events import REQUEST, SECOND_NS, Recording, announced, distant, end
 from bpf import abi
 from capture.connections import Tally
 from capture.events import Direction, Protocol, Reason, Role, SessionFreed
-from capture.ledger import balance
+from capture.ledger import Observation, balance
 from capture.streams import Data, Gap
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
@@ -193,3 +193,33 @@ def test_machines_read_the_same():
         "lost": {"ring-full": 3}, "residue": 1,
     }  # fmt: skip
     assert (found["connections"], found["streams"]) == (1, 1)
+
+
+def test_how_it_was_seen_is_in_it_and_warned_of():
+    recording = Recording().feed(distant(1, remote_port=0))
+    values = {
+        "tcp_checked": 5,
+        "tcp_unseen_sent": 6,
+        "tcp_excess_received": 7,
+        "by_reference": 8,
+        "probe_hits": 9,
+    }
+    seen = Observation(counted_below=False, probes=3, samples=4, skipped_runs=11)
+    ledger = balance(counters(**values), recording.tally, seen)
+    found = ledger.as_json()
+    assert found["counted_by"] == "system-calls"
+    assert "returned by system calls" in ledger.lines()[1]
+    assert found["tcp_totals"] == {"connections": 5, "unseen_sent": 6, "unseen_received": 0, "excess": 7}
+    assert (found["as_of_call"], found["probes"], found["probe_hits"], found["samples"]) == (8, 3, 9, 4)
+    assert (found["skipped_runs"], found["connections_without_address"]) == (11, 1)
+    said = " ".join(ledger.warnings())
+    assert all(part in said for part in ("6 bytes", "7 bytes", "11 runs"))
+
+
+def test_losses_are_listed_by_connection():
+    recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST), ended(1, len(REQUEST) + 3))
+    (loss,) = accounts(recording).as_json()["losses"]
+    assert loss == {
+        "pid": 1001, "comm": "client", "local": "10.0.0.7:40000", "remote": "93.184.216.34:8080",
+        "lost": {"ring-full": 3},
+    }  # fmt: skip

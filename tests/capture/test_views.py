@@ -137,8 +137,8 @@ def test_both_directions_of_cleartext_have_their_own_holes():
     list(view.add(moved(1, RECEIVED, 0, RESPONSE)))
     found = list(view.finish((3, len(RESPONSE) + 4), 0, (0, 0), START_NS))
     assert found == [
-        Content(START_NS, SENT, b"", 3, "ring-full", tls=False),
-        Content(START_NS, RECEIVED, b"", 4, "ring-full", tls=False),
+        Content(START_NS, SENT, b"", 3, "", tls=False, hole=(0, 0)),
+        Content(START_NS, RECEIVED, b"", 4, "", tls=False, hole=(0, 43)),
     ]
 
 

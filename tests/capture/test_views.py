@@ -17,7 +17,7 @@ SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
 
 def opened(view):
     """The stream's beginning and what was held."""
-    first, *rest = view.open(Process)
+    first, *rest = view.open(Process, lambda *_: None)
     assert isinstance(first, StreamOpened)
     return first, rest
 

@@ -59,30 +59,6 @@ INLINE void go_find_socket(struct tls_call *call, u32 tgid)
 	call->connection = c->id;
 }
 
-INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
-	u64 conn = GO_FIRST(ctx);
-
-	if (!wanted(id))
-		return 0;
-	if (shape == SHAPE_GO_CLOSE)
-		return tls_free(ctx, conn);
-	if (shape >= SHAPE_GO_READ_WRAPPED && READ_USER(conn, conn))
-		return 0;
-	/* More stack needed: the function starts over, and this is the same call again. */
-	struct tls_call call = {
-		.ssl = conn, .buffer = GO_SECOND(ctx), .count = GO_THIRD(ctx),
-		.entered = bpf_ktime_get_ns(), .library = library,
-	};
-	if (go_calls.update(&key, &call)) {
-		count(COUNTER_TABLE_FULL, 1);
-		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
-	}
-	return 0;
-}
-
 /* The session's socket, looked for where it is not known or no longer there. */
 INLINE void go_bind(struct tls_call *call, struct session *s, u64 id)
 {
@@ -96,6 +72,71 @@ INLINE void go_bind(struct tls_call *call, struct session *s, u64 id)
 INLINE int go_reads(int shape)
 {
 	return shape == SHAPE_GO_READ || shape == SHAPE_GO_READ_WRAPPED;
+}
+
+INLINE int go_shakes_hands(int shape)
+{
+	return shape == SHAPE_GO_HANDSHAKE || shape == SHAPE_GO_HANDSHAKE_WRAPPED;
+}
+
+/* What a call writes is seen when it returns. By then the peer may have answered it, and another goroutine have
+ * closed the connection: session and connection wait for it. */
+INLINE void go_begin_write(struct tls_call *call, u64 id)
+{
+	struct session *s = session_of(call, id);
+
+	if (!s)
+		return;
+	__sync_fetch_and_add(&s->writing, 1);
+	go_bind(call, s, id);
+	bind(s, call, id);
+}
+
+INLINE void go_end_write(struct tls_call *call, struct session *s, u32 tgid)
+{
+	struct session_key key = {.ssl = call->ssl, .tgid = tgid};
+
+	if (s->writing)
+		__sync_fetch_and_add(&s->writing, -1);
+	if (s->closing && !s->writing)
+		sessions.delete(&key);
+}
+
+INLINE int go_close(struct pt_regs *ctx, u64 conn, u64 id)
+{
+	struct session_key key = {.ssl = conn, .tgid = id >> 32};
+	struct session *s = sessions.lookup(&key);
+
+	if (!s || !s->writing)
+		return tls_free(ctx, conn);
+	s->closing = 1;
+	return 0;
+}
+
+INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	u64 conn = GO_FIRST(ctx);
+
+	if (!wanted(id))
+		return 0;
+	if (shape == SHAPE_GO_CLOSE)
+		return go_close(ctx, conn, id);
+	if (shape >= SHAPE_GO_READ_WRAPPED && READ_USER(conn, conn))
+		return 0;
+	struct tls_call call = {
+		.ssl = conn, .buffer = GO_SECOND(ctx), .count = GO_THIRD(ctx),
+		.entered = bpf_ktime_get_ns(), .library = library,
+	};
+	/* More stack needed: the function starts over, and this is the same call again. So is one in a wrapper's. */
+	if (!go_calls.lookup(&key) && !go_reads(shape) && !go_shakes_hands(shape))
+		go_begin_write(&call, id);
+	if (go_calls.update(&key, &call)) {
+		count(COUNTER_TABLE_FULL, 1);
+		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
+	}
+	return 0;
 }
 
 INLINE int go_results(struct pt_regs *ctx, int shape)
@@ -117,7 +158,7 @@ INLINE int go_results(struct pt_regs *ctx, int shape)
 	if (!s)
 		return 0;
 	go_bind(&call, s, id);
-	if (shape == SHAPE_GO_HANDSHAKE || shape == SHAPE_GO_HANDSHAKE_WRAPPED) {
+	if (go_shakes_hands(shape)) {
 		bind(s, &call, id);
 		if (!n && !s->established) {
 			s->established = 1;
@@ -127,6 +168,8 @@ INLINE int go_results(struct pt_regs *ctx, int shape)
 		/* Also with an error: the bytes are the caller's. */
 		ready = tls_moved(&call, id, go_reads(shape) ? DIRECTION_RECEIVED : DIRECTION_SENT, n);
 	}
+	if (!go_reads(shape) && !go_shakes_hands(shape))
+		go_end_write(&call, s, id >> 32);
 	return ready;
 }
 

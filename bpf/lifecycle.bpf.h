@@ -76,6 +76,12 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 	if (c->ssl) {
 		struct session_key key = {.ssl = c->ssl, .tgid = c->ssl_tgid};
 		struct session *s = sessions.lookup(&key);
+		if (s && s->connection == c->id && s->writing && c->announced) {
+			/* The peer has it and has closed, and the call has not returned yet: its bytes come before the end. */
+			c->ended = 1;
+			count(COUNTER_ENDS_PENDING, 1);
+			return;
+		}
 		if (s && s->connection == c->id) {
 			put_session_event(SAMPLE_SESSION_END, s, 0, (u64)c->ssl_tgid << 32);
 			sessions.delete(&key);

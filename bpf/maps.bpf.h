@@ -20,7 +20,7 @@ struct connection {
 	u8 addressed;		/* addresses and ports are final */
 	u8 based;		/* `base` is set */
 	u8 announced;		/* SAMPLE_CONNECTION is in the ring */
-	u8 ended;		/* SAMPLE_END found no room: user space collects the entry */
+	u8 ended;		/* SAMPLE_END found no room, or must wait: user space collects the entry */
 	u8 misses;		/* calls whose first bytes said nothing */
 	u8 copied_known;	/* `copied` is set */
 	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
@@ -88,7 +88,8 @@ struct session {
 	u8 established;
 	u8 tunnels;		/* what it carries is another session's records */
 	u8 without_bio;		/* of a library whose BIO_write is not known */
-	u8 pad;
+	u8 closing;		/* to be forgotten when the last of … */
+	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */

@@ -20,7 +20,7 @@ def loaded(*, no_distribution=False, path=None):
     ) + LOAD
     environment = {"PYTHONPATH": str(path)} if path else {}
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.skipif(not bcc_module._candidate_folders(), reason="the distribution's bcc is not installed")

@@ -237,7 +237,7 @@ def test_where_tracefs_is_not_mounted_none_is_left(tmp_path):
     script = f"umount /sys/kernel/tracing; cat /proc/self/mountinfo >{tmp_path}/before; {record}; "
     script += f"cat /proc/self/mountinfo >{tmp_path}/after; test ! -e /sys/kernel/tracing/events"
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=60, check=False
+        ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()

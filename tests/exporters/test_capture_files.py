@@ -245,7 +245,7 @@ class TestSources:
         def write() -> None:
             with fifo.open("wb", buffering=0) as pipe:
                 pipe.write(OURS[:-400])
-                assert seen.wait(10)
+                assert seen.wait(60)
                 pipe.write(OURS[-400:])
 
         writer = threading.Thread(target=write)

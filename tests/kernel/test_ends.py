@@ -50,7 +50,7 @@ def test_a_command_s_streams_and_exit_code_are_its_own(tmp_path: Path) -> None:
     capture = tmp_path / "own.pcapng"
     script = "cat; echo out; echo err >&2; exit 37"
     command = [str(PLAINTAP), "record", "-w", str(capture), "--", "sh", "-c", script]
-    done = subprocess.run(command, input=b"in\n", capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, input=b"in\n", capture_output=True, timeout=180, check=False)
     assert done.returncode == 37
     assert done.stdout == b"in\nout\n"
     assert b"err\n" in done.stderr
@@ -72,7 +72,7 @@ def test_a_signal_is_passed_on_to_the_command(tmp_path: Path, how: signal.Signal
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.send_signal(how)
-        assert process.wait(10) == 41
+        assert process.wait(60) == 41
 
 
 def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_others_than_the_command_are_left_out(servers: Servers, tmp_path: Path) 
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         curl(servers, servers.url("https", "/text"))
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert rows(capture, "tcp", "frame.number") == []
     done = plaintap("export", capture, "-o", "-")
     assert done.returncode == 1
@@ -114,13 +114,13 @@ def test_the_capture_goes_down_a_pipe_while_it_is_made(servers: Servers, tmp_pat
         capture.open("wb") as output,
         running(command, stdout=output, stderr=stderr) as process,
     ):
-        wait_until(lambda: READY in log.read_text(), "the recording to be ready", 20)
+        wait_until(lambda: READY in log.read_text(), "the recording to be ready")
         curl(servers, servers.url("https", "/text"))
         url = servers.url("https", "/text")
         # A second is the longest that a flush may take to come.
-        wait_until(lambda: url in requests_so_far(capture), "the exchange to be in the pipe", 5)
+        wait_until(lambda: url in requests_so_far(capture), "the exchange to be in the pipe")
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert requests(capture) == [url]
 
 
@@ -138,10 +138,10 @@ def test_a_closed_pipe_ends_it_without_a_traceback(servers: Servers, tmp_path: P
         command = [PLAINTAP, "record", "-w", "-", "--port", servers.http]
         with running(command, stdout=writing, stderr=stderr) as process:
             os.close(writing)
-            wait_until(lambda: READY in log.read_text(), "the recording to be ready", 20)
+            wait_until(lambda: READY in log.read_text(), "the recording to be ready")
             os.close(reading)
             curl(servers, servers.url("http", "/text"))
-            process.wait(10)
+            process.wait(60)
     assert "Traceback" not in log.read_text()
 
 
@@ -161,7 +161,7 @@ def test_killed_in_the_middle_it_leaves_a_file_and_nothing_else(servers: Servers
                 client.request(f"/json?number={number}")
             recording.process.kill()
             # The kernel lets go of each tracepoint in its own time, and the process is not gone before.
-            assert recording.process.wait(20) == -signal.SIGKILL
+            assert recording.process.wait(60) == -signal.SIGKILL
         # The traced processes go on; that no program stays loaded is checked after every kernel test.
         answer = client.request("/bytes/70001")
         assert answer["sha256"] == sample_server().sample_sha256(70_001)
@@ -172,7 +172,7 @@ def test_killed_in_the_middle_it_leaves_a_file_and_nothing_else(servers: Servers
 
 def test_the_default_file_is_named_after_the_date(tmp_path: Path) -> None:
     command = [str(PLAINTAP), "record", "--", "true"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     (capture,) = tmp_path.glob("plaintap-*.pcapng")
     assert str(time.localtime().tm_year) in capture.name

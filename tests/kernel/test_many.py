@@ -56,7 +56,7 @@ def test_fifty_connections_interleave(servers: Servers, tmp_path: Path, scheme: 
     trust = [servers.certificate] if scheme == "https" else []
     command = [str(part) for part in (PYTHON, CROWD, port, CONNECTIONS, REQUESTS, *trust)]
     with record(tmp_path / "crowd.pcapng", "--port", port) as recording:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, check=True, timeout=180)
         settle()
     ports = {int(number): local for number, local in json.loads(done.stdout).items()}
     seen = defaultdict(list)

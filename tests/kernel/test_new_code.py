@@ -108,7 +108,7 @@ def test_a_live_archive_is_whole_at_every_moment(servers: Servers, tmp_path: Pat
     path, archive = tmp_path / "a.pcapng", tmp_path / "a.har"
     command = curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull)
     with record(path, "--port", servers.https, "--har", archive) as recording:
-        wait_until(lambda: archive.stat().st_size > 0, "the archive's beginning", 10)
+        wait_until(lambda: archive.stat().st_size > 0, "the archive's beginning")
         for count in range(1, 4):
             subprocess.run(command, check=True)
             deadline = time.monotonic() + 10

@@ -42,7 +42,7 @@ def within(preparation: str, tmp_path: Path, wrapper: tuple[str, ...] = ("unshar
     command = shlex.join([str(PLAINTAP), "record", "-w", str(tmp_path / "x.pcapng"), "--", "true"])
     script = f"{preparation}exec {command}"
     done = subprocess.run(
-        [*wrapper, "sh", "-ec", script], capture_output=True, text=True, timeout=60, check=False
+        [*wrapper, "sh", "-ec", script], capture_output=True, text=True, timeout=180, check=False
     )
     assert not (tmp_path / "x.pcapng").exists(), "a recording that cannot begin makes no file"
     return said(done, 1)
@@ -97,7 +97,7 @@ def test_tracefs_need_not_be_mounted(servers: Servers, tmp_path: Path) -> None:
     fetch = f"curl -s --http1.1 --cacert {servers.certificate} {url}"
     script = f"umount /sys/kernel/tracing; exec {PLAINTAP} record -w {capture} -- {fetch}"
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=60, check=False
+        ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr
     assert [path_of(entry) for entry in entries(capture)] == ["/text"]
@@ -163,7 +163,7 @@ def test_a_full_disk_is_said_and_stops_nothing_else(servers: Servers, tmp_path: 
             code = process.wait(5)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-            code = process.wait(10)
+            code = process.wait(60)
     assert code == 1, log.read_text()
     assert "No space left" in log.read_text()
     assert "Traceback" not in log.read_text()

@@ -150,7 +150,7 @@ def server_of(stack: Stack, folder: Path, backend: Peer) -> Iterator[tuple[list[
             return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
         # Only then have all the processes that serve been started.
-        wait_until(answers, f"{stack.name} to answer", 20)
+        wait_until(answers, f"{stack.name} to answer")
         yield descendants(process.pid), port
 
 

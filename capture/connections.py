@@ -47,6 +47,8 @@ PEER_WINDOW_NS = 20_000_000
 SERVER_WINDOW_NS = 100_000_000
 # … and for the content of one that was: what the server reads, the client has written, but may tell later.
 CLIENT_WINDOW_NS = 200_000_000
+# How long a TLS connection may be without word of a probe, before its process is asked what it has instead.
+PROBE_WINDOW_NS = 10_000_000
 # How long a connection that has ended is remembered for its other end, which may read only after the client's
 # socket is gone: what the client sent before its FIN waits for a server that is busy.
 LINGER_NS = 2_000_000_000
@@ -140,8 +142,11 @@ class Connections:
         *,
         all_protocols: bool = False,
         holes: Holes | None = None,
+        name_tls: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         self.tally = Tally()
+        self._name_tls = name_tls  # whose TLS a process has that no probe reads
+        self._unexplained: dict[int, View] = {}  # TLS, and no probe has told of it yet
         self._holes = holes or Holes()
         self._describe = describe
         self._library_name = library_name
@@ -228,6 +233,8 @@ class Connections:
                 self.tally.never_decided_arrived += len(early.payload)
                 view.tls.feed(early)
             view.tls.feed(event)
+            if not view.readable:
+                self._unexplained[event.connection] = view
             return
         self.tally.cleartext += len(event.payload)
         if event.reason is Reason.FAULT:
@@ -372,12 +379,18 @@ class Connections:
         if other and (other.readable or (view.side is Side.SERVER and not other.ended)):
             return
         a = view.announced
+        self._explain(view)
         key = (a.pid, a.comm, view.tls.library)
         self.tally.unreadable[key] = self.tally.unreadable.get(key, 0) + ciphertext
         if view.state is State.HOLDING and not (other and other.state is State.SHOWN):
             ended, view.ended = view.ended, None
             yield from self._show(view)
             view.ended = ended
+
+    def _explain(self, view: View) -> None:
+        self._unexplained.pop(view.announced.connection, None)
+        if view.tls.library is None and not view.readable:
+            view.tls.library = self._name_tls(view.announced.pid)
 
     # TLS sessions
 
@@ -413,8 +426,7 @@ class Connections:
             self.tally.filtered_plaintext += len(event.payload)
             return
         view.readable = True
-        if view.tls.library is None:
-            view.tls.library = self._library_name(session.library)
+        view.tls.library = self._library_name(session.library) or view.tls.library
         yield from self._contents(view, view.add(event))
         self._note_waiting(view)
 
@@ -473,6 +485,9 @@ class Connections:
         for view in list(self._undecided.values()):
             if view.state is State.HOLDING and now - view.held_since > _patience(view):
                 yield from self._show(view)
+        for view in list(self._unexplained.values()):
+            if now - view.announced.time > PROBE_WINDOW_NS:
+                self._explain(view)
         while self._lingering and now - self._lingering[0][0] > LINGER_NS:
             self._forget_address(self._lingering.popleft()[1])
         for connection, view in list(self._waiting_flows.items()):

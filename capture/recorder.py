@@ -37,6 +37,7 @@ from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.process_names import ProcessNames
 from capture.spool import Spool
 from capture.tls_probes import TlsFiles, TlsProbes
+from capture.unreadable_tls import UnreadableTls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -208,6 +209,7 @@ class _Pipeline:
             self.tables.mirror,
             all_protocols="all" in plan.targets.protocols,
             holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
+            name_tls=UnreadableTls().name,
         )
         self._cgroups = (0, 0)
         self._next_sweep = self._next_look = 0.0

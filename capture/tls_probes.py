@@ -75,7 +75,9 @@ class TlsFiles:
             probes = self._catalog.probes_for(path)
         except (PlaintapError, OSError) as error:
             opened.close()
-            return Look(file, None, str(error).replace(path, file.name))
+            # What programs compile while they run is in memory that was never a file of its own.
+            is_compiled = file.name.startswith("/memfd:") and "not an ELF file" in str(error)
+            return Look(file, None, None if is_compiled else str(error).replace(path, file.name))
         if not probes:
             opened.close()
             return Look(file, None)

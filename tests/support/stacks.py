@@ -45,7 +45,7 @@ class Stack:
     ``command`` has placeholders (see ``fill``). ``library`` is a regular expression for the label that the
     recording must give, ``version`` a command of which the first version-like words are shown. ``gap`` says why it
     is known not to be read: the row is then expected to fail, and the reason is in the table. What is not
-    ``readable`` by design must be named in a warning, ``library`` then being the process's name.
+    ``readable`` by design must be named in a warning, ``library`` then being the name that is said there.
     ``exchanges`` are those of download and upload that the program makes.
     """
 
@@ -199,11 +199,13 @@ def judge_client(capture: Path, stack: Stack, port: int) -> str:
 
 def judge_unreadable(stderr: str, stack: Stack) -> str:
     """Hold what a recording said at its end against a stack that cannot be read; what the table shows."""
-    warned = re.search(r"^Warning: (.*) used TLS that cannot be read: ([\d,]+) bytes", stderr, re.MULTILINE)
+    warned = re.search(
+        r"^Warning: (.*) used TLS that cannot be read \((.*)\): ([\d,]+) bytes", stderr, re.MULTILINE
+    )
     assert warned, f"no warning: {stderr}"
-    assert re.search(stack.library, warned[1]), f"the process is called {warned[1]}"
-    assert int(warned[2].replace(",", "")) > DOWNLOAD_BYTES + UPLOAD_BYTES
-    return "not readable, said so"
+    assert re.search(stack.library, warned[2]), f"the library is called {warned[2]}"
+    assert int(warned[3].replace(",", "")) > DOWNLOAD_BYTES + UPLOAD_BYTES
+    return f"not readable, said so: {warned[2]}"
 
 
 def problems(capture: Path, port: int) -> list[str]:

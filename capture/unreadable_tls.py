@@ -1,0 +1,74 @@
+"""TLS that no probe reads, by name: what a process has in it that explains ciphertext without plaintext.
+
+Java, Erlang and .NET's managed code have TLS of their own that is compiled while it runs, Rust's rustls is inlined
+into whatever uses it. A row is known by the name of a file that the process maps, rustls by the source paths that
+its panics leave in the file. For warnings only: nothing is attached on this account.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capture.errors import PlaintapError
+from capture.file_view import FileView
+from capture.processes import discover_files, read_process
+
+if TYPE_CHECKING:
+    from capture.processes import ExecutableFile
+
+# A mapped file's name (no directory) → whose TLS it is.
+KNOWN_FILES: tuple[tuple[str, str], ...] = (
+    (r"libjvm\.so", "Java's JSSE"),
+    (r"beam(\.\w+)*", "Erlang's ssl"),
+    (r"libbotan-\d.*\.so.*", "Botan"),
+    (r"libbearssl.*\.so.*", "BearSSL"),
+)
+_RUSTLS_NEEDLE = b"/rustls-"
+_RUSTLS = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
+_MATCH_BYTES = 64
+# The smallest program with rustls has more; most libraries of a process are smaller, and not worth a search.
+MIN_BYTES = 1 << 20
+
+
+class UnreadableTls:
+    """Names the TLS of processes, each file looked into once."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, int], str | None] = {}
+        self._processes: dict[int, tuple[int, str | None]] = {}
+
+    def name(self, pid: int) -> str | None:
+        """Whose TLS the process has, as far as that is recognised; None too if the process has ended unseen."""
+        running = read_process(pid)
+        known = self._processes.get(pid)
+        if running is None or (known and known[0] == running.start_ticks):
+            return known[1] if known else None
+        found = next(filter(None, map(self._name_of, discover_files([pid]))), None)
+        self._processes[pid] = (running.start_ticks, found)
+        return found
+
+    def _name_of(self, file: ExecutableFile) -> str | None:
+        key = (file.device, file.inode)
+        if key not in self._files:
+            self._files[key] = _by_name(file.name) or _by_content(file.path)
+        return self._files[key]
+
+
+def _by_name(path: str) -> str | None:
+    name = Path(path).name
+    return next((library for pattern, library in KNOWN_FILES if re.fullmatch(pattern, name)), None)
+
+
+def _by_content(path: str) -> str | None:
+    try:
+        with FileView(path) as view:
+            if view.size < MIN_BYTES:
+                return None
+            for offset, _ in view.find([_RUSTLS_NEEDLE], 0, view.size):
+                if match := _RUSTLS.match(view.read(offset, min(_MATCH_BYTES, view.size - offset))):
+                    return f"rustls {match[1].decode()}"
+    except (OSError, PlaintapError):
+        return None
+    return None

@@ -1,0 +1,63 @@
+"""TLS that no probe reads: named by the files that a process maps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from processes import running, wait_until
+
+from capture.unreadable_tls import MIN_BYTES, UnreadableTls
+
+SLEEP = shutil.which("sleep")
+
+
+def named(program: Path) -> str | None:
+    """What the program's process is found to have, once its own code runs."""
+    with running([program, "60"]) as process:
+        executable = Path(f"/proc/{process.pid}/exe")
+        wait_until(lambda: executable.resolve() == program.resolve(), "the program to run")
+        return UnreadableTls().name(process.pid)
+
+
+def copy_of_sleep(path: Path, extra: bytes = b"") -> Path:
+    path.write_bytes(Path(str(SLEEP)).read_bytes() + bytes(MIN_BYTES) + extra)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (
+            b"/home/ci/.cargo/registry/src/index.crates.io-6f17d22bba15001f/rustls-0.23.41/src/conn.rs\0",
+            "rustls 0.23.41",
+        ),
+        (b"see https://github.com/rustls/rustls-ffi\0", None),
+        (b"/rustls-", None),
+        (b"", None),
+    ],
+)
+def test_rustls_by_the_paths_of_its_source(tmp_path, extra, name):
+    assert named(copy_of_sleep(tmp_path / "client", extra)) == name
+
+
+def test_others_by_their_files(tmp_path):
+    assert named(copy_of_sleep(tmp_path / "beam.smp")) == "Erlang's ssl"
+    assert named(copy_of_sleep(tmp_path / "beamer")) is None
+
+
+def test_a_process_that_has_ended_is_remembered(tmp_path):
+    names = UnreadableTls()
+    program = copy_of_sleep(tmp_path / "libjvm.so")
+    with running([program, "60"]) as process:
+        wait_until(lambda: Path(f"/proc/{process.pid}/exe").resolve() == program, "the program to run")
+        assert names.name(process.pid) == "Java's JSSE"
+    assert names.name(process.pid) == "Java's JSSE"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert names.name(ended.pid) is None
+    assert names.name(os.getpid()) is None

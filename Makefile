@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types pytest test-stacks fuzz bench clean
+.PHONY: help install dev demo test lint types pytest test-stacks fuzz bench bench-conversions clean
 
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
@@ -51,6 +51,7 @@ help:
 	@echo 'make test      lint, types and every test, the kernel ones as root'
 	@echo 'make fuzz      every parser for ten minutes, on any bytes (FUZZ_SECONDS=600)'
 	@echo 'make bench     measure, and write benchmarks/results.md'
+	@echo 'make bench-conversions    export beside other converters, of 1 GiB'
 	@echo 'make clean     remove what the others made in this folder'
 
 install:
@@ -124,6 +125,12 @@ fuzz: install
 bench: install
 	@.ci/install-packages $(BENCH_PACKAGES)
 	status=0; $(AS_ROOT) env PYTHONPATH=tests/support $(VENV)/bin/python benchmarks/run.py || status=$$?; $(HAND_OVER); exit $$status
+
+# Beside tshark and PyPI's converters, which get an environment of their own.
+bench-conversions: dev
+	test -x build/converters/bin/pip || $(PYTHON) -m venv build/converters
+	build/converters/bin/pip install --quiet --disable-pip-version-check pcapng-utils pcap2har
+	PYTHONPATH=tests/support $(VENV)/bin/python benchmarks/conversions.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.pcapng demo.har

@@ -236,6 +236,10 @@ def _describe_body(message: Json, body: Body, decoded: Content) -> None:
     if body.omitted_bytes:
         message["_omittedBytes"] = body.omitted_bytes
         comments.append(f"cut: {body.omitted_bytes} bytes are over the limit and were left out")
+    if body.doubts:
+        message["_doubtfulRanges"] = [
+            {"offset": doubt.offset, "atMost": doubt.length, "reason": doubt.reason} for doubt in body.doubts
+        ]
     if not body.complete:
         message["_complete"] = False
         comments.append(f"the body's end was not seen; {len(body.data)} bytes of it were")

@@ -134,8 +134,8 @@ class FrameOwner(Protocol):
     def highest_stream(self) -> int:
         """The highest number that a stream may have by now, as far as that is known."""
 
-    def sync_lost(self, side: Side, lost: Lost | None, time_ns: int) -> None:
-        """Frames were lost, which ones is not known; or what came was no frame (None)."""
+    def sync_lost(self, side: Side, lost: Lost | None, most: int, time_ns: int) -> None:
+        """Frames were lost, which ones is not known, with at most ``most`` bytes in them; or what came was no frame."""
 
 
 class Frame:
@@ -261,7 +261,9 @@ class FrameReader:
             if not self._remaining:
                 self._end_part(time_ns)
         if length:
-            self._lose_sync(time_ns, Lost(0, length, reason))
+            # Where a frame was to begin, what is lost begins with its header, or the rest of it.
+            header = HEADER_BYTES - len(self._rest) if self.state is State.HEADER else 0
+            self._lose_sync(time_ns, Lost(0, length, reason), max(length - header, 0))
 
     def discard(self) -> None:
         """Nothing more comes of the direction."""
@@ -399,7 +401,7 @@ class FrameReader:
         before = self._frame.lost.length if self._frame.lost is not None else 0
         self._frame.lost = Lost(offset, before + length, reason)
 
-    def _lose_sync(self, time_ns: int, lost: Lost | None) -> None:
+    def _lose_sync(self, time_ns: int, lost: Lost | None, most: int = 0) -> None:
         if self.state is State.SKIP:
             return
         if lost is not None:
@@ -408,7 +410,7 @@ class FrameReader:
         self._started_ns = None
         self._at_boundary = lost is not None
         self.state = State.RESYNC
-        self._owner.sync_lost(self._side, lost, time_ns)
+        self._owner.sync_lost(self._side, lost, most, time_ns)
 
 
 _STEPS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
@@ -40,7 +41,7 @@ class Half:
 
     __slots__ = (
         "body", "doubts", "ended", "ended_ns", "fields", "head_bytes", "pseudo", "started_ns",
-        "trailers", "unknown",
+        "trailers", "unknown", "unsettled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class Half:
         self.ended = False
         self.unknown = 0  # fields of which something is not known
         self.doubts: list[Lost] = []  # losses that may have hit this stream
+        self.unsettled: tuple[Lost, ...] = ()  # those of which nothing told in the end
 
     @property
     def seen(self) -> bool:
@@ -104,6 +106,7 @@ class Half:
         if missing is not None and missing > 0 and self.body is not None and len(doubts) == 1:
             self.body.note_loss(Lost(doubts[0].offset, missing, doubts[0].reason))
             return ()
+        self.unsettled = tuple(doubts)
         total = sum(doubt.length for doubt in doubts)
         reasons = ", ".join(sorted({doubt.reason for doubt in doubts}))
         return (f"up to {total} bytes of this stream may be missing ({reasons})",)
@@ -267,9 +270,11 @@ class StreamExchange:
 
 def _build_body(half: Half) -> Body:
     if half.body is None:
-        return NO_BODY if half.ended else _UNSEEN_BODY
-    half.body.complete = half.ended
-    return half.body.build()
+        body = NO_BODY if half.ended else _UNSEEN_BODY
+    else:
+        half.body.complete = half.ended
+        body = half.body.build()
+    return replace(body, doubts=half.unsettled) if half.unsettled else body
 
 
 _UNSEEN_BODY = Body(complete=False)

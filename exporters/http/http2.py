@@ -186,7 +186,7 @@ class Http2Layer:
         """See FrameOwner."""
         return MAX_SYNC_STREAM if self._joined else self._highest + MAX_LOST_STREAMS
 
-    def sync_lost(self, side: Side, lost: Lost | None, time_ns: int) -> None:
+    def sync_lost(self, side: Side, lost: Lost | None, most: int, time_ns: int) -> None:
         """See FrameOwner."""
         self._decoders[side].forget()
         self._incomplete = self._incomplete or side is Side.CLIENT
@@ -200,7 +200,7 @@ class Http2Layer:
             half = stream.half(side)
             if not half.ended and stream.inner is None:
                 offset = len(half.body.data) if half.body is not None else 0
-                half.doubts.append(Lost(offset, lost.length, lost.reason))
+                half.doubts.append(Lost(offset, most, lost.reason))
 
     # Field blocks.
 

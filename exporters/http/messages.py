@@ -99,7 +99,8 @@ class Body:
     ``lost``. ``wire_bytes`` is what the body took on the wire, framing and lost bytes included. ``complete``
     says that the end of the body was seen. ``transfer_codings`` are those beside chunked, in the order in
     which they were applied (RFC 9112 §7). ``marks`` tells when the bytes from an offset on arrived, as
-    (offset, ns), for the media types that are sequences of messages.
+    (offset, ns), for the media types that are sequences of messages. ``doubts`` are places where up to so many bytes
+    may be missing besides: which stream of a connection has lost them is not known.
     """
 
     data: bytes | bytearray = b""
@@ -108,6 +109,7 @@ class Body:
     complete: bool = True
     transfer_codings: tuple[bytes, ...] = ()
     marks: tuple[tuple[int, int], ...] = ()
+    doubts: tuple[Lost, ...] = ()
 
     @property
     def lost_bytes(self) -> int:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.streams import Data, Gap, Side, StreamItem, Tls
+from exporters.har_entry import entry_of
 from exporters.http import Notes
 from exporters.http.hpack import UNKNOWN
-from exporters.http.messages import Exchange, Outcome
+from exporters.http.messages import Exchange, Lost, Outcome
 from exporters.http.urls import exchange_url
 
 if TYPE_CHECKING:
@@ -165,9 +166,26 @@ def test_a_lost_frame_is_a_hole_where_the_length_tells() -> None:
 def test_a_lost_frame_is_a_doubt_where_nothing_tells() -> None:
     talk, index = big_answer(BODY, [])
     found = targets(read_in_splits(damaged(talk.conversation.items, index, 0, 5000)))
-    assert found[b"/big"].notes == ("up to 1009 bytes of this stream may be missing (ring-full)",)
+    assert found[b"/big"].notes == ("up to 1000 bytes of this stream may be missing (ring-full)",)
     assert found[b"/big"].response is not None
-    assert found[b"/big"].response.body.data == BODY[:1000] + BODY[2000:]
+    body = found[b"/big"].response.body
+    assert body.data == BODY[:1000] + BODY[2000:]
+    assert body.doubts == (Lost(1000, 1000, "ring-full"),), "where, and how much at most: the header is none of it"
+    marked = entry_of(found[b"/big"], 1 << 20)["response"]["_doubtfulRanges"]
+    assert marked == [{"offset": 1000, "atMost": 1000, "reason": "ring-full"}]
+
+
+@pytest.mark.parametrize(("start", "most"), [(0, 1000), (4, 1000), (8, 1000), (9, 0), (700, 0)])
+def test_what_is_certain_of_a_loss_and_what_is_in_doubt(start: int, most: int) -> None:
+    talk, index = big_answer(BODY, [])
+    items = damaged(talk.conversation.items, index, start, 5000)
+    found = targets(read_in_splits(items))
+    assert found[b"/big"].response is not None
+    body = found[b"/big"].response.body
+    assert body.data == BODY[: 1000 + max(start - 9, 0)] + BODY[2000:]
+    certain = sum(hole.length for hole in body.lost)
+    assert sum(doubt.length for doubt in body.doubts) == most
+    assert certain + most == 1000 - max(start - 9, 0), "nothing more is claimed than was lost"
 
 
 def test_a_loss_inside_a_field_block_costs_that_head_and_what_was_in_the_table() -> None:

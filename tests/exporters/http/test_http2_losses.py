@@ -170,7 +170,9 @@ def test_a_lost_frame_is_a_doubt_where_nothing_tells() -> None:
     assert found[b"/big"].response is not None
     body = found[b"/big"].response.body
     assert body.data == BODY[:1000] + BODY[2000:]
-    assert body.doubts == (Lost(1000, 1000, "ring-full"),), "where, and how much at most: the header is none of it"
+    assert body.doubts == (Lost(1000, 1000, "ring-full"),), (
+        "where, and how much at most: the header is none of it"
+    )
     marked = entry_of(found[b"/big"], 1 << 20)["response"]["_doubtfulRanges"]
     assert marked == [{"offset": 1000, "atMost": 1000, "reason": "ring-full"}]
 

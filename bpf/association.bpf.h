@@ -206,7 +206,7 @@ INLINE void remember_record(struct tls_call *call, u64 id, u64 buffer)
 }
 
 /* A system call inside a TLS function, on this thread: the session's records go over this socket. */
-INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c)
+INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c, u8 *head, u32 n)
 {
 	struct tls_call_key key = {.tid = tid};
 	struct tls_call *outer = tls_calls.lookup(&key), *inner;
@@ -220,6 +220,9 @@ INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c)
 	/* A callback of the handshake may talk cleartext on another socket (OCSP). */
 	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened)
 		c->protocol = PROTOCOL_TLS;
+	/* After STARTTLS a server's library may read the ClientHello's header on its own. */
+	if (c->protocol != PROTOCOL_TLS && is_tls_record(head, n) && head[0] == 22)
+		turn_to_tls(c);
 	if (c->protocol != PROTOCOL_TLS)
 		return;
 	outer->sk = call->sk;

@@ -72,6 +72,13 @@ INLINE int verdict_on(u8 *b, u32 n)
 /* Calls on an older connection that may say nothing before it is given up: a message's head starts a call. */
 #define MAX_MISSES 200
 
+/* From here on it is TLS, a hello first. */
+INLINE void turn_to_tls(struct connection *c)
+{
+	c->protocol = PROTOCOL_TLS;
+	c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
+}
+
 /* Takes up to PREFIX_BYTES that begin a call in direction d; may settle c->protocol. */
 INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 {
@@ -81,8 +88,7 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 
 	/* STARTTLS, and TLS in a CONNECT tunnel: a ClientHello turns any connection. */
 	if (c->protocol != PROTOCOL_TLS && is_client_hello(bytes, n)) {
-		c->protocol = PROTOCOL_TLS;
-		c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
+		turn_to_tls(c);
 		return;
 	}
 	if (c->protocol != PROTOCOL_UNDECIDED)
@@ -100,10 +106,10 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 
 	int verdict = verdict_on(prefix, have);
 	if (verdict == VERDICT_TLS) {
-		c->protocol = PROTOCOL_TLS;
 		/* Joined in the middle, there is no hello to come. */
 		if (prefix[0] == 22 && c->position[0] + c->position[1] <= PREFIX_BYTES)
-			c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
+			turn_to_tls(c);
+		c->protocol = PROTOCOL_TLS;
 	} else if (verdict == VERDICT_HTTP) {
 		c->protocol = PROTOCOL_HTTP;
 	} else if (verdict == VERDICT_NO) {

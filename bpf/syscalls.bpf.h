@@ -154,7 +154,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);
-	note_nested(tid, call, c);
+	note_nested(tid, call, c, head, have);
 
 	struct job job = {
 		.connection = c->id, .tgid = id >> 32, .tid = tid,

@@ -143,6 +143,7 @@ class Connections:
         all_protocols: bool = False,
         holes: Holes | None = None,
         name_tls: Callable[[int], str | None] = lambda _: None,
+        likely_side: Callable[[ConnectionAnnounced], Side | None] = lambda _: None,
     ) -> None:
         self.tally = Tally()
         self._name_tls = name_tls  # whose TLS a process has that no probe reads
@@ -154,6 +155,7 @@ class Connections:
             mirror  # tells whether a connection's bytes are wanted no more, for its other end is shown
         )
         self._all_protocols = all_protocols
+        self._likely_side = likely_side
         self._views: dict[int, View] = {}
         self._by_address: dict[_Address, View] = {}
         self._lingering: deque[tuple[int, View]] = (
@@ -210,8 +212,8 @@ class Connections:
         if view:
             return
         self.tally.connections += 1
-        self.tally.without_address += not event.remote_port
-        view = self._views[event.connection] = View(event)
+        self.tally.without_address += not event.remote_port and event.unix_path is None
+        view = self._views[event.connection] = View(event, self._likely_side(event))
         own, mirrored = _addresses(event)
         other = self._by_address.get(mirrored)
         if other and other.other is None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from capture.connections import Loss, Tally
+    from capture.streams import Side
+
+# Connections of which nothing is to be seen: as many as people look through. Their number is given anyway.
+MAX_IDLE_LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,21 @@ class ConnectionLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class IdleConnection:
+    """A connection that was open before and after the recording, and of which no byte moved in between.
+
+    ``local`` and ``remote`` are addresses with ports; ``side`` is None where neither end is known to be the server.
+    """
+
+    pid: int
+    comm: str
+    fd: int
+    local: tuple[bytes, int]
+    remote: tuple[bytes, int]
+    side: Side | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """The whole statement at the end of a recording. ``as_of_call``: captured bytes that were sent by reference."""
 
@@ -115,6 +134,7 @@ class Ledger:
     seen: Observation = Observation()
     tcp: TcpTotals = TcpTotals(0, 0, 0, 0)
     losses: tuple[ConnectionLoss, ...] = ()
+    idle: tuple[IdleConnection, ...] = ()
 
     @property
     def lost_bytes(self) -> int:
@@ -145,12 +165,15 @@ class Ledger:
                 for u in self.unreadable
             ],
             "losses": [asdict(loss) for loss in self.losses],
+            "idle": len(self.idle),
+            "idle_connections": [_idle_json(connection) for connection in self.idle[:MAX_IDLE_LISTED]],
         }
 
     def lines(self) -> list[str]:
         """For people."""
+        idle = f"; {len(self.idle):,} more were open and moved nothing" if self.idle else ""
         return [
-            f"{_count(self.connections, 'connection')}, {_count(self.streams, 'stream')} written",
+            f"{_count(self.connections, 'connection')}, {_count(self.streams, 'stream')} written{idle}",
             _account_line("sockets", self._reported_by, self.sockets),
             _account_line("TLS", "returned by TLS libraries", self.tls),
         ]
@@ -269,6 +292,17 @@ def _loss(loss: Loss) -> ConnectionLoss:
     return ConnectionLoss(
         a.pid, a.comm, _end(a.local, a.local_port), _end(a.remote, a.remote_port), dict(loss.lost)
     )
+
+
+def _idle_json(connection: IdleConnection) -> dict[str, object]:
+    return {
+        "pid": connection.pid,
+        "comm": connection.comm,
+        "fd": connection.fd,
+        "local": _end(*connection.local),
+        "remote": _end(*connection.remote),
+        "side": None if connection.side is None else connection.side.name.lower(),
+    }
 
 
 def _end(address: bytes, port: int) -> str:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from capture.guard import Guard
 from capture.holes import Holes
 from capture.ledger import Ledger, Observation, balance
 from capture.new_code import NewCode
+from capture.older_connections import OlderConnections
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.process_names import ProcessNames
 from capture.spool import Spool
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from bpf.tables import OpenConnection
-    from capture.events import Event
+    from capture.events import ConnectionAnnounced, Event
     from capture.holes import Note
-    from capture.streams import StreamItem
+    from capture.streams import Side, StreamItem
     from capture.targets import Selection, Targets
     from capture.tls_probes import Look
 
@@ -116,12 +117,17 @@ class Recorder:
         command = Command(self._plan.command) if self._plan.command else None
         _allow_descriptors()
         files = TlsFiles(ProbeCatalog(default_cache_file()))
+        older = OlderConnections()
         try:
             with ThreadPoolExecutor(1) as beside:
                 looks = beside.submit(files.look_everywhere)
+                # A command has none, and what else is recorded beside it does not wait for it.
+                looked = None if command else beside.submit(older.look, self._plan.targets)
                 kernel = Kernel(self._plan.ring_bytes, below_calls=self._plan.below, unix=self._plan.unix)
             try:
-                pipeline = _Pipeline(kernel, files, self._plan, self._exporter)
+                if looked:
+                    looked.result()
+                pipeline = _Pipeline(kernel, files, older, self._plan, self._exporter)
                 return self._record(pipeline, looks.result(), command)
             finally:
                 kernel.close()
@@ -192,10 +198,13 @@ class Recorder:
 class _Pipeline:
     """Kernel side → drain → connections → exporter, for one compiled kernel side."""
 
-    def __init__(self, kernel: Kernel, files: TlsFiles, plan: Plan, exporter: Exporter) -> None:
+    def __init__(
+        self, kernel: Kernel, files: TlsFiles, older: OlderConnections, plan: Plan, exporter: Exporter
+    ) -> None:
         header = abi.header()
         self._plan = plan
         self._exporter = exporter
+        self._older = older
         self.tables = Tables(kernel)
         self._probes = Probes(kernel)
         self._tls = TlsProbes(self._probes, self.tables.know_file)
@@ -210,6 +219,7 @@ class _Pipeline:
             all_protocols="all" in plan.targets.protocols,
             holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
             name_tls=UnreadableTls().name,
+            likely_side=self._likely_side,
         )
         self._cgroups = (0, 0)
         self._next_sweep = self._next_look = 0.0
@@ -221,6 +231,11 @@ class _Pipeline:
         self._kernel = kernel
         self._samples = 0
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes), self._spool)
+
+    def _likely_side(self, event: ConnectionAnnounced) -> Side | None:
+        return self._older.side(
+            event.netns, event.local_port, event.remote_port, local=event.local == event.remote
+        )
 
     def attach(self, looks: Sequence[Look], command: Command | None) -> None:
         """Put all probes in place."""
@@ -339,7 +354,7 @@ class _Pipeline:
         counters["reported_received"] += received
         probes = self._probes.attached
         seen = Observation(self._counted_below, probes, self._samples, skipped)
-        ledger = balance(counters, self._connections.tally, seen)
+        ledger = replace(balance(counters, self._connections.tally, seen), idle=self._older.idle())
         self._exporter.finish(ledger)
         detaching.join()
         return ledger

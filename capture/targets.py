@@ -16,7 +16,7 @@ from capture.errors import UsageError
 from capture.processes import require_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Set
 
 PROTOCOLS = frozenset({"http", "tls", "all"})
 CGROUP_ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
@@ -24,6 +24,8 @@ CGROUP_ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 _NO_UID = (1 << 32) - 1
 # events.h: each is a program's loop, unrolled.
 MAX_CGROUPS = 8
+# What the kernel keeps of a process's name (TASK_COMM_LEN, with its end).
+MAX_COMM_BYTES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,35 @@ class Targets:
     excluded: Selection = field(default_factory=Selection)
     protocols: frozenset[str] = frozenset({"http", "tls"})
     follow: bool = True
+
+    def wants_process(self, pid: int, comm: str, uid: int, cgroup: str) -> bool:
+        """What targets.bpf.h decides of a process; ``cgroup`` is as /proc/PID/cgroup names it."""
+        folders = {str(root / cgroup.lstrip("/")) for root in CGROUP_ROOTS}
+        comms = {
+            name
+            for name in (*self.wanted.comms, *self.excluded.comms)
+            if name.encode()[:MAX_COMM_BYTES] == comm.encode()
+        }
+        groups = {
+            group
+            for group in (*self.wanted.cgroups, *self.excluded.cgroups)
+            if any(folder == group or folder.startswith(f"{group.rstrip('/')}/") for folder in folders)
+        }
+        return all(
+            _passes(own, getattr(self.wanted, kind), getattr(self.excluded, kind))
+            for kind, own in (("pids", {pid}), ("comms", comms), ("uids", {uid}), ("cgroups", groups))
+        )
+
+    def wants_ends(self, *ends: tuple[bytes, int]) -> bool:
+        """What it decides of a connection, by the addresses and ports of its ends."""
+        hosts = {
+            address.rjust(6, b"\xff").rjust(16, b"\0") if len(address) == 4 else address
+            for address, _ in ends
+        }
+        ports = {port for _, port in ends}
+        return _passes(hosts, self.wanted.hosts, self.excluded.hosts) and _passes(
+            ports, self.wanted.ports, self.excluded.ports
+        )
 
     def flags(self, *, with_command: bool) -> Iterator[str]:
         """Their names in events.h."""
@@ -93,6 +124,11 @@ def select(
         tuple(address for host in hosts for address in _addresses(host)),
         folders,
     )
+
+
+def _passes(own: Set[object], wanted: Collection[object], excluded: Collection[object]) -> bool:
+    """Whether a thing with these values of a kind fits."""
+    return own.isdisjoint(excluded) and (not wanted or not own.isdisjoint(wanted))
 
 
 def _uid(user: str) -> int:

@@ -124,6 +124,7 @@ class View:
         "held_since",
         "in_tls",
         "late",
+        "likely",
         "other",
         "protocol",
         "readable",
@@ -132,8 +133,10 @@ class View:
         "tls",
     )
 
-    def __init__(self, announced: ConnectionAnnounced) -> None:
+    def __init__(self, announced: ConnectionAnnounced, likely: Side | None = None) -> None:
+        """``likely`` is which end it is, if nothing better tells."""
         self.announced = announced
+        self.likely = likely
         self.protocol = announced.protocol
         self.state = State.HOLDING
         self.side: Side | None = {Role.CLIENT: Side.CLIENT, Role.SERVER: Side.SERVER}.get(announced.role)
@@ -287,7 +290,7 @@ class View:
         return next((s for s in (recognise(c.data) for c in self.held[:8]) if s), None)
 
     def decide_side(self) -> Side:
-        """Which end this is: connect() or accept() tells; before the recording, hello, content or the lower port."""
+        """Which end this is: connect() or accept() tells; before the recording hello, content, listeners, ports."""
         if self.side is not None:
             return self.side
         if self.tls.client is not None:
@@ -300,6 +303,8 @@ class View:
             if said in asks or said is Speech.HTTP1_RESPONSE:
                 sent = content.direction is Direction.SENT
                 return Side.CLIENT if sent == (said in asks) else Side.SERVER
+        if self.likely is not None:
+            return self.likely
         return Side.SERVER if self.announced.local_port < self.announced.remote_port else Side.CLIENT
 
 

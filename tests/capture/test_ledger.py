@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,8 @@ from kernel_events import REQUEST, SECOND_NS, Recording, announced, distant, end
 from bpf import abi
 from capture.connections import Tally
 from capture.events import Direction, Protocol, Reason, Role, SessionFreed
-from capture.ledger import Observation, balance
-from capture.streams import Data, Gap
+from capture.ledger import MAX_IDLE_LISTED, IdleConnection, Observation, balance
+from capture.streams import Data, Gap, Side
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
 NAMES = [
@@ -223,3 +224,25 @@ def test_losses_are_listed_by_connection():
         "pid": 1001, "comm": "client", "local": "10.0.0.7:40000", "remote": "93.184.216.34:8080",
         "lost": {"ring-full": 3},
     }  # fmt: skip
+
+
+def test_idle_connections_are_counted_and_listed():
+    idle = IdleConnection(7, "curl", 5, (bytes(15) + b"\x01", 40_000), (b"\x7f\0\0\x01", 80), Side.CLIENT)
+    unknown = replace(idle, side=None)
+    ledger = replace(accounts(Recording()), idle=(idle, *[unknown] * MAX_IDLE_LISTED))
+    found = ledger.as_json()
+    assert found["idle"] == MAX_IDLE_LISTED + 1
+    assert len(found["idle_connections"]) == MAX_IDLE_LISTED
+    assert found["idle_connections"][:2] == [
+        {
+            "pid": 7,
+            "comm": "curl",
+            "fd": 5,
+            "local": "[::1]:40000",
+            "remote": "127.0.0.1:80",
+            "side": "client",
+        },
+        {"pid": 7, "comm": "curl", "fd": 5, "local": "[::1]:40000", "remote": "127.0.0.1:80", "side": None},
+    ]
+    assert "1,001 more were open and moved nothing" in ledger.lines()[0]
+    assert "more" not in accounts(Recording()).lines()[0]

@@ -12,7 +12,7 @@ from bpf import abi
 from capture import containers
 from capture.errors import UsageError
 from capture.processes import ProcessError
-from capture.targets import MAX_CGROUPS, Selection, Targets, select
+from capture.targets import MAX_CGROUPS, MAX_COMM_BYTES, Selection, Targets, select
 
 KINDS = {"pids": 1, "comms": "a", "uids": 0, "ports": 80, "hosts": bytes(16), "cgroups": "/c"}
 
@@ -147,3 +147,53 @@ def test_the_beginning_of_two_ids_is_refused(engine, monkeypatch):
     (third / "cgroup.controllers").touch()
     with pytest.raises(UsageError, match="2 containers"):
         select(containers=("ababab",))
+
+
+HOST, OTHER = bytes(10) + b"\xff\xff\x0a\0\0\x07", bytes(10) + b"\xff\xff\x0a\0\0\x08"
+PROCESS = {"pid": 7, "comm": "curl", "uid": 1000, "cgroup": "/system.slice/a.scope"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "excluded", "fits"),
+    [
+        (Selection(), Selection(), True),
+        (Selection(pids=(7, 8)), Selection(), True),
+        (Selection(pids=(8,)), Selection(), False),
+        (Selection(pids=(7,), comms=("wget",)), Selection(), False),
+        (Selection(pids=(7,), comms=("wget", "curl"), uids=(1000,)), Selection(), True),
+        (Selection(), Selection(comms=("curl",)), False),
+        (Selection(pids=(7,)), Selection(uids=(1000,)), False),
+        (Selection(cgroups=("/sys/fs/cgroup/system.slice",)), Selection(), True),
+        (Selection(cgroups=("/sys/fs/cgroup/system.slice/a.scope",)), Selection(), True),
+        (Selection(cgroups=("/sys/fs/cgroup/system.slice/a",)), Selection(), False),
+        (Selection(cgroups=("/sys/fs/cgroup/unified/system.slice",)), Selection(), True),
+        (Selection(), Selection(cgroups=("/sys/fs/cgroup",)), False),
+    ],
+)
+def test_whether_a_process_is_wanted(wanted, excluded, fits):
+    assert Targets(wanted, excluded).wants_process(**PROCESS) is fits
+
+
+def test_a_long_name_is_cut_as_the_kernel_cuts_it():
+    targets = Targets(Selection(comms=("a-name-of-a-long-program",)))
+    assert targets.wants_process(**PROCESS | {"comm": "a-name-of-a-lon"})
+    assert abi.header().constants["COMM_BYTES"] == MAX_COMM_BYTES + 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "excluded", "fits"),
+    [
+        (Selection(), Selection(), True),
+        (Selection(ports=(80,)), Selection(), True),
+        (Selection(ports=(50_000,)), Selection(), True),
+        (Selection(ports=(81,)), Selection(), False),
+        (Selection(hosts=(HOST,)), Selection(), True),
+        (Selection(hosts=(OTHER,)), Selection(), False),
+        (Selection(hosts=(HOST,), ports=(81,)), Selection(), False),
+        (Selection(), Selection(ports=(80,)), False),
+        (Selection(hosts=(HOST,)), Selection(hosts=(bytes(16),)), False),
+    ],
+)
+def test_whether_a_connection_is_wanted(wanted, excluded, fits):
+    ends = ((b"\x0a\0\0\x07", 50_000), (bytes(16), 80))
+    assert Targets(wanted, excluded).wants_ends(*ends) is fits

@@ -153,3 +153,14 @@ def test_a_connection_without_fin_or_reset_has_no_close():
     view = View(distant(1))
     opened(view)
     assert list(view.close(replace(ended(1), local_fin=None, peer_fin=None))) == []
+
+
+@pytest.mark.parametrize("likely", Side)
+def test_who_listens_tells_the_side_if_nothing_else_does(likely):
+    older = distant(1, Role.UNKNOWN, local_port=80, remote_port=50_000)
+    assert View(older, likely).decide_side() is likely
+    assert View(older).decide_side() is Side.SERVER
+    assert View(replace(older, role=Role.CLIENT), Side.SERVER).decide_side() is Side.CLIENT
+    asked = View(older, Side.SERVER)
+    asked.held.append(Content(START_NS, SENT, REQUEST, 0, "", tls=False))
+    assert asked.decide_side() is Side.CLIENT

@@ -1,0 +1,111 @@
+"""Connections that were open before the recording: which end is whose, in any network namespace, and the idle ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conformance_runs import streams_by_ports
+from processes import PYTHON, running
+from recording import record
+
+from capture.streams import Side
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.kernel
+
+# Both ends of two connections. The client's port is the lower one, and what is said no protocol: what remains to
+# tell them apart is who listens. A line of input moves bytes on the first connection; the second is idle.
+PROGRAM = """
+import fcntl, hashlib, json, os, random, socket, struct, sys
+loopback = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+fcntl.ioctl(loopback, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
+loopback.close()
+host = sys.argv[1]
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+listener = socket.socket(family)
+port = 60000
+while True:
+    try:
+        listener.bind((host, port))
+        listener.listen()
+        break
+    except OSError:
+        port += 1
+def connect():
+    client = socket.socket(family)
+    below = random.randrange(10000, 30000)
+    while True:
+        try:
+            client.bind((host, below))
+            client.connect((host, port))
+            return client, listener.accept()[0]
+        except OSError:
+            below += 1
+busy, idle = connect(), connect()
+noise = random.Random(5)
+def moves(sender, receiver, n):
+    data = bytes([0]) + noise.randbytes(n - 1)
+    sender.sendall(data)
+    assert receiver.recv(n, socket.MSG_WAITALL) == data
+    return data
+moves(*busy, 211)
+print(json.dumps({"port": port, "busy": busy[0].getsockname()[1], "idle": idle[0].getsockname()[1],
+                  "fds": [end.fileno() for end in idle]}), flush=True)
+sent = received = b""
+for _ in sys.stdin:
+    sent += moves(busy[0], busy[1], 1009)
+    received += moves(busy[1], busy[0], 503)
+    print(json.dumps({"sent": hashlib.sha256(sent).hexdigest(),
+                      "received": hashlib.sha256(received).hexdigest()}), flush=True)
+"""
+
+
+def said(process: subprocess.Popen[Any]) -> dict[str, Any]:
+    """The program's next line."""
+    assert process.stdout is not None
+    line: dict[str, Any] = json.loads(process.stdout.readline())
+    return line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "namespace"])
+def test_which_end_is_the_server_and_which_connections_are_idle(
+    tmp_path: Path, host: str, *, elsewhere: bool
+) -> None:
+    command = [*(["unshare", "--net"] if elsewhere else []), PYTHON, "-c", PROGRAM, host]
+    account = tmp_path / "ledger.json"
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None
+        begun = said(program)
+        options = ["-p", program.pid, "--protocol", "all", "--ledger", account]
+        with record(tmp_path / "older.pcapng", *options) as recording:
+            for _ in range(7):
+                print(file=program.stdin, flush=True)
+                truth = said(program)
+            done = recording.stop()
+        assert done.returncode == 0, done.stderr
+    streams = streams_by_ports(recording.path)
+    assert list(streams) == [(begun["busy"], begun["port"])]
+    ((stream,),) = streams.values()
+    assert stream.side is Side.CLIENT
+    assert not stream.handshake_seen
+    assert (stream.sent.sha256, stream.received.sha256) == (truth["sent"], truth["received"])
+    assert (len(stream.sent.data), len(stream.received.data)) == (7 * 1009, 7 * 503)
+    assert hashlib.sha256().hexdigest() not in truth.values()
+    ledger = json.loads(account.read_text())
+    place = f"[{host}]" if ":" in host else host
+    ends = [f"{place}:{begun['idle']}", f"{place}:{begun['port']}"]
+    assert ledger["idle"] == len(ends)
+    assert sorted(ledger["idle_connections"], key=lambda end: str(end["side"])) == [
+        {"pid": program.pid, "comm": PYTHON.name, "fd": begun["fds"][0], "local": ends[0], "remote": ends[1],
+         "side": "client"},
+        {"pid": program.pid, "comm": PYTHON.name, "fd": begun["fds"][1], "local": ends[1], "remote": ends[0],
+         "side": "server"},
+    ]  # fmt: skip
+    assert "2 more were open and moved nothing" in done.stderr

@@ -183,7 +183,7 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     "--follow/--no-follow",
     default=True,
     show_default=True,
-    help="Also record children that the processes of -p start.",
+    help="Also record the children of the processes of -p, and theirs.",
 )
 @click.option(
     "--hold/--no-hold",

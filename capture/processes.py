@@ -14,6 +14,7 @@ Knows nothing of TLS or BPF.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -84,6 +85,22 @@ class ExecutableFile:
 def process_ids() -> list[int]:
     """The pids of all processes, ascending."""
     return sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+
+
+def descendants(pids: Iterable[int]) -> set[int]:
+    """The children that these processes have now, and theirs."""
+    children: dict[int, list[int]] = {}
+    for pid in process_ids():
+        with contextlib.suppress(OSError, IndexError):
+            parent = int(_read(PROC / str(pid) / "stat", 4096).rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    unseen = list(pids)
+    while unseen:
+        new = set(children.get(unseen.pop(), ())) - found
+        found |= new
+        unseen += new
+    return found
 
 
 def read_process(pid: int) -> RunningProcess | None:

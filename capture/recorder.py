@@ -36,6 +36,7 @@ from capture.new_code import NewCode
 from capture.older_connections import OlderConnections
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.process_names import ProcessNames
+from capture.processes import descendants
 from capture.spool import Spool
 from capture.tls_probes import TlsFiles, TlsProbes
 from capture.unreadable_tls import UnreadableTls
@@ -277,6 +278,19 @@ class _Pipeline:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
         self.tables.set(os.getpid(), flags, self._cgroups)
+        if self._plan.targets.follow:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Choose the children that chosen processes have: the kernel side follows those that are born from now on."""
+        targets = self._plan.targets
+        named = {*targets.wanted.pids, *targets.excluded.pids}
+        for selection, choice in ((targets.wanted, Choice.WANTED), (targets.excluded, Choice.EXCLUDED)):
+            known: set[int] = set()
+            while new := descendants(selection.pids) - named - known:
+                for pid in new:
+                    self.tables.choose_pid(pid, choice)
+                known |= new
 
     def step(self) -> None:
         """Handle the next batch, if one comes within a tick."""

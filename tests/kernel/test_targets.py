@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from clients import curl, curl_command
 from recording import plaintap, record, record_command, settle
+from servers import nginx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,3 +147,18 @@ def test_what_is_not_there_is_named(tmp_path: Path, options: tuple[str, ...], na
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "a.pcapng").exists()
+
+
+@pytest.mark.parametrize(("option", "exchanges"), [("--follow", 2), ("--no-follow", 0)])
+def test_children_that_a_process_already_has(
+    servers: Servers, tmp_path: Path, option: str, exchanges: int
+) -> None:
+    with nginx(tmp_path, servers.certificate) as running:
+        assert running.root
+        (running.root / "page").write_text("by a worker")
+        with record(tmp_path / "master.pcapng", "-p", running.pid, option) as recording:
+            curl(running, running.url("http", "/page"))
+            curl(running, running.url("https", "/page"))
+            settle()
+            recording.stop()
+        assert len(shown(recording.path, running)) == exchanges

@@ -130,7 +130,8 @@ class SniffingLayer:
     """Decides by the first bytes, then hands everything to the layer of the protocol.
 
     A connection of which the beginning is missing is decided by what is recognised inside it; until then only
-    the last bytes of each side are kept, for nothing of what is before can be read in any protocol.
+    the last bytes of each side are kept, for nothing of what is before can be read in any protocol. So is a TLS
+    session that does not begin like any protocol: its probes may have come after its first bytes.
     """
 
     def __init__(self, context: Context, connection: Connection, joined: bool) -> None:
@@ -140,6 +141,7 @@ class SniffingLayer:
         self._start = (bytearray(), bytearray())
         self._places = ([0] * len(PROTOCOLS), [0] * len(PROTOCOLS))
         self._held: list[tuple[Side, int, bytes]] = []
+        self._late = False
         self._layer: Layer | None = None
         alpn = connection.tls.alpn if connection.tls is not None else None
         for protocol in PROTOCOLS:
@@ -192,6 +194,8 @@ class SniffingLayer:
         """See Layer."""
         if self._layer is not None:
             self._layer.finish(time_ns, outcome)
+        else:
+            self._context.notes.streams_not_http += self._late
         self._held.clear()
 
     def _decide(self, side: Side, start: bytes) -> None:
@@ -206,6 +210,9 @@ class SniffingLayer:
             return
         if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
             self._context.notes.streams_encrypted += 1
+        elif self._connection.tls is not None:
+            self._join()
+            return
         else:
             self._context.notes.streams_not_http += 1
         self._take(lambda context, connection, joined: OpaqueLayer())
@@ -215,6 +222,14 @@ class SniffingLayer:
         for sender, time_ns, data in self._held:
             self._layer.data(sender, time_ns, data)
         self._held.clear()
+
+    def _join(self) -> None:
+        """From now on as if the beginning were missing."""
+        self._joined = self._late = True
+        self._start = (bytearray(), bytearray())
+        held, self._held = self._held, []
+        for sender, time_ns, data in held:
+            self.data(sender, time_ns, data)
 
     def _decide_joined(self, side: Side, time_ns: int, new: int) -> None:
         window, places = self._start[side], self._places[side]

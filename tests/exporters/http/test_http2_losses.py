@@ -76,6 +76,29 @@ def test_a_connection_whose_tcp_handshake_alone_was_missed_is_whole() -> None:
         assert (b"x-b", b"2") in exchange.response.fields.pairs
 
 
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_tls_whose_probes_came_after_its_first_bytes(first: int) -> None:
+    talk = H2Talk()
+    for number in range(6):
+        talk.respond(talk.request([("x-a", "1")], path=f"/{number}"), b"%d" % number, [("x-b", "2")])
+    opening = Conversation(tls=Tls(server_name="a"), port=443).items
+    found = read_in_splits([*opening, *talk.conversation.items[1 + 4 * first :]])
+    for exchange in found:
+        assert exchange.response is not None
+        assert exchange.stream_id is not None
+        assert exchange.response.body.data in (b"", b"%d" % (exchange.stream_id // 2))
+    assert targets(found)[b"/5"].outcome is Outcome.COMPLETE
+
+
+def test_tls_that_is_nothing_of_http_is_none() -> None:
+    talk = Conversation(tls=Tls(), port=6379).client(b"*1\r\n$4\r\nPING\r\n").server(b"+PONG\r\n")
+    for _ in range(100):
+        talk.client(bytes(range(256)) * 20).server(bytes(range(255, -1, -1)) * 20)
+    notes = Notes()
+    assert read(talk.items, notes=notes) == []
+    assert notes.streams_not_http == 1
+
+
 def test_joined_inside_a_frame() -> None:
     talk = H2Talk()
     stream = talk.request()

@@ -34,6 +34,7 @@ class LiveHar:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 [
                     sys.executable,
+                    "-P",  # not from the working directory, which may be anyone's
                     "-m",
                     "exporters.live",
                     str(capture),

@@ -134,3 +134,20 @@ def test_sans_io_modules_do_none(name: str) -> None:
 @pytest.mark.parametrize("name", list(modules()))
 def test_modules_are_of_one_concept_s_length(name: str) -> None:
     assert len(modules()[name].read_text().splitlines()) <= MAX_MODULE_LINES
+
+
+def is_interpreter(node: ast.AST) -> bool:
+    """Whether an expression is ``sys.executable``."""
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable"
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_our_interpreters_import_nothing_from_the_working_directory(name: str) -> None:
+    """That may be anyone's, and we are root: -P comes first wherever Python starts Python."""
+    nodes = list(ast.walk(ast.parse(modules()[name].read_text())))
+    started = [
+        [ast.unparse(word) for word in node.elts[:2]]
+        for node in nodes
+        if isinstance(node, ast.List | ast.Tuple) and any(map(is_interpreter, node.elts))
+    ]
+    assert started == [["sys.executable", "'-P'"]] * sum(map(is_interpreter, nodes))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from stacks_clients import CLIENTS
 from stacks_peer import Peer, peer
-from stacks_servers import SERVERS
+from stacks_rows import CLIENTS, SERVERS
 from stacks_table import Results, write_table
 
 if TYPE_CHECKING:

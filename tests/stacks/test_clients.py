@@ -8,7 +8,7 @@ import pytest
 from recording import record_command
 from stacks import Stack, fill, judge_client, judge_unreadable, problems
 from stacks_build import build_for
-from stacks_clients import CLIENTS
+from stacks_rows import CLIENTS
 from stacks_table import parameters
 
 if TYPE_CHECKING:

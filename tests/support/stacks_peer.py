@@ -114,6 +114,8 @@ def peer(folder: Path) -> Iterator[Peer]:
     (folder / "root/upload").mkdir(parents=True)
     (folder / "root/download").write_bytes(download_body())
     (folder / "upload").write_bytes(upload_body())
+    subprocess.run(["git", "init", "--quiet", "--bare", folder / "root/repository.git"], check=True)
+    subprocess.run(["git", "update-server-info"], cwd=folder / "root/repository.git", check=True)
     http, https, https1 = free_port(), free_port(), free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(folder=folder, http=http, https=https, https1=https1))

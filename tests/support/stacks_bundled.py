@@ -1,0 +1,39 @@
+"""Clients that bring their TLS library along: wheels, npm packages, browsers, and what the newest Go compiles."""
+
+from __future__ import annotations
+
+from stacks import Stack
+from stacks_clients import BORINGSSL, GO
+
+_PROGRAM = ("{url}", "{certificate}", "{upload}")
+_BUN = "{node_modules}/bun/bin/bun.exe"
+_NEWEST_GO = ("{built}/python/bin/go", "version")
+
+
+def _wheel(package: str, program: str, library: str, *, readable: bool = True) -> Stack:
+    version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
+    command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, package)
+    return Stack(package, command, library, version, http2=True, readable=readable)
+
+
+BUNDLED: tuple[Stack, ...] = (
+    _wheel("rnet", "emulating", BORINGSSL),
+    _wheel("wreq", "emulating", BORINGSSL),
+    _wheel("tls-client", "utls", GO),
+    _wheel("primp", "primp", r"^rustls \d", readable=False),
+    Stack("Bun https", (_BUN, "{programs}/https.mjs", *_PROGRAM), BORINGSSL, (_BUN, "--version")),
+    Stack("Bun http2", (_BUN, "{programs}/http2.mjs", *_PROGRAM), BORINGSSL, (_BUN, "--version"), http2=True),
+    Stack(
+        "Firefox ESR",
+        ("{python}", "{programs}/firefox_client.py", *_PROGRAM),
+        r"^NSS",
+        ("firefox-esr", "--version"),
+        exchanges=("/tell", "/download", "/upload/body"),
+        http2=True,
+    ),
+    Stack("Go net/http, newest", ("{built}/go_client_newest", *_PROGRAM, "1"), GO, _NEWEST_GO),
+    Stack("Go net/http, newest, HTTP/2", ("{built}/go_client_newest", *_PROGRAM), GO, _NEWEST_GO, http2=True),
+    Stack(
+        "Go, newest, PIE, stripped", ("{built}/go_client_newest_pie", *_PROGRAM), GO, _NEWEST_GO, http2=True
+    ),
+)

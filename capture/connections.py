@@ -372,11 +372,14 @@ class Connections:
         ended, view.ended = view.ended, None
         yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
         view.ended = ended
-        if view.protocol is Protocol.TLS and not view.readable:
-            yield from self._unreadable(view, sum(final.moved))
+        if view.protocol is Protocol.TLS:
+            if not view.readable:
+                self._note_unreadable(view, sum(final.moved))
+            if view.state is State.HOLDING and not view.held:
+                yield from self._show_bare(view)
 
-    def _unreadable(self, view: View, ciphertext: int) -> Iterator[StreamItem]:
-        """TLS without plaintext: shown as what it is, unless the other end shows it."""
+    def _note_unreadable(self, view: View, ciphertext: int) -> None:
+        """TLS without plaintext, unless the other end has it."""
         other = view.other
         if other and (other.readable or (view.side is Side.SERVER and not other.ended)):
             return
@@ -384,10 +387,17 @@ class Connections:
         self._explain(view)
         key = (a.pid, a.comm, view.tls.library)
         self.tally.unreadable[key] = self.tally.unreadable.get(key, 0) + ciphertext
-        if view.state is State.HOLDING and not (other and other.state is State.SHOWN):
-            ended, view.ended = view.ended, None
-            yield from self._show(view)
-            view.ended = ended
+
+    def _show_bare(self, view: View) -> Iterator[StreamItem]:
+        """TLS that nothing can be said of but that it was: not readable, or a handshake that came to nothing."""
+        other = view.other
+        if other and (other.state is not State.HOLDING or other.held or view.side is Side.SERVER):
+            return
+        if other and other.readable and not view.readable:
+            return
+        ended, view.ended = view.ended, None
+        yield from self._show(view)
+        view.ended = ended
 
     def _explain(self, view: View) -> None:
         self._unexplained.pop(view.announced.connection, None)

@@ -19,7 +19,7 @@ import click
 from capture import doctor
 from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
-from capture.output_file import STDOUT, OutputFile
+from capture.output_file import STDOUT, OutputFile, require_different
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
 from capture.targets import PROTOCOLS, Targets, select
@@ -262,6 +262,7 @@ def record(
         _optional(archive, "--har") as har,
         _optional(account, "--ledger") as machines,
     ):
+        require_different(filter(None, (out, har, machines)))
         exporter = PcapngExporter(out.write, _metadata(), Framing(framing))
         live: list[LiveHar] = []
 
@@ -350,6 +351,7 @@ def export(
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()
     with _read(file) as reader, OutputFile(name, "-o") as out:
+        require_different((out,), file)
         found = exchanges(reader, limits, notes)
         first = next(found, None)
         if first is None:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from capture.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import BinaryIO, Self
 
 STDOUT = "-"
 _OWNER_ONLY = 0o600
+_STDIN = 0
 
 
 class OutputFile:
@@ -32,6 +34,7 @@ class OutputFile:
 
     def __init__(self, name: str, option: str) -> None:
         self.name = name
+        self.label = f"{option} {name}"
         self._path: Path | None = None
         self._begun = False
         self._created = False
@@ -78,3 +81,21 @@ class OutputFile:
         if self._created and not self._begun:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def require_different(outputs: Iterable[OutputFile], source: str | None = None) -> None:
+    """Refuse outputs that are one file, or that are the ``source`` (a path, ``-`` for stdin).
+
+    By device and inode: links have other names. Raises UsageError; nothing was written yet.
+    """
+    found = [(output.label, os.fstat(output.file.fileno())) for output in outputs]
+    if source is not None:
+        with contextlib.suppress(OSError):  # there is none: whoever reads it says so
+            found.insert(0, (source, os.fstat(_STDIN) if source == STDOUT else Path(source).stat()))
+    known: dict[tuple[int, int], str] = {}
+    for label, status in found:
+        # Terminals and /dev/null may be named as often as one likes.
+        if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+            other = known.setdefault((status.st_dev, status.st_ino), label)
+            if other != label:
+                raise UsageError(f"{other} and {label} are the same file: one would destroy the other.")

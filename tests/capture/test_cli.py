@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from processes import PLAINTAP
 from recording import plaintap
 
 from capture.cli import main
@@ -124,3 +125,44 @@ def test_a_live_archive_needs_a_file_to_follow(tmp_path):
     assert done.returncode == 2
     assert "--har" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("how", ["by name", "by default", "hard link", "symbolic link", "stdin", "stdout"])
+def test_an_export_does_not_write_over_what_it_reads(capture, tmp_path, how):
+    source, other = tmp_path / "a.har", tmp_path / "b.har"
+    before = capture.read_bytes()
+    source.write_bytes(before)
+    if how == "hard link":
+        other.hardlink_to(source)
+    elif how == "symbolic link":
+        other.symlink_to(source)
+    arguments = {
+        "by name": [source, "-o", source],
+        "by default": [source],
+        "stdin": ["-", "-o", source],
+        "stdout": [source, "-o", "-"],
+    }.get(how, [source, "-o", other])
+    with source.open("rb") as stdin, source.open("ab") as stdout:
+        done = subprocess.run(
+            [PLAINTAP, "export", *arguments],
+            stdin=stdin, stdout=stdout if how == "stdout" else subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert source.read_bytes() == before
+    for name in (arguments[0], arguments[-1]):
+        assert str(name) in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [("-w", "X", "--har", "X"), ("-w", "X", "--ledger", "X"), ("--har", "X", "--ledger", "X")]
+)
+def test_a_recording_s_outputs_are_different_files(tmp_path, options):
+    old = tmp_path / "X"
+    old.write_text("old")
+    capture = () if "-w" in options else ("-w", tmp_path / "Y")
+    done = plaintap("record", *capture, *(o.replace("X", str(old)) for o in options), "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert old.read_text() == "old"
+    assert all(f"{option} {old}" in done.stderr for option in options[::2])
+    assert not (tmp_path / "Y").exists()

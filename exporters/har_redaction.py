@@ -13,6 +13,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from exporters.command_redaction import redacted_command
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -43,10 +45,7 @@ CREDENTIAL_HEADERS = frozenset(
 
 _URL_HEADERS = frozenset((":path", "referer", "location", "content-location"))
 _WITH_JSON = re.compile("json|event-stream", re.IGNORECASE)
-_PASSWORD_OPTION = re.compile(
-    r"(?<=\s)(-u|--user|--proxy-user|--password|--http-password|--oauth2-bearer|-b|--cookie)[ =]\S+"
-)
-_USER_INFO = re.compile(r"(?<=://)[^/?#@]*@")
+_USER_INFO = re.compile(r"(?<=://)[^/?#]*@")
 
 
 class Redaction:
@@ -82,15 +81,8 @@ class Redaction:
         return entry
 
     def command_line(self, text: str) -> str:
-        """A command line without the credentials in its arguments, of which the boundaries are not known any more:
-        what may belong to one goes, up to the next option or URL."""
-        if not self._redacted_headers:
-            return text
-        text = _USER_INFO.sub(f"{REDACTED}@", text)
-        text = _PASSWORD_OPTION.sub(rf"\1 {REDACTED}", text)
-        names = "|".join(re.escape(name) for name in sorted(self._redacted_headers | self._names))
-        argument = re.compile(rf"\b({names})(\s*[:=]\s*)(?:(?!\s-|\s\w+://).)+", re.IGNORECASE)
-        return argument.sub(rf"\1\2{REDACTED}", text)
+        """A command line without the secrets in its arguments."""
+        return redacted_command(text, REDACTED, self._names) if self._redacted_headers else text
 
     def _message(self, message: Json) -> None:
         message["headers"] = self._headers(message["headers"])

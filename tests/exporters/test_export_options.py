@@ -160,17 +160,33 @@ def test_json_is_redacted_at_any_depth(value: Any) -> None:
     ("command", "shown"),
     [
         (
-            f"curl -H Authorization: Bearer {SECRET} {SECRET} -s https://a/",
+            f"curl -H 'Authorization: Bearer {SECRET}' -s https://a/",
             f"curl -H Authorization: {REDACTED} -s https://a/",
         ),
+        (f"curl -H 'PRIVATE-TOKEN: {SECRET}' https://a/", f"curl -H PRIVATE-TOKEN: {REDACTED} https://a/"),
         (f"curl --user me:{SECRET} https://a/", f"curl --user {REDACTED} https://a/"),
-        (f"git clone https://me:{SECRET}@a/b", f"git clone https://{REDACTED}@a/b"),
+        (f"curl --user 'a:b {SECRET}' https://a/", f"curl --user {REDACTED} https://a/"),
+        (f"curl -sku admin:{SECRET} https://a/", f"curl -sku {REDACTED} https://a/"),
+        (f"curl -uadmin:{SECRET} https://a/", f"curl -u{REDACTED} https://a/"),
+        (f"curl -b 'theme=dark; sid={SECRET}' https://a/", f"curl -b {REDACTED} https://a/"),
+        (f"curl -d password={SECRET} --cert c:{SECRET} h:80", f"curl -d {REDACTED} --cert {REDACTED} h:80"),
+        (f"tool --api-key={SECRET} --token {SECRET} -v", f"tool --api-key={REDACTED} --token {REDACTED} -v"),
+        (f"mysql -p{SECRET} -h db", f"mysql -p{REDACTED} -h db"),
+        (f"git clone https://me:{SECRET}@a/b", "git clone https://a/b"),
+        (f"git clone https://me:p@{SECRET}@a/b", "git clone https://a/b"),
         (f"http a/ token={SECRET}", f"http a/ token={REDACTED}"),
+        (f"http 'https://a/?token={SECRET}&b=1'", f"http https://a/?token={REDACTED}&b=1"),
+        ("login 0123456789abcdef0123456789abcdef", f"login {REDACTED}"),
         ("curl https://a/cookies -o authorization.txt", "curl https://a/cookies -o authorization.txt"),
+        ("python3 -m http.server 8000", "python3 -m http.server 8000"),
+        ("java -jar app.jar --port=80", "java -jar app.jar --port=80"),
+        ("'nginx: worker process'", "nginx: worker process"),
+        ("curl -o 'unclosed", "curl -o " + REDACTED),
     ],
 )
 def test_command_lines_tell_no_credentials(command: str, shown: str) -> None:
     assert Redaction.of(names=["token"]).command_line(command) == shown
+    assert SECRET not in shown
     assert Redaction.of(sensitive=True).command_line(command) == command
 
 

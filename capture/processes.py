@@ -284,9 +284,9 @@ def _executable(folder: Path) -> str | None:
 
 def _command_line(folder: Path) -> str | None:
     """The arguments as a shell would take them, or None for a kernel thread or a zombie."""
-    data = _read(folder / "cmdline", MAX_COMMAND_LINE_BYTES)
-    arguments = data.removesuffix(b"\0").split(b"\0")
-    return shlex.join(map(_text, arguments)) if data else None
+    # A program that gives itself a title leaves zeros where its arguments were.
+    data = _read(folder / "cmdline", MAX_COMMAND_LINE_BYTES).rstrip(b"\0")
+    return shlex.join(map(_text, data.split(b"\0"))) if data else None
 
 
 def _read(path: Path, limit: int) -> bytes:

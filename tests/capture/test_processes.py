@@ -69,6 +69,12 @@ def test_odd_names_and_arguments(tmp_path):
     assert process.command_line == f"'{program}' 60"
 
 
+def test_zeros_behind_a_title_are_no_arguments():
+    with subprocess.Popen([sys.executable, "-c", "input()", "", ""], stdin=subprocess.PIPE) as child:
+        process = read_process(child.pid)
+    assert process.command_line == f"{sys.executable} -c 'input()'"
+
+
 def test_running_processes_are_all_of_them():
     pids = [process.pid for process in running_processes()]
     assert pids == sorted(pids)

@@ -296,7 +296,8 @@ def _describe_process(entry: Json, exchange: Exchange) -> None:
     if opened.peer_process is not None:
         entry["_peerPid"] = opened.peer_process.pid
         entry["_peerComm"] = opened.peer_process.comm
-    if opened.process is not None and opened.side is Side.CLIENT:
-        entry["_initiator"] = {"type": "other", "_process": _process(opened.process)}
+    client = opened.process if opened.side is Side.CLIENT else opened.peer_process
+    if client is not None:
+        entry["_initiator"] = {"type": "other", "_process": _process(client)}
     if tls is not None and tls.library is not None:
         entry["_tlsLibrary"] = tls.library

@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import brotli
@@ -18,7 +19,7 @@ import har_schema
 import pytest
 import zstandard
 from h2_talk import H2Talk
-from http_streams import OPENED_NS, STEP_NS, Conversation, read
+from http_streams import CURL, OPENED_NS, STEP_NS, Conversation, read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,6 +137,28 @@ def test_timings_of_a_connection_that_was_there() -> None:
     assert [entry["timings"]["connect"] for entry in entries] == [1, -1]
     assert entries[1]["timings"]["blocked"] == 0
     assert entries[1]["_connectionId"] == entries[0]["_connectionId"]
+
+
+@pytest.mark.parametrize(
+    ("side", "process", "peer", "initiator"),
+    [
+        (Side.CLIENT, CURL, None, CURL),
+        (Side.CLIENT, CURL, Process(9, "nginx"), CURL),
+        (Side.SERVER, Process(9, "nginx"), CURL, CURL),
+        (Side.SERVER, Process(9, "nginx"), None, None),
+    ],
+)
+def test_who_asked(side: Side, process: Process, peer: Process | None, initiator: Process | None) -> None:
+    talk = Conversation()
+    opened = talk.items[0]
+    assert isinstance(opened, StreamOpened)
+    talk.items[0] = replace(opened, side=side, process=process, peer_process=peer)
+    found = entry_of(talk.client(GET).server(answer(b"x"))).get("_initiator")
+    if initiator is None:
+        assert found is None
+    else:
+        described = {"pid": initiator.pid, "comm": initiator.comm, "exe": initiator.exe}
+        assert found == {"type": "other", "_process": described}
 
 
 def looked_up(started_ms: int, ended_ms: int, talk: Conversation | None = None) -> list[dict[str, Any]]:
@@ -569,6 +592,11 @@ def varied_exchanges() -> list[Exchange]:
     """Exchanges of every kind that HTTP/1 has."""
     items = []
     talk = Conversation(1, HTTPS, port=443)
+    opened = talk.items[0]
+    assert isinstance(opened, StreamOpened)
+    talk.items[0] = replace(
+        opened, lookup=Lookup("example.com", OPENED_NS - 9 * STEP_NS, OPENED_NS - 2 * STEP_NS)
+    )
     talk.client(GET).server(answer(b"<p>hi</p>", b"Content-Type: text/html; charset=utf-8"))
     form = b"a=1&b=2"
     talk.client(
@@ -666,6 +694,11 @@ def test_devtools_show_sequences_of_messages(tmp_path: Path) -> None:
     assert call["status"] == 200
 
 
+def seconds_of(text: str) -> float:
+    """A time as HAR has it, in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
+
+
 def test_devtools_show_every_entry_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "varied.har"
     with path.open("wb+") as output:
@@ -674,6 +707,7 @@ def test_devtools_show_every_entry_as_it_is(tmp_path: Path) -> None:
     found = devtools.import_har(path)
     assert found["problems"] == []
     assert len(found["requests"]) == len(entries) == 8
+    assert sum(entry["timings"]["dns"] == 7 for entry in entries) == 1
     shown = {request["url"]: request for request in found["requests"]}
     for entry in entries:
         request = shown[entry["request"]["url"]]
@@ -684,6 +718,18 @@ def test_devtools_show_every_entry_as_it_is(tmp_path: Path) -> None:
         assert request["remoteAddress"] == f"{entry['serverIPAddress']}:{entry['connection']}"
         assert request["connectionId"] == entry["_connectionId"]
         assert request["durationMs"] == pytest.approx(entry["time"], abs=0.01)
+        assert request["startSeconds"] == pytest.approx(seconds_of(entry["startedDateTime"]), abs=0.001)
+        for phase, shown_ms in request["phasesMs"].items():
+            taken = entry["timings"][phase]
+            assert shown_ms == (pytest.approx(taken, abs=0.001) if taken >= 0 else None), phase
+        assert request["statusText"] == response["statusText"]
+        for ours, theirs in ((entry["request"], "requestHeaders"), (response, "responseHeaders")):
+            assert [[h["name"], h["value"]] for h in ours["headers"]] == [
+                [h["name"], h["value"]] for h in request[theirs]
+            ]
+        if "_initiator" in entry:
+            assert request["initiator"]["type"] == entry["_initiator"]["type"]
+            assert entry["_initiator"]["_process"]["pid"] == entry["_pid"]
         assert request["transferSize"] == response["_transferSize"]
         if response["status"]:
             assert request["protocol"] == "http/1.1"

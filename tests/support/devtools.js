@@ -22,6 +22,8 @@ async function importArchive(text) {
     return data.isTextContent ? { text: data.text } : { base64: data.base64 };
   };
   const requests = [];
+  // A phase in milliseconds; null where the panel has none.
+  const phase = (timing, start, end) => (timing && timing[start] >= 0 ? timing[end] - timing[start] : null);
   for (const request of log.requests()) {
     const timing = request.timing;
     requests.push({
@@ -47,8 +49,14 @@ async function importArchive(text) {
       webSocketMessages: request.frames().map((frame) => ({ type: frame.type, text: frame.text })),
       eventSourceMessages: request.eventSourceMessages().map((event) => ({
         name: event.eventName, id: event.eventId, data: event.data })),
-      connectMs: timing && timing.connectStart >= 0 ? timing.connectEnd - timing.connectStart : null,
-      sslMs: timing && timing.sslStart >= 0 ? timing.sslEnd - timing.sslStart : null,
+      initiator: request.initiator() ?? null,
+      phasesMs: {
+        dns: phase(timing, 'dnsStart', 'dnsEnd'),
+        connect: phase(timing, 'connectStart', 'connectEnd'),
+        ssl: phase(timing, 'sslStart', 'sslEnd'),
+        send: phase(timing, 'sendStart', 'sendEnd'),
+        wait: phase(timing, 'sendEnd', 'receiveHeadersEnd'),
+      },
       content: await contentOf(request),
     });
   }

@@ -86,8 +86,8 @@ def _curl_words(request: Json, path: str | None) -> Iterator[str]:
     text = posted.get("text")
     binary = posted.get("encoding") == "base64"
     if binary:
-        yield f"base64 -d <<< {shlex.quote(text)} |"
-    yield from ("curl", "--path-as-is")
+        yield f"printf %s {shlex.quote(text)} | base64 -d |"
+    yield from ("curl", "--path-as-is", "--globoff")
     if flag := _HTTP_FLAGS.get(request["httpVersion"]):
         yield flag
     if request["method"] == "HEAD":

@@ -30,7 +30,7 @@ def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
     """When the exchange began (ns), its phases and their sum (ms), as HAR 1.2 has them; -1 is unknown, or none.
 
     The first request of a connection waits for it: ``dns`` is the look-up of the server's name, ``connect``
-    contains ``ssl``, and ``blocked`` is the time between these phases and to the request's first byte. On a
+    contains ``ssl``, and ``blocked`` is the time between these handshakes and to the request's first byte. On a
     connection that was there, ``blocked`` is 0 and the others are -1. An upload that goes on after the response
     began overlaps it: ``send`` ends there.
     """
@@ -51,11 +51,12 @@ def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
         if waited is None:
             blocked = 0.0 if exchange.connection.opened.handshake_seen else -1.0
         else:
-            began_ns, blocked_ns, ssl_ns = waited
-            connect_ns = max(started_ns - blocked_ns - began_ns, 0)
-            blocked, connect = blocked_ns / 1e6, connect_ns / 1e6
-            ssl = ssl if ssl_ns is None else ssl_ns / 1e6
-            total_ns += blocked_ns + connect_ns
+            began_ns, connect_ns, ssl_ns = waited
+            waited_ns = max(started_ns - began_ns, 0)
+            connect_ns = min(connect_ns, waited_ns)
+            blocked, connect = (waited_ns - connect_ns) / 1e6, connect_ns / 1e6
+            ssl = ssl if ssl_ns is None else min(ssl_ns, connect_ns) / 1e6
+            total_ns += waited_ns
             started_ns = min(began_ns, started_ns)
             asked_ns, answered_ns = _waited_for_name(exchange.connection, began_ns)
             if asked_ns < began_ns:
@@ -94,21 +95,22 @@ def _waited_for_name(connection: Connection, connected_ns: int) -> tuple[int, in
 
 
 def _waited_for_connection(connection: Connection, sent_ns: int) -> tuple[int, int, int | None] | None:
-    """When connecting began, how long the connection was idle before ``sent_ns``, and how long TLS took (ns).
+    """When connecting began, how long TCP's and TLS's handshakes took together, and TLS's alone (ns).
 
-    None where the first request did not wait for the connection: it was there, or opened ahead of need. Inside
-    a tunnel only TLS is new.
+    What the client did between the two is its own time, such as reading the certificates that it trusts. None where
+    the first request did not wait for the connection: it was there, or opened ahead of need. Inside a tunnel only TLS
+    is new.
     """
     opened, tls = connection.opened, connection.tls
     if not opened.handshake_seen:
         return None
     began_ns, ended_ns = opened.time_ns, opened.established_ns
-    ssl_ns = None
+    connect_ns, ssl_ns = max(ended_ns - began_ns, 0), None
     if tls is not None and tls.started_ns is not None and tls.established_ns is not None:
         ssl_ns, ended_ns = max(tls.established_ns - tls.started_ns, 0), tls.established_ns
+        connect_ns += ssl_ns
         if connection.authority is not None:
-            began_ns = tls.started_ns
+            began_ns, connect_ns = tls.started_ns, ssl_ns
     elif connection.authority is not None:
         return None
-    idle_ns = max(sent_ns - ended_ns, 0)
-    return None if idle_ns > MAX_IDLE_BEFORE_FIRST_REQUEST_NS else (began_ns, idle_ns, ssl_ns)
+    return None if sent_ns - ended_ns > MAX_IDLE_BEFORE_FIRST_REQUEST_NS else (began_ns, connect_ns, ssl_ns)

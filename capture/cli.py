@@ -20,8 +20,9 @@ from capture import doctor
 from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
 from capture.output_file import STDOUT, OutputFile, require_different
+from capture.pipeline import DEFAULT_RING_BYTES, Exporter, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
-from capture.recorder import DEFAULT_RING_BYTES, Exporter, Plan, Recorder
+from capture.recorder import Recorder
 from capture.targets import PROTOCOLS, Targets, select
 from exporters import har_stats, summary
 from exporters.entry_writers import EXPORTERS

@@ -2,8 +2,7 @@
 
 Two threads: one empties the ring (capture.drain), this one does everything else. The order of starting and
 stopping is what makes the promises: probes are in place before ``Recording`` is printed and before a command
-runs; at the end the kernel side is told to stop, what it has reported is drained, then counters and last
-positions are read, so that they describe the same moment.
+runs.
 """
 
 from __future__ import annotations
@@ -15,82 +14,30 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpf import abi
-from bpf.probes import Probes
 from bpf.program import Kernel
-from bpf.ring import Ring
-from bpf.tables import Choice, Tables
 from capture.command import Command
-from capture.connections import Connections, Final
-from capture.drain import Drain
 from capture.errors import PlaintapError
-from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecuted, Protocol, Reason
 from capture.guard import Guard
-from capture.holes import Holes
-from capture.ledger import Ledger, Observation, balance
-from capture.new_code import NewCode
 from capture.older_connections import OlderConnections
+from capture.pipeline import TICK_INTERVAL_S, Exporter, Pipeline, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
-from capture.process_names import ProcessNames
-from capture.processes import descendants
-from capture.spool import Spool
-from capture.tls_probes import TlsFiles, TlsProbes
-from capture.unreadable_tls import UnreadableTls
+from capture.tls_probes import TlsFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from bpf.tables import OpenConnection
-    from capture.events import ConnectionAnnounced, Event
-    from capture.holes import Note
-    from capture.streams import Side, StreamItem
-    from capture.targets import Selection, Targets
+    from capture.ledger import Ledger
     from capture.tls_probes import Look
 
-DEFAULT_RING_BYTES = 32 << 20
 # The file on disk is at most this much behind.
 FLUSH_INTERVAL_S = 0.5
-# How often things that wait for time, not for events, are looked at.
-TICK_INTERVAL_S = 0.02
-# How long an end that found no room in the ring may wait to be told.
-SWEEP_INTERVAL_S = 2.0
-# How late the end of a connection that the kernel does not tell of (AF_UNIX, MPTCP) may be found.
-LOOK_INTERVAL_S = 0.5
 # The first PID namespace's inode, the same on every machine (include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
-# Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
-# and what it misses never comes back.
-NICE = -10
-# How long calls in flight may still report after the kernel side was told to stop.
-_SETTLE_S = 0.005
 _STDIN = 0  # sys.stdin is None where it is closed
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to record, and for how long."""
-
-    targets: Targets
-    command: tuple[str, ...] = ()
-    duration_s: float | None = None
-    ring_bytes: int = DEFAULT_RING_BYTES
-    hold: bool = False
-    unix: bool = False
-    below: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Exporter:
-    """Where stream items go. ``finish`` takes the ledger."""
-
-    write: Callable[[StreamItem], None]
-    flush: Callable[[], None]
-    finish: Callable[[Ledger], None]
 
 
 class PidNamespaceError(PlaintapError):
@@ -128,7 +75,7 @@ class Recorder:
             try:
                 if looked:
                     looked.result()
-                pipeline = _Pipeline(kernel, files, older, self._plan, self._exporter)
+                pipeline = Pipeline(kernel, files, older, self._plan, self._exporter)
                 return self._record(pipeline, looks.result(), command)
             finally:
                 kernel.close()
@@ -138,7 +85,7 @@ class Recorder:
                 command.abandon()
                 self.exit_code = command.exit_code or 0
 
-    def _record(self, pipeline: _Pipeline, looks: Sequence[Look], command: Command | None) -> Ledger:
+    def _record(self, pipeline: Pipeline, looks: Sequence[Look], command: Command | None) -> Ledger:
         guard = None
         try:
             pipeline.attach(looks, command)
@@ -161,7 +108,7 @@ class Recorder:
             if guard:
                 guard.close()
 
-    def _loop(self, pipeline: _Pipeline, command: Command | None) -> None:
+    def _loop(self, pipeline: Pipeline, command: Command | None) -> None:
         started = time.monotonic()
         deadline = started + self._plan.duration_s if self._plan.duration_s is not None else None
         next_tick = next_flush = started
@@ -181,11 +128,11 @@ class Recorder:
                 next_flush = now + FLUSH_INTERVAL_S
                 self._exporter.flush()
 
-    def _say_warnings(self, pipeline: _Pipeline) -> None:
+    def _say_warnings(self, pipeline: Pipeline) -> None:
         for warning in pipeline.take_warnings():
             self._say(f"Warning: {warning}")
 
-    def _give_up(self, pipeline: _Pipeline, command: Command | None, error: OSError) -> None:
+    def _give_up(self, pipeline: Pipeline, command: Command | None, error: OSError) -> None:
         """A recording that cannot be written ends, and does not take its command with it."""
         pipeline.detach()
         while command and not command.poll():
@@ -194,205 +141,6 @@ class Recorder:
             f"Writing the capture failed ({error.strerror}): it ends where it was written last. "
             "Make room, or name another file with -w."
         ) from None
-
-
-class _Pipeline:
-    """Kernel side → drain → connections → exporter, for one compiled kernel side."""
-
-    def __init__(
-        self, kernel: Kernel, files: TlsFiles, older: OlderConnections, plan: Plan, exporter: Exporter
-    ) -> None:
-        header = abi.header()
-        self._plan = plan
-        self._exporter = exporter
-        self._older = older
-        self.tables = Tables(kernel)
-        self._probes = Probes(kernel)
-        self._tls = TlsProbes(self._probes, self.tables.know_file)
-        self._new_code = NewCode(self.tables, files, self._tls)
-        self._names = ProcessNames()
-        self._clock_offset = time.time_ns() - time.monotonic_ns()
-        self._decoder = Decoder(header.layouts, header.constants, self._clock_offset)
-        self._connections = Connections(
-            self._names.describe,
-            self._tls.library_name,
-            self.tables.mirror,
-            all_protocols="all" in plan.targets.protocols,
-            holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
-            name_tls=UnreadableTls().name,
-            likely_side=self._likely_side,
-        )
-        self._cgroups = (0, 0)
-        self._next_sweep = self._next_look = 0.0
-        self._ends_collected = 0
-        # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
-        self._now = time.time_ns()
-        self._spool = Spool()
-        self._counted_below = kernel.below.lengths
-        self._kernel = kernel
-        self._samples = 0
-        self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes), self._spool)
-
-    def _likely_side(self, event: ConnectionAnnounced) -> Side | None:
-        return self._older.side(
-            event.netns, event.local_port, event.remote_port, local=event.local == event.remote
-        )
-
-    def attach(self, looks: Sequence[Look], command: Command | None) -> None:
-        """Put all probes in place."""
-        if command:
-            self.tables.choose_pid(command.pid, Choice.WANTED)
-        targets = self._plan.targets
-        self._cgroups = (
-            self._choose(targets.wanted, Choice.WANTED),
-            self._choose(targets.excluded, Choice.EXCLUDED),
-        )
-        self._probes.attach_tracepoints()
-        self._tls.attach(looks)
-
-    def take_warnings(self) -> Sequence[str]:
-        """What the user should know, once."""
-        warnings, self._tls.warnings = self._tls.warnings, []
-        return warnings
-
-    def _choose(self, selection: Selection, choice: Choice) -> int:
-        tables = self.tables
-        for choose, values in (
-            (tables.choose_pid, selection.pids),
-            (tables.choose_uid, selection.uids),
-            (tables.choose_port, selection.ports),
-        ):
-            for value in values:
-                choose(value, choice)
-        for comm in selection.comms:
-            tables.choose_comm(comm, choice)
-        for address in selection.hosts:
-            tables.choose_host(address, choice)
-        return tables.choose_cgroups(selection.cgroups, choice)
-
-    def start(self, *, with_command: bool) -> None:
-        """Let the kernel side report."""
-        flags = set(self._plan.targets.flags(with_command=with_command))
-        flags |= {"HOLD_NEW_CODE"} if self._plan.hold else set()
-        self._drain.start()
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        self.tables.set(os.getpid(), flags, self._cgroups)
-        if self._plan.targets.follow:
-            self._follow()
-
-    def _follow(self) -> None:
-        """Choose the children that chosen processes have: the kernel side follows those that are born from now on."""
-        targets = self._plan.targets
-        named = {*targets.wanted.pids, *targets.excluded.pids}
-        for selection, choice in ((targets.wanted, Choice.WANTED), (targets.excluded, Choice.EXCLUDED)):
-            known: set[int] = set()
-            while new := descendants(selection.pids) - named - known:
-                for pid in new:
-                    self.tables.choose_pid(pid, choice)
-                known |= new
-
-    def step(self) -> None:
-        """Handle the next batch, if one comes within a tick."""
-        batch = self._drain.take(TICK_INTERVAL_S)
-        if batch is None:
-            self._now = time.time_ns()
-            return
-        self._samples += len(batch.starts)
-        write, handle = self._exporter.write, self._connections.handle
-        event: Event | None = None
-        for event in self._decoder.decode(batch.buffer, batch.starts):
-            for item in handle(event):
-                write(item)
-            if type(event) is ProgramExecuted:
-                self._names.executed(event)
-            elif type(event) is NewCodeUsed:
-                self._new_code.used(event)
-        if event is not None:
-            self._now = event.time
-
-    def tick(self, now: float) -> None:
-        """What waits for time."""
-        self._write(self._connections.tick(self._now))
-        self._new_code.tick(now)
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_INTERVAL_S
-            self._collect_ends()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_INTERVAL_S
-            self.tables.find_ends()
-
-    def _holes_noted(self) -> int:
-        return self.tables.counter("holes_noted")
-
-    def _holes(self) -> Iterator[Note]:
-        for flow, position, length, reason in self.tables.holes():
-            yield flow, position, length, Reason(reason)
-
-    def _ring_was_full(self) -> bool:
-        return any(
-            self.tables.counter(name)
-            for name in ("lost_ring_full", "plaintext_ring_full", "events_ring_full")
-        )
-
-    def _collect_ends(self) -> None:
-        """Ends that found no room in the ring wait in the kernel's table."""
-        pending = self.tables.counters()["ends_pending"]
-        if pending != self._ends_collected:
-            self._ends_collected = pending
-            for c in list(self.tables.connections()):
-                if c.ended:
-                    self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
-                    self.tables.forget_connection(c.key)
-
-    def end(self) -> Ledger:
-        """Stop reporting, take what was reported, and draw up the ledger."""
-        self.tables.find_ends()
-        self.tables.set(0, ())
-        skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()
-        detaching = threading.Thread(target=self._probes.detach)
-        detaching.start()
-        time.sleep(_SETTLE_S)
-        self._drain.stop()
-        while not self._drain.finished:
-            self.step()
-        finals: dict[int, Final] = {}
-        for c in self.tables.connections():
-            finals[c.connection] = Final(c.moved, c.session, c.session_moved)
-            if c.ended:
-                self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
-        self._write(self._connections.finish(time.time_ns(), finals))
-        counters = self.tables.counters()
-        sent, received = self.tables.unfinished()
-        counters["reported_sent"] += sent
-        counters["reported_received"] += received
-        probes = self._probes.attached
-        seen = Observation(self._counted_below, probes, self._samples, skipped)
-        ledger = replace(balance(counters, self._connections.tally, seen), idle=self._older.idle())
-        self._exporter.finish(ledger)
-        detaching.join()
-        return ledger
-
-    def detach(self) -> None:
-        """Let go of all probes; nothing is reported from now on."""
-        self.tables.set(0, ())
-        self._probes.detach()
-        self._spool.close()
-
-    def _missed_end(self, c: OpenConnection, now: int) -> ConnectionEnded:
-        """The end of a connection that found no room in the ring."""
-        local_fin, peer_fin, local_reset, peer_reset = (
-            time + self._clock_offset if time else None
-            for time in (c.local_fin, c.peer_fin, c.local_reset, c.peer_reset)
-        )
-        return ConnectionEnded(
-            c.connection, now, local_fin, peer_fin, local_reset, peer_reset,
-            c.moved, c.session, c.session_moved, Protocol.UNDECIDED,
-        )  # fmt: skip
-
-    def _write(self, items: Iterable[StreamItem]) -> None:
-        for item in items:
-            self._exporter.write(item)
 
 
 def _require_first_pid_namespace() -> None:

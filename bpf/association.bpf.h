@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
- * Which socket a TLS session's records go over. Three ways, kept for as long as the session lives:
+ * Which socket a TLS session's records go over. Four ways, kept for as long as the session lives:
  *
  * 1. A system call nested in the TLS function, on the same thread (sockets, and BIOs that make the calls).
  * 2. The records themselves. With memory BIOs (asyncio, Node) the library only fills a buffer, which the program
@@ -10,6 +10,8 @@
  *    record, and a TLS function returns as many bytes of plaintext as that record holds; or the other way round.
  *    Only if it had to do with no other socket and session in between, of those that are not known: a loop that
  *    first reads all sockets proves nothing.
+ * 4. For sessions older than the recording that write no more: the record that a thread has just received is handed
+ *    to BIO_write outside of any TLS function. That BIO is one of the session's if its object points to it.
  */
 
 /* What is remembered of a record, and where that ends in it (RFC 8446 §5.1: a header of 5 bytes). */
@@ -28,10 +30,15 @@ BPF_TABLE("lru_hash", struct record_key, struct record_owner, records, 16384);
 /* A record of a socket whose session is not known, received by a thread. key: tid. Replaced by the next one, deleted
  * by the next TLS call that is not known to belong elsewhere. */
 struct arrival {
-	u64 sk, connection;	/* connection SEVERAL: it received from more than one */
+	u64 sk, connection;
+	u64 several;		/* it received from others too */
 	u64 length;		/* of the record */
+	struct record_key key;
+	u64 bio;		/* that it was written to */
 };
 BPF_TABLE("lru_hash", u32, struct arrival, arrivals, 16384);
+/* Words of an SSL object in which its BIOs are: the 3rd in OpenSSL 1.1 and 3.0, about the 10th from 3.2. */
+#define OBJECT_WORDS 24
 /* Plaintext that a thread wrote to a session whose socket is not known. key: tid. Deleted by the next send. */
 struct departure {
 	struct record_owner owner;	/* session SEVERAL: it wrote to more than one */
@@ -64,8 +71,9 @@ INLINE void note_arrival(u8 *head, struct connection *c, u64 sk, u32 tid)
 	if (!fresh.length)
 		return;
 	last = arrivals.lookup(&tid);
-	if (last && last->connection != c->id)
-		fresh.connection = SEVERAL;
+	if (last && (last->several || last->connection != c->id))
+		fresh.several = 1;
+	__builtin_memcpy(&fresh.key, head + RECORD_KEY_END - RECORD_KEY_BYTES, RECORD_KEY_BYTES);
 	arrivals.update(&tid, &fresh);
 }
 
@@ -183,7 +191,7 @@ INLINE void note_order(struct session *s, struct tls_call *call, u64 id, u32 dir
 	last = arrivals.lookup(&tid);
 	if (!last)
 		return;
-	if (last->connection != SEVERAL && protects(last->length, n)) {
+	if (!last->several && protects(last->length, n)) {
 		call->sk = last->sk;
 		call->connection = last->connection;
 	}
@@ -203,6 +211,36 @@ INLINE void remember_record(struct tls_call *call, u64 id, u64 buffer)
 		return;
 	struct record_owner owner = {.ssl = call->ssl, .session = s->id, .tgid = id >> 32};
 	records.update(&key, &owner);
+}
+
+/* BIO_write outside of any TLS function: is it what this thread has just received? */
+INLINE void note_feed(u32 tid, u64 bio, u64 buffer)
+{
+	struct arrival *last = arrivals.lookup(&tid);
+	struct record_key key = {};
+
+	if (!last || read_record_key(buffer, &key) == 0)
+		return;
+	if (key.bytes[0] == last->key.bytes[0] && key.bytes[1] == last->key.bytes[1])
+		last->bio = bio;
+}
+
+/* A read begins: is the BIO that was fed its session's? */
+INLINE void find_feed(struct tls_call *call, u32 tid)
+{
+	struct arrival *last = arrivals.lookup(&tid);
+	u64 words[OBJECT_WORDS] = {}, i;
+
+	if (!last || !last->bio || bpf_probe_read_user(words, sizeof(words), (void *)call->ssl))
+		return;
+	#pragma clang loop unroll(full)
+	for (i = 0; i < OBJECT_WORDS; i++)
+		if (words[i] == last->bio) {
+			call->sk = last->sk;
+			call->connection = last->connection;
+		}
+	if (call->connection)
+		arrivals.delete(&tid);
 }
 
 /* A system call inside a TLS function, on this thread: the session's records go over this socket. */

@@ -47,6 +47,8 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 			return 0;
 	}
 	count(COUNTER_PROBE_HITS, 1);
+	if (call->kind == CALL_READS)
+		find_feed(call, key.tid);
 	if (tls_calls.update(&key, call)) {
 		count(COUNTER_TABLE_FULL, 1);
 		finish_uprobe(ctx, 1);	/* finds no job: see above */
@@ -164,7 +166,7 @@ INLINE int tls_free(struct pt_regs *ctx, u64 ssl)
 }
 
 /* BIO_write inside a TLS function: what it is given will cross a socket later (association.bpf.h). */
-INLINE int bio_write_enter(struct pt_regs *ctx, u64 buffer, u64 length)
+INLINE int bio_write_enter(struct pt_regs *ctx, u64 bio, u64 buffer, u64 length)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct tls_call_key key = {.tid = id, .depth = 1};
@@ -177,6 +179,8 @@ INLINE int bio_write_enter(struct pt_regs *ctx, u64 buffer, u64 length)
 		key.depth = 0;
 		call = tls_calls.lookup(&key);
 	}
+	if (!call && (u32)length >= RECORD_KEY_END)
+		note_feed(id, bio, buffer);
 	/* With a socket below it, the system call that follows tells more directly. */
 	if (call && !call->connection && (u32)length >= RECORD_KEY_END)
 		remember_record(call, id, buffer);
@@ -213,7 +217,7 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	if (shape == SHAPE_FREE)
 		return tls_free(ctx, object);
 	if (shape == SHAPE_BIO_WRITE)
-		return bio_write_enter(ctx, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+		return bio_write_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	if (!wanted(bpf_get_current_pid_tgid()))
 		return 0;
 	if (shape < SHAPE_HANDSHAKE) {

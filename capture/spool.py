@@ -1,4 +1,4 @@
-"""Batches that memory has no room for, in a file that has no name: it goes with us, however we go.
+"""What memory has no room for, in a file that has no name: it goes with us, however we go.
 
 A burst can outrun the writer for seconds. Copying to a file costs a small part of what making packets costs,
 so the thread that empties the ring keeps up, and the writer catches up when the burst is over.
@@ -20,6 +20,51 @@ if TYPE_CHECKING:
 FOLDER = "/var/tmp"  # noqa: S108 - the file in it is unlinked at once and has mode 0600
 # Beyond this the writer will not catch up: then the ring fills, and the loss is counted.
 MAX_SPOOLED_BYTES = 8 << 30
+# What everyone else on the disk is left: a full one stops logs, databases, and the capture itself.
+RESERVED_BYTES = 1 << 30
+
+
+class SpoolFile:
+    """Bytes by their place; ``end`` is the next. It exists once something was put."""
+
+    def __init__(self) -> None:
+        self._file: FileIO | None = None
+        self.end = 0
+
+    def put(self, *pieces: bytes) -> int | None:
+        """Append; where it is, or None where there is no room for it."""
+        size = sum(map(len, pieces))
+        try:
+            if self._file is None:
+                folder = FOLDER if os.access(FOLDER, os.W_OK) else None
+                self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - closed with us
+            fd = self._file.fileno()
+            disk = os.fstatvfs(fd)
+            room = min(disk.f_bavail * disk.f_frsize - RESERVED_BYTES, MAX_SPOOLED_BYTES - self.end)
+            if size > room or os.pwritev(fd, pieces, self.end) != size:
+                return None
+        except OSError:
+            return None
+        self.end += size
+        return self.end - size
+
+    def take(self, offset: int, size: int) -> bytes:
+        """What is there. Raises OSError."""
+        if self._file is None:
+            raise OSError("nothing was spooled")
+        return os.pread(self._file.fileno(), size, offset)
+
+    def rewind(self) -> None:
+        """Everything was taken: begin anew, and give the room back."""
+        if self._file is not None and self.end:
+            os.ftruncate(self._file.fileno(), 0)
+            self.end = 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Spooled(NamedTuple):
@@ -31,49 +76,27 @@ class Spooled(NamedTuple):
 
 
 class Spool:
-    """First in, first out; one thread puts, another takes."""
+    """Batches, first in, first out; one thread puts, another takes."""
 
     def __init__(self) -> None:
-        self._file: FileIO | None = None
-        self._end = 0
+        self._file = SpoolFile()
 
     def put(self, batch: Batch) -> Spooled | None:
         """Keep a batch; None where there is no room for it."""
         starts = array("I", batch.starts)
-        size = len(batch.buffer)
-        entry = Spooled(self._end, size, len(starts))
-        if entry.offset + size + 4 * len(starts) > MAX_SPOOLED_BYTES:
-            return None
-        try:
-            if self._file is None:
-                folder = FOLDER if os.access(FOLDER, os.W_OK) else None
-                self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - closed with us
-            for piece in (batch.buffer, starts.tobytes()):
-                if os.pwrite(self._file.fileno(), piece, self._end) != len(piece):
-                    return None
-                self._end += len(piece)
-        except OSError:
-            return None
-        return entry
+        place = self._file.put(batch.buffer, starts.tobytes())
+        return None if place is None else Spooled(place, len(batch.buffer), len(starts))
 
     def take(self, entry: Spooled) -> Batch:
         """The batch again. Raises OSError."""
-        if self._file is None:
-            raise OSError("nothing was spooled")
-        fd = self._file.fileno()
-        buffer = os.pread(fd, entry.size, entry.offset)
         starts = array("I")
-        starts.frombytes(os.pread(fd, 4 * entry.records, entry.offset + entry.size))
-        return Batch(buffer, starts.tolist())
+        starts.frombytes(self._file.take(entry.offset + entry.size, 4 * entry.records))
+        return Batch(self._file.take(entry.offset, entry.size), starts.tolist())
 
     def rewind(self) -> None:
-        """Everything was taken: begin anew, and give the room back."""
-        if self._file is not None and self._end:
-            os.ftruncate(self._file.fileno(), 0)
-            self._end = 0
+        """Everything was taken."""
+        self._file.rewind()
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()

@@ -138,7 +138,7 @@ def test_what_memory_has_no_room_for_waits_on_disk_in_order(monkeypatch):
 def test_the_spool_has_no_name_and_a_limit(monkeypatch):
     spool = Spool()
     entry = spool.put(RealBatch(b"abc", [1, 2]))
-    assert os.fstat(spool._file.fileno()).st_nlink == 0
+    assert os.fstat(spool._file._file.fileno()).st_nlink == 0
     monkeypatch.setattr("capture.spool.MAX_SPOOLED_BYTES", 20)
     assert spool.put(RealBatch(b"abc", [1, 2])) is None
     assert spool.take(entry).buffer == b"abc"

@@ -143,6 +143,6 @@ def test_the_spool_has_no_name_and_a_limit(monkeypatch):
     assert spool.put(RealBatch(b"abc", [1, 2])) is None
     assert spool.take(entry).buffer == b"abc"
     spool.rewind()
-    assert os.fstat(spool._file.fileno()).st_size == 0
+    assert os.fstat(spool._file._file.fileno()).st_size == 0
     assert spool.put(RealBatch(b"abc", [1, 2])) == entry
     spool.close()

@@ -387,6 +387,8 @@ INLINE int below_moved(void)
 	} else
 		count(COUNTER_LOST_TABLE_FULL, n);
 out:
+	if (!ready)
+		drop_notes(call, tid);
 	if (reported)
 		syscalls.delete(&tid);
 	return ready;

@@ -197,6 +197,8 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	unwanted_call_ends(id);
 	syscalls.delete(&tid);
+	pieces.delete(&tid);
+	splits.delete(&tid);
 	jobs.delete(&tid);
 	tls_calls.delete(&key);
 	key.depth = 1;

@@ -96,6 +96,15 @@ INLINE void in_sequence(struct syscall *call, u32 tid, u32 sequence, u32 done)
 		add_split(call, tid, done, others);
 }
 
+/* What was noted of a call for a copy that is not made. */
+INLINE void drop_notes(struct syscall *call, u32 tid)
+{
+	if (call->memory == MEMORY_KERNEL)
+		pieces.delete(&tid);
+	if (call->splits)
+		splits.delete(&tid);
+}
+
 INLINE int overlaps(struct syscall *call, struct connection *c)
 {
 	return call->overlapped || call->overlaps != c->overlaps[call->direction & 1];

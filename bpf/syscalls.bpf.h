@@ -243,6 +243,8 @@ INLINE int io_exit(long result)
 	}
 	if (!result && call->direction == DIRECTION_RECEIVED && c && c->id == call->id && c->untold)
 		note_end(c, sk);
+	if (!ready)
+		drop_notes(call, tid);
 	syscalls.delete(&tid);
 	return ready;
 }

@@ -14,6 +14,7 @@ from processes import processes_of_run
 # The kinds of programs that a recorder attaches; others belong to systemd and the like.
 PROGRAM_TYPES = {"tracepoint", "kprobe", "raw_tracepoint", "raw_tracepoint_writable", "tracing", "perf_event"}
 PROGRAM_ID = re.compile(rb"^prog_id:\s*(\d+)", re.MULTILINE)
+MAP_ID = re.compile(rb"^map_id:\s*(\d+)", re.MULTILINE)
 BCC_FOLDER = Path("/usr/lib/python3/dist-packages/bcc")
 KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 
@@ -65,3 +66,20 @@ def leaked_programs(before: set[int], run: str) -> dict[int, str]:
         return {}
     foreign = programs_of_others(run)
     return {number: name for number, name in new.items() if number not in foreign}
+
+
+def table_entries(pid: int, *names: str) -> dict[str, int]:
+    """How many entries the hash maps of these names have that a process holds open; names are cut to 15 bytes."""
+    ids = set()
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        # Descriptors come and go.
+        with contextlib.suppress(OSError):
+            ids |= {int(number) for number in MAP_ID.findall(info.read_bytes())}
+    found = {}
+    listing = subprocess.run(["bpftool", "--json", "map", "list"], capture_output=True, check=True)
+    for table in json.loads(listing.stdout):
+        if table["id"] in ids and table.get("name") in {name[:15] for name in names}:
+            dump = ["bpftool", "--json", "map", "dump", "id", str(table["id"])]
+            entries = json.loads(subprocess.run(dump, capture_output=True, check=True).stdout)
+            found[str(table["name"])] = len(entries)
+    return found

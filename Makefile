@@ -39,6 +39,8 @@ INSTALLED_DEV := $(VENV)/.plaintap-dev-$(KEY)
 # setuptools takes the folders of C headers, which are package data, for packages that were forgotten.
 PIP_INSTALL := PYTHONWARNINGS=ignore $(VENV)/bin/pip install --quiet --disable-pip-version-check
 
+COMPILE := from bpf.program import Kernel; from capture.recorder import DEFAULT_RING_BYTES as size; Kernel(size).close()
+
 # What drives Chromium's devtools in the tests.
 DEVTOOLS := build/devtools/node_modules/.package-lock.json
 
@@ -70,6 +72,8 @@ $(INSTALLED):
 	    $(PYTHON) -m venv --clear $(CURDIR)/$(VENV)
 	echo 'Installing plaintap into $(VENV)'
 	$(PIP_INSTALL) --editable .
+	# The first recording is to begin as soon as later ones: as root, and where the kernel allows it.
+	test $$(id -u) -ne 0 || $(VENV)/bin/python -c '$(COMPILE)' 2>/dev/null || :
 	rm -f $(VENV)/.plaintap-*
 	touch $@
 	@$(HAND_OVER)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpf import abi, btf, system
+from bpf import abi, below, btf, system
 from bpf.bcc_module import load_bcc
 from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
@@ -75,6 +75,7 @@ def examine_machine() -> Iterator[Check]:
     yield _attempt("BTF", _btf)
     yield _attempt("tracefs", _tracefs)
     yield _uprobes()
+    yield _attempt("socket layer", _below)
 
 
 def examine_processes(wanted: str | None, catalog: ProbeCatalog) -> Iterator[Finding]:
@@ -147,6 +148,16 @@ def _uprobes() -> Check:
     if multi:
         return Check("uprobes", "uprobe_multi: starting and stopping are quick")
     return Check("uprobes", "one by one: stopping takes 0.1 s a probe; Linux 6.6 does better")
+
+
+def _below() -> str:
+    """What of the socket layer is shown; older kernels show less, and nothing is to be mended."""
+    features = below.probe()
+    if not features.lengths:
+        return "sendfile is a gap; splice, io_uring and 32-bit programs are not seen (Linux 6.3 shows their lengths)"
+    if not features.messages:
+        return "what sendfile, splice, io_uring and 32-bit programs send is a gap (Linux 6.16 shows it)"
+    return "sendfile, splice, io_uring and 32-bit programs are seen"
 
 
 def _pids(wanted: str | None) -> Iterator[int]:

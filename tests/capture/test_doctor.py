@@ -83,6 +83,17 @@ def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
     assert text.count("MEND") == text.count("→")
 
 
+@pytest.mark.parametrize(
+    ("lengths", "messages", "said"),
+    [(False, False, "not seen"), (True, False, "send is a gap"), (True, True, "are seen")],
+)
+def test_what_the_socket_layer_shows_depends_on_the_kernel(monkeypatch, lengths, messages, said):
+    monkeypatch.setattr(doctor.below, "probe", lambda: doctor.below.Features(lengths, messages))
+    (check,) = (check for check in doctor.examine_machine() if check.name == "socket layer")
+    assert said in check.found
+    assert check.remedy is None
+
+
 def test_both_forms_say_the_same(tls_user):
     findings = list(doctor.examine_processes(str(tls_user[0]), ProbeCatalog()))
     checks = [doctor.Check("a", "b"), doctor.Check("c", "d", "e")]

@@ -211,6 +211,8 @@ enum counter {
 
 /* A flag beside a library's number in an attachment's cookie (1 << 24): its BIO_write is not known. */
 #define WITHOUT_BIO 16777216
+/* The same (1 << 25): its functions were found by their code, and may be others. */
+#define LOCATED 33554432
 
 struct settings {
 	u32 self;	/* our own tgid: never recorded */

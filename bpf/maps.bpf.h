@@ -151,6 +151,10 @@ BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS
 /* key: {tid, depth}. Deleted at return, or when the thread exits. */
 BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
 
+/* Libraries that were found by their code and whose functions behave like others. key: the attachment's number of it.
+ * Never deleted: its probes are as good as gone. */
+BPF_HASH(distrusted, u32, u8, 4096);
+
 /* Connections whose bytes are shown from their other end. key: connection id. Filled and emptied by user space; a
  * cache, for user space leaves out what is copied all the same. */
 BPF_TABLE("lru_hash", u64, u8, mirrored, MAX_CONNECTIONS);

@@ -149,6 +149,10 @@ class Tables:
     def _entries(self, table: Any) -> Iterator[tuple[bytes, bytes]]:
         return system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
 
+    def distrusted(self) -> list[int]:
+        """The numbers of libraries that were found by their code, wrongly."""
+        return [int(number.value) for number in self._kernel.table("distrusted")]
+
     def counters(self) -> dict[str, int]:
         """All counters, by their names in events.h without the prefix, in lower case."""
         table = self._kernel.table("counters")

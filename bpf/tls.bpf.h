@@ -207,6 +207,21 @@ INLINE int writes(int shape)
 		shape == SHAPE_WRITE_EX2 || shape == SHAPE_WRITE_VECTORS;
 }
 
+INLINE int is_distrusted(u64 library)
+{
+	u32 number = library & (WITHOUT_BIO - 1);
+	return (library & LOCATED) && distrusted.lookup(&number);
+}
+
+INLINE void distrust(u64 library)
+{
+	u32 number = library & (WITHOUT_BIO - 1);
+	u8 one = 1;
+
+	if (library & LOCATED)
+		distrusted.update(&number, &one);
+}
+
 INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
@@ -218,7 +233,7 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 		return tls_free(ctx, object);
 	if (shape == SHAPE_BIO_WRITE)
 		return bio_write_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
-	if (!wanted(bpf_get_current_pid_tgid()))
+	if (!wanted(bpf_get_current_pid_tgid()) || is_distrusted(library))
 		return 0;
 	if (shape < SHAPE_HANDSHAKE) {
 		call.buffer = PT_REGS_PARM2(ctx);
@@ -255,7 +270,13 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
 		n = done;
 	}
-	return n > 0 && call->buffer && n <= room ? n : 0;
+	if (n <= 0 || !call->buffer)
+		return 0;
+	if (n <= room)
+		return n;
+	/* More than there was room for: no TLS function says that. */
+	distrust(call->library);
+	return 0;
 }
 
 INLINE int shape_return(struct pt_regs *ctx, int shape)

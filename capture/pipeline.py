@@ -201,6 +201,7 @@ class Pipeline:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
             self._collect_ends()
+            self._tls.distrust(self.tables.distrusted())
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL_S
             self.tables.find_ends()
@@ -233,6 +234,7 @@ class Pipeline:
         self.tables.find_ends()
         self.tables.set(0, ())
         skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()
+        self._tls.distrust(self.tables.distrusted())
         detaching = threading.Thread(target=self._probes.detach)
         detaching.start()
         time.sleep(_SETTLE_S)

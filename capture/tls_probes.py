@@ -97,6 +97,8 @@ class TlsProbes:
         self._probes = probes
         self._know_file = know_file
         self._names: list[str] = []
+        self._files: list[str] = []
+        self._distrusted: set[int] = set()
         # Call shapes without a program are not attached.
         self._shapes = abi.header().enums["shape"]
         self.warnings: list[str] = []
@@ -104,6 +106,15 @@ class TlsProbes:
     def library_name(self, cookie: int) -> str | None:
         """The library behind a sample's cookie."""
         return self._names[cookie - 1] if 0 < cookie <= len(self._names) else None
+
+    def distrust(self, cookies: Iterable[int]) -> None:
+        """Say of which files the kernel side believes no probe any more."""
+        for cookie in set(cookies) - self._distrusted:
+            self._distrusted.add(cookie)
+            self.warnings.append(
+                f"{self._files[cookie - 1]}: its {self._names[cookie - 1]} was found by its code, and returned what "
+                "no such function returns: its probes are ignored, and bytes that they told of may be wrong."
+            )
 
     def attach(self, looks: Iterable[Look]) -> None:
         """Attach what was found; a file that cannot be probed is a warning."""
@@ -113,13 +124,13 @@ class TlsProbes:
             if look.probes and look.opened:
                 with look.opened:
                     try:
-                        self._attach(look.probes, _path_of(look.opened))
+                        self._attach(look.probes, _path_of(look.opened), look.file.name)
                     except (PlaintapError, OSError) as error:
                         problem = str(error)
             if problem:
                 self.warnings.append(f"{look.file.name}: no probes ({problem}).")
 
-    def _attach(self, found: LibraryProbes, path: str) -> None:
+    def _attach(self, found: LibraryProbes, path: str, name: str) -> None:
         sites = [
             UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
             for site in found.sites
@@ -127,8 +138,11 @@ class TlsProbes:
         ]
         if sites:
             self._names.append(found.library)
-            flag = abi.header().constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
-            self._probes.attach_uprobes(path, sites, len(self._names) | flag)
+            self._files.append(name)
+            constants = abi.header().constants
+            flags = constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
+            flags |= constants["LOCATED"] if found.level == "located" else 0
+            self._probes.attach_uprobes(path, sites, len(self._names) | flags)
 
 
 def _lacks_bio(found: LibraryProbes) -> bool:

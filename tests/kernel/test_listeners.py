@@ -32,6 +32,8 @@ def test_every_event_is_on_its_connection(servers: Servers, tmp_path: Path) -> N
     with running(server_command, stdin=subprocess.PIPE) as server:
         wait_for_port(port)
         with running(client_command, stdout=subprocess.PIPE) as client:
+            assert client.stdout
+            assert server.stdin
             assert client.stdout.readline() == b"listening\n"
             with record(tmp_path / "listeners.pcapng", "-p", client.pid) as recording:
                 server.stdin.write(b"\n")

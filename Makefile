@@ -39,7 +39,7 @@ INSTALLED_DEV := $(VENV)/.plaintap-dev-$(KEY)
 # setuptools takes the folders of C headers, which are package data, for packages that were forgotten.
 PIP_INSTALL := PYTHONWARNINGS=ignore $(VENV)/bin/pip install --quiet --disable-pip-version-check
 
-COMPILE := from bpf.program import Kernel; from capture.recorder import DEFAULT_RING_BYTES as size; Kernel(size).close()
+COMPILE := from bpf.program import Kernel; from capture.pipeline import DEFAULT_RING_BYTES as size; Kernel(size).close()
 
 # What drives Chromium's devtools in the tests.
 DEVTOOLS := build/devtools/node_modules/.package-lock.json

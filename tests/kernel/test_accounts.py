@@ -1,0 +1,93 @@
+"""What the ledger says of how traffic was seen: by the kernel's own counts, at the call, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conformance_runs import Peer, Truth, compile_program, run, streams_by_ports
+from judges import rows
+from recording import record, settle
+
+from bpf import system
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.kernel
+
+
+def recorded(folder: Path, way: str, *options: str) -> tuple[Truth, dict[str, Any], str]:
+    """A program of tests/support/conformance that sends in one way: what it saw, the ledger, what was said."""
+    name = f"account-{way[-7:]}".replace("_", "-")
+    program = compile_program(folder, "moves.c", name)
+    account = folder / "ledger.json"
+    with record(folder / "account.pcapng", "-c", name, "--ledger", account, *options) as recording:
+        (truth,) = run([program, way, (peer := Peer()).port], peer)
+        settle()
+        done = recording.stop()
+    return truth, json.loads(account.read_text()), done.stderr
+
+
+def test_bytes_by_reference_are_as_of_the_call(tmp_path: Path) -> None:
+    truth, ledger, _ = recorded(tmp_path, "send_sendfile")
+    assert ledger["as_of_call"] == truth.sent_bytes
+    assert ledger["counted_by"] == "socket-layer"
+    said = rows(tmp_path / "account.pcapng", "frame.comment", "frame.comment")
+    assert sum("as of the call" in "".join(comments) for comments in said) == 1
+
+
+def test_bytes_by_value_are_not(tmp_path: Path) -> None:
+    _, ledger, _ = recorded(tmp_path, "send_write")
+    assert ledger["as_of_call"] == 0
+    assert rows(tmp_path / "account.pcapng", 'frame.comment contains "as of"', "frame.number") == []
+
+
+def test_tcp_s_own_totals_know_of_what_no_call_showed(tmp_path: Path) -> None:
+    truth, ledger, said = recorded(tmp_path, "send_splice_of_pipe", "--no-below")
+    assert ledger["counted_by"] == "system-calls"
+    assert ledger["tcp_totals"] == {
+        "connections": 1, "unseen_sent": truth.sent_bytes, "unseen_received": 0, "excess": 0,
+    }  # fmt: skip
+    assert f"{truth.sent_bytes:,} bytes" in said
+
+
+def test_tcp_s_own_totals_agree_with_what_was_seen(tmp_path: Path) -> None:
+    truth, ledger, said = recorded(tmp_path, "send_splice_of_pipe")
+    assert ledger["tcp_totals"] == {"connections": 1, "unseen_sent": 0, "unseen_received": 0, "excess": 0}
+    assert ledger["sockets"]["reported"] == truth.sent_bytes
+    ((stream,),) = streams_by_ports(tmp_path / "account.pcapng").values()
+    assert stream.sent.sha256 == truth.sent
+    assert "Warning" not in said
+    assert 0 < ledger["samples"] < 10_000
+    assert ledger["connections_without_address"] == 0
+
+
+def instruction(code: int, registers: int, offset: int = 0, immediate: int = 0) -> bytes:
+    """One of BPF's."""
+    return struct.pack("<BBhi", code, registers, offset, immediate)
+
+
+def test_runs_that_the_kernel_skips_are_counted() -> None:
+    # *(u64 *)(r10 - 8) = "x"; r1 = r10 - 8; r2 = 2; bpf_trace_printk(r1, r2); return 0
+    program = system.load_program(
+        "RAW_TRACEPOINT",
+        instruction(0x7A, 10, -8, ord("x")) + instruction(0xBF, 10 << 4 | 1) + instruction(0x07, 1, 0, -8)
+        + instruction(0xB7, 2, 0, 2) + instruction(0x85, 0, 0, 6) + instruction(0xB7, 0) + instruction(0x95, 0),
+        "prints",
+    )  # fmt: skip
+    try:
+        assert system.skipped_runs(program) == 0
+        # It prints, which is what it is called for: the kernel does not call it again from within.
+        link = system.open_raw_tracepoint(program, "bpf_trace_printk")
+        try:
+            for _ in range(7):
+                system.run_raw_tracepoint(program, (0,))
+        finally:
+            os.close(link)
+        assert system.skipped_runs(program) >= 7
+    finally:
+        os.close(program)

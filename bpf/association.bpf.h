@@ -165,7 +165,8 @@ INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 	c = connections.lookup(&sk);
 	if (!c || c->id != s->connection)
 		return NULL;
-	take_over(c, s, call->ssl, id >> 32);
+	if (!s->tunnels)
+		take_over(c, s, call->ssl, id >> 32);
 	if (fresh)
 		tell_bound(c, s, id);
 	return c;

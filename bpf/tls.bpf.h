@@ -91,6 +91,38 @@ INLINE int carries_records(struct tls_call *call, struct session *s, u32 tid, u3
 	return 1;
 }
 
+/* Bytes after which a session is no proxy's: its first words are CONNECT and a handshake. */
+#define MAX_BEFORE_TUNNEL 4096
+
+/* The same with memory BIOs (urllib3, aiohttp): what is written is a record that another session made. */
+INLINE int relays_records(struct tls_call *call, struct session *s, u64 id, u32 direction)
+{
+	struct record_key key = {};
+	struct record_owner *owner;
+	struct session *inner;
+	u64 sk = s->sk;
+
+	if (s->tunnels)
+		return 1;
+	if (direction != DIRECTION_SENT || !s->connection || s->position[0] > MAX_BEFORE_TUNNEL || call->blocks)
+		return 0;
+	if (!read_record_key(call->buffer, &key) || !(owner = records.lookup(&key)))
+		return 0;
+	struct session_key inner_key = {.ssl = owner->ssl, .tgid = owner->tgid};
+	inner = sessions.lookup(&inner_key);
+	if (!inner || inner->id != owner->session || inner->id == s->id || inner->connection)
+		return 0;
+	s->tunnels = 1;
+	inner->sk = sk;
+	inner->connection = s->connection;
+	struct connection *c = connections.lookup(&sk);
+	if (c && c->id == s->connection) {
+		take_over(c, inner, owner->ssl, owner->tgid);
+		tell_bound(c, inner, id);
+	}
+	return 1;
+}
+
 /* 1: n bytes of plaintext are set up for the copying program. */
 INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 {
@@ -99,7 +131,7 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	struct connection *c;
 
 	count(COUNTER_PLAINTEXT_REPORTED, n);
-	if (s && carries_records(call, s, tid, d)) {
+	if (s && (carries_records(call, s, tid, d) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}

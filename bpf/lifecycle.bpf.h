@@ -34,7 +34,8 @@ INLINE struct connection *connecting(u64 sk)
 	u64 id = bpf_get_current_pid_tgid();
 	struct sock_reference s = {};
 
-	if (!wanted(id) || !tcp_sock_of(sk, &s))
+	/* What Multipath TCP connects is not the program's. */
+	if (!wanted(id) || !tcp_sock_of(sk, &s) || has_upper_layer(sk))
 		return NULL;
 	s.inode = inode_of(sk);
 	return s.inode ? connection_of(&s, id >> 32, NO_FD) : NULL;

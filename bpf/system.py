@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import struct
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 
 
+@cache
+def _libc() -> _Libc:
+    """One for all calls."""
+    return _Libc()
+
+
 class _Libc:
     """libc's syscall(), with errno."""
 
@@ -68,7 +75,7 @@ class _Libc:
 
 def _bpf(command: int, attributes: bytes) -> int:
     block = ctypes.create_string_buffer(attributes.ljust(_ATTRIBUTE_BYTES, b"\0"), _ATTRIBUTE_BYTES)
-    return _Libc()("bpf", command, block, _ATTRIBUTE_BYTES)
+    return _libc()("bpf", command, block, _ATTRIBUTE_BYTES)
 
 
 def load_program(kind: str, instructions: bytes, name: str) -> int:
@@ -121,7 +128,7 @@ def read_hash_map(map_fd: int, key_bytes: int, value_bytes: int) -> Iterator[tup
             _ATTRIBUTE_BYTES,
         )  # fmt: skip
         try:
-            _Libc()("bpf", _BPF_MAP_LOOKUP_BATCH, attributes, _BATCH_ATTRIBUTE_BYTES)
+            _libc()("bpf", _BPF_MAP_LOOKUP_BATCH, attributes, _BATCH_ATTRIBUTE_BYTES)
         except OSError as error:
             if error.errno != errno.ENOENT:  # ENOENT: these are the last
                 raise
@@ -210,7 +217,7 @@ def open_tracepoint(program: int, event_id: int) -> int:
     """Attach a program to a tracepoint, on all processors (perf's pid -1, processor 0 stands for the event)."""
     attributes = struct.pack("<IIQQQQ", _PERF_TYPE_TRACEPOINT, 112, event_id, 1, 0, 0).ljust(112, b"\0")
     block = ctypes.create_string_buffer(attributes, 112)
-    fd = _Libc()("perf_event_open", block, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+    fd = _libc()("perf_event_open", block, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
     try:
         fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
         fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)

@@ -49,6 +49,7 @@ class Tables:
         self._constants = abi.header().constants
         self._counters = tuple(abi.header().enums["counter"])[:-1]  # the last is their number
         self._check_end: int | None = None
+        self._unasked: list[bytes] = []
 
     def choose_pid(self, pid: int, choice: Choice) -> None:
         """A process, and those it forks from now on if children are followed."""
@@ -187,11 +188,15 @@ class Tables:
                     int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
                 )  # fmt: skip
 
-    def find_ends(self) -> None:
-        """Let the kernel side report connections whose end it is told by nobody: AF_UNIX's and MPTCP's."""
-        table = self._kernel.table("untold_ends")
-        entries = system.read_hash_map(table.map_fd, ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
-        for key, _ in entries:
+    def find_ends(self, most: int) -> None:
+        """Let the kernel side report connections whose end it is told by nobody: AF_UNIX's and MPTCP's.
+
+        At most ``most`` are asked of, for that takes 10 µs each; the rest is asked of the next time.
+        """
+        if not self._unasked:
+            self._unasked = [key for key, _ in self._entries(self._kernel.table("untold_ends"))]
+        asked, self._unasked = self._unasked[:most], self._unasked[most:]
+        for key in asked:
             if self._check_end is None:
                 self._check_end = self._kernel.load("check_end", "RAW_TRACEPOINT")
             system.run_raw_tracepoint(self._check_end, (int.from_bytes(key, sys.byteorder),))

@@ -48,8 +48,12 @@ DEFAULT_RING_BYTES = 32 << 20
 TICK_INTERVAL_S = 0.02
 # How long an end that found no room in the ring may wait to be told.
 SWEEP_INTERVAL_S = 2.0
-# How late the end of a connection that the kernel does not tell of (AF_UNIX, MPTCP) may be found.
+# How often ends that the kernel does not tell of (AF_UNIX, MPTCP) are looked for, and of how many connections: that
+# takes a hundredth of a processor. Where there are more, an end is found later.
 LOOK_INTERVAL_S = 0.5
+MAX_LOOKS = 500
+# At the recording's end, in a twentieth of a second.
+MAX_LAST_LOOKS = 10_000
 # Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
 # and what it misses never comes back.
 NICE = -10
@@ -204,7 +208,7 @@ class Pipeline:
             self._tls.distrust(self.tables.distrusted())
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL_S
-            self.tables.find_ends()
+            self.tables.find_ends(MAX_LOOKS)
 
     def _holes_noted(self) -> int:
         return self.tables.counter("holes_noted")
@@ -231,7 +235,7 @@ class Pipeline:
 
     def end(self) -> Ledger:
         """Stop reporting, take what was reported, and draw up the ledger."""
-        self.tables.find_ends()
+        self.tables.find_ends(MAX_LAST_LOOKS)
         self.tables.set(0, ())
         skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()
         self._tls.distrust(self.tables.distrusted())

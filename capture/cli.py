@@ -19,6 +19,7 @@ import click
 from capture import doctor
 from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
+from capture.outbox import Outbox
 from capture.output_file import STDOUT, OutputFile, require_different
 from capture.pipeline import DEFAULT_RING_BYTES, Exporter, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
@@ -256,22 +257,25 @@ def record(
         raise UsageError(
             "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
         )
-    if archive and name == STDOUT:
-        raise UsageError("--har reads the capture as it grows: name a file for that with -w.")
     with (
         OutputFile(name, "-w") as out,
         _optional(archive, "--har") as har,
         _optional(account, "--ledger") as machines,
+        contextlib.ExitStack() as files,
     ):
+        if har and (name == STDOUT or not out.is_file):
+            raise UsageError("--har reads the capture as it grows: name a file for that with -w.")
         require_different(filter(None, (out, har, machines)))
-        exporter = PcapngExporter(out.write, _metadata(), Framing(framing))
-        live: list[LiveHar] = []
+        outbox = files.enter_context(Outbox(out))
+        exporter = PcapngExporter(outbox.write, _metadata(), Framing(framing))
+        following = False
 
         def flush() -> None:
+            nonlocal following
             exporter.flush()
-            out.file.flush()
-            if har and not live:
-                live.append(LiveHar(Path(name), har, _live_options(content)))
+            if har and not following:
+                following = True
+                files.enter_context(LiveHar(Path(name), har, _live_options(content)))
 
         def finish(ledger: Ledger) -> None:
             exporter.finish(
@@ -279,20 +283,24 @@ def record(
                 summary="\n".join([*ledger.lines(), *ledger.warnings()]),
                 dropped=ledger.lost_bytes,
             )
-            out.file.flush()
+            outbox.finish()
             if machines:
                 machines.write(f"{json.dumps(ledger.as_json(), indent=2)}\n".encode())
 
         held = bool(command) if hold is None else hold
         plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below)
-        recorder = Recorder(plan, Exporter(exporter.write, flush, finish), _say)
-        try:
-            ledger = recorder.run()
-        finally:
-            for process in live:
-                process.close()
+        recorder = Recorder(plan, Exporter(outbox, exporter.write, flush, finish), _say)
+        ledger = recorder.run()
     _report(ledger, *filter(None, (name, archive)))
-    sys.exit(recorder.exit_code)
+    if outbox.reader_gone:
+        _say("The reader of the capture has gone: it ends there.")
+    elif outbox.undelivered:
+        _say(
+            f"Warning: {outbox.undelivered:,} bytes of the capture were not taken by its reader: it ends there."
+        )
+    sys.exit(
+        recorder.exit_code or (1 if outbox.undelivered and not command and not outbox.reader_gone else 0)
+    )
 
 
 @main.command()

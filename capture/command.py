@@ -93,8 +93,10 @@ class Command:
     def abandon(self) -> None:
         """Record it no more: wait for its end, which comes at once if it was never released."""
         self._close_pipes()
+        # A signal handler may be told its end meanwhile.
         with contextlib.suppress(ChildProcessError):
-            self.exit_code = _exit_code(os.waitpid(self.pid, 0)[1])
+            if self.exit_code is None:
+                self.exit_code = _exit_code(os.waitpid(self.pid, 0)[1])
 
     def _close_pipes(self) -> None:
         """Once: the numbers may be another file's afterwards."""

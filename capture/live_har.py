@@ -13,6 +13,8 @@ from capture.errors import PlaintapError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
     from capture.output_file import OutputFile
 
@@ -50,10 +52,15 @@ class LiveHar:
             os.close(capture)
             os.close(reading)
 
-    def close(self) -> None:
-        """The capture is complete: wait for the archive. Raises LiveHarError."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The capture is complete: wait for the archive. Raises LiveHarError, unless another error is on its way."""
         os.close(self._writing)
-        if self._process.wait() != 0:
+        if self._process.wait() != 0 and error is None:
             raise LiveHarError(
                 f"{self._name} could not be completed: make it from the capture with `plaintap export`."
             )

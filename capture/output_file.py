@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.errors import UsageError
+from capture.errors import PlaintapError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,21 +25,34 @@ _OWNER_ONLY = 0o600
 _STDIN = 0
 
 
+class WriteError(PlaintapError):
+    """An output takes no more."""
+
+    def __init__(self, output: OutputFile, error: OSError) -> None:
+        super().__init__(
+            f"Writing {output.name} failed ({error.strerror}): it ends where it was written last. "
+            f"Make room, or name another file with {output.option}."
+        )
+
+
 class OutputFile:
     """An output by name, ``-`` for stdout; ``option`` is how the user can name another.
 
-    ``name`` is what it was called; ``file`` is for writing from begin() on, and write() does both.
+    ``name`` is what it was called; ``file``, with a buffer, is for writing from begin() on.
     Raises UsageError where it cannot be written.
     """
 
     def __init__(self, name: str, option: str) -> None:
         self.name = name
-        self.label = f"{option} {name}"
+        self.option = option
         self._path: Path | None = None
-        self._begun = False
+        self.begun = False
         self._created = False
         if name == STDOUT:
-            self.file: BinaryIO = sys.stdout.buffer
+            if sys.stdout is None:
+                raise UsageError(f"stdout is closed: name a file with {option}.")
+            # Not its buffer, which PYTHONUNBUFFERED takes away: what is written in part must be continued.
+            self.file: BinaryIO = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115
             return
         path = self._path = Path(name)
         self._created = not path.exists()
@@ -51,16 +64,24 @@ class OutputFile:
             ) from None
         self.file = os.fdopen(fd, "wb")
 
+    @property
+    def is_file(self) -> bool:
+        """Not a pipe, a terminal or another device."""
+        return stat.S_ISREG(os.fstat(self.file.fileno()).st_mode)
+
     def write(self, data: bytes) -> None:
-        """Append; the first write begins the file. Raises OSError."""
-        if not self._begun:
+        """Begin, and be complete with ``data``. Raises WriteError."""
+        try:
             self.begin()
-        self.file.write(data)
+            self.file.write(data)
+            self.file.flush()
+        except OSError as error:
+            raise WriteError(self, error) from None
 
     def begin(self) -> None:
         """Make it empty, and its owner's: of who runs us, or of the user behind sudo."""
-        self._begun = True
-        if self._path is None or not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+        self.begun = True
+        if self._path is None or not self.is_file:
             return
         fd = self.file.fileno()
         os.ftruncate(fd, 0)
@@ -78,7 +99,7 @@ class OutputFile:
             return
         with contextlib.suppress(OSError):  # whoever wrote was told
             self.file.close()
-        if self._created and not self._begun:
+        if self._created and not self.begun:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
@@ -88,7 +109,7 @@ def require_different(outputs: Iterable[OutputFile], source: str | None = None) 
 
     By device and inode: links have other names. Raises UsageError; nothing was written yet.
     """
-    found = [(output.label, os.fstat(output.file.fileno())) for output in outputs]
+    found = [(f"{output.option} {output.name}", os.fstat(output.file.fileno())) for output in outputs]
     if source is not None:
         with contextlib.suppress(OSError):  # there is none: whoever reads it says so
             found.insert(0, (source, os.fstat(_STDIN) if source == STDOUT else Path(source).stat()))

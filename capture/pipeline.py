@@ -21,6 +21,7 @@ from bpf.tables import Choice, Tables
 from capture.connections import Connections, Final
 from capture.drain import Drain
 from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecuted, Protocol, Reason
+from capture.guard import release
 from capture.holes import Holes
 from capture.ledger import Ledger, Observation, balance
 from capture.new_code import NewCode
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from capture.events import ConnectionAnnounced, Event
     from capture.holes import Note
     from capture.older_connections import OlderConnections
+    from capture.outbox import Outbox
     from capture.streams import Side, StreamItem
     from capture.targets import Selection, Targets
     from capture.tls_probes import Look
@@ -76,8 +78,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Where stream items go. ``finish`` takes the ledger."""
+    """Where stream items go, to leave by ``outbox``. ``finish`` takes the ledger."""
 
+    outbox: Outbox
     write: Callable[[StreamItem], None]
     flush: Callable[[], None]
     finish: Callable[[Ledger], None]
@@ -110,6 +113,8 @@ class Pipeline:
             likely_side=self._likely_side,
         )
         self._cgroups = (0, 0)
+        self._flags: set[str] = set()
+        self._holds = False
         self._next_sweep = self._next_look = 0.0
         self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
@@ -159,14 +164,23 @@ class Pipeline:
 
     def start(self, *, with_command: bool) -> None:
         """Let the kernel side report."""
-        flags = set(self._plan.targets.flags(with_command=with_command))
-        flags |= {"HOLD_NEW_CODE"} if self._plan.hold else set()
+        self._flags = set(self._plan.targets.flags(with_command=with_command))
         self._drain.start()
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        self.tables.set(os.getpid(), flags, self._cgroups)
+        self._hold(hold=self._plan.hold)
         if self._plan.targets.follow:
             self._follow()
+
+    def _hold(self, *, hold: bool) -> None:
+        self._holds = hold
+        self.tables.set(os.getpid(), self._flags | ({"HOLD_NEW_CODE"} if hold else set()), self._cgroups)
+
+    def pause(self) -> None:
+        """No event will be handled for a while: nothing may be held meanwhile, nor from now on."""
+        if self._holds:
+            self._hold(hold=False)
+            release(self.tables.held_map)
 
     def _follow(self) -> None:
         """Choose the children that chosen processes have: the kernel side follows those that are born from now on."""
@@ -179,12 +193,12 @@ class Pipeline:
                     self.tables.choose_pid(pid, choice)
                 known |= new
 
-    def step(self) -> None:
-        """Handle the next batch, if one comes within a tick."""
-        batch = self._drain.take(TICK_INTERVAL_S)
+    def step(self, seconds: float) -> bool:
+        """Handle the next batch; False if none comes within so many seconds."""
+        batch = self._drain.take(seconds)
         if batch is None:
             self._now = time.time_ns()
-            return
+            return False
         self._samples += len(batch.starts)
         write, handle = self._exporter.write, self._connections.handle
         event: Event | None = None
@@ -197,6 +211,7 @@ class Pipeline:
                 self._new_code.used(event)
         if event is not None:
             self._now = event.time
+        return True
 
     def tick(self, now: float) -> None:
         """What waits for time."""
@@ -243,8 +258,13 @@ class Pipeline:
         detaching.start()
         time.sleep(_SETTLE_S)
         self._drain.stop()
+        outbox = self._exporter.outbox
+        outbox.end()
         while not self._drain.finished:
-            self.step()
+            if outbox.full:
+                outbox.wait(TICK_INTERVAL_S)
+            else:
+                self.step(TICK_INTERVAL_S)
         finals: dict[int, Final] = {}
         for c in self.tables.connections():
             finals[c.connection] = Final(c.moved, c.session, c.session_moved)

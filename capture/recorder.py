@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # The file on disk is at most this much behind.
 FLUSH_INTERVAL_S = 0.5
+# How long events wait, at most, while a slow reader is waited for.
+READER_INTERVAL_S = 0.003
 # The first PID namespace's inode, the same on every machine (include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 _STDIN = 0  # sys.stdin is None where it is closed
@@ -42,10 +44,6 @@ _STDIN = 0  # sys.stdin is None where it is closed
 
 class PidNamespaceError(PlaintapError):
     """Processes cannot be told apart from here."""
-
-
-class WriteError(PlaintapError):
-    """The output takes no more."""
 
 
 class Recorder:
@@ -81,7 +79,7 @@ class Recorder:
                 kernel.close()
                 files.save()
         finally:
-            if command and command.exit_code is None:
+            if command:
                 command.abandon()
                 self.exit_code = command.exit_code or 0
 
@@ -93,34 +91,51 @@ class Recorder:
             if self._plan.hold:
                 guard = Guard(pipeline.tables.settings_map, pipeline.tables.held_map)
             pipeline.start(with_command=bool(command))
-            with _Signals(self._stop, command):
-                self._exporter.flush()
-                self._say("Recording." if command else "Recording. Press Ctrl-C to stop.")
-                if command:
-                    command.run()
+            with _Signals(self._stop, command, self._exporter.outbox.hurry):
                 try:
+                    self._begin(command)
                     self._loop(pipeline, command)
-                except OSError as error:
-                    self._give_up(pipeline, command, error)
-                return pipeline.end()
+                    self._stop.set()
+                    ledger = pipeline.end()
+                    self._say_warnings(pipeline)
+                    return ledger
+                finally:
+                    # A recording that ends early does not take its command with it.
+                    pipeline.detach()
+                    if command:
+                        command.abandon()
         finally:
             pipeline.detach()
             if guard:
                 guard.close()
 
+    def _begin(self, command: Command | None) -> None:
+        """The output is begun last: a command that cannot be run leaves an older capture as it was."""
+        if command:
+            self._say("Recording.")
+            command.run()
+            self._exporter.flush()
+        else:
+            self._exporter.flush()
+            self._say("Recording. Press Ctrl-C to stop.")
+
     def _loop(self, pipeline: Pipeline, command: Command | None) -> None:
         started = time.monotonic()
         deadline = started + self._plan.duration_s if self._plan.duration_s is not None else None
         next_tick = next_flush = started
-        while not self._stop.is_set():
-            pipeline.step()
+        outbox = self._exporter.outbox
+        while not self._stop.is_set() and not outbox.reader_gone:
+            if outbox.full:
+                pipeline.pause()
+                outbox.wait(TICK_INTERVAL_S)
+            elif not pipeline.step(0 if outbox.pending else TICK_INTERVAL_S):
+                outbox.wait(READER_INTERVAL_S)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_INTERVAL_S
                 pipeline.tick(now)
                 self._say_warnings(pipeline)
                 if command and command.poll():
-                    self.exit_code = command.exit_code or 0
                     return
                 if deadline is not None and now >= deadline:
                     return
@@ -131,16 +146,6 @@ class Recorder:
     def _say_warnings(self, pipeline: Pipeline) -> None:
         for warning in pipeline.take_warnings():
             self._say(f"Warning: {warning}")
-
-    def _give_up(self, pipeline: Pipeline, command: Command | None, error: OSError) -> None:
-        """A recording that cannot be written ends, and does not take its command with it."""
-        pipeline.detach()
-        while command and not command.poll():
-            time.sleep(TICK_INTERVAL_S)
-        raise WriteError(
-            f"Writing the capture failed ({error.strerror}): it ends where it was written last. "
-            "Make room, or name another file with -w."
-        ) from None
 
 
 def _require_first_pid_namespace() -> None:
@@ -160,16 +165,22 @@ def _allow_descriptors() -> None:
 
 
 class _Signals:
-    """While recording: SIGINT, SIGTERM and SIGHUP stop it; with a command they are the command's to act on."""
+    """While recording: SIGINT, SIGTERM and SIGHUP stop it; with a command they are the command's to act on.
+
+    Once it has stopped, another is for the reader that does not take the rest.
+    """
 
     _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, stop: threading.Event, command: Command | None) -> None:
+    def __init__(self, stop: threading.Event, command: Command | None, hurry: Callable[[], None]) -> None:
         self._stop = stop
         self._command = command
+        self._hurry = hurry
         self._before: dict[int, object] = {}
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._stop.is_set():
+            self._hurry()
         if self._command is None:
             self._stop.set()
         elif number != signal.SIGINT or not os.isatty(_STDIN):

@@ -98,8 +98,11 @@ def main(arguments: list[str]) -> None:
     options = json.loads(arguments[3])
     limits = Limits(**options["limits"])
     maker = EntryMaker(limits, Redaction.of(options["sensitive"], options["redact"]), options["bodies"])
-    with os.fdopen(archive, "wb") as output:
-        follow(capture, output, writer, maker, limits)
+    try:
+        with os.fdopen(archive, "wb") as output:
+            follow(capture, output, writer, maker, limits)
+    except OSError as error:
+        sys.exit(f"plaintap: Writing the archive failed: {error.strerror}.")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ class ProbeCatalog:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
+        # Now, not when it is saved: by the end of a recording the code on disk may be another version's.
+        self._code = _code_digest()
         # Oldest use first.
         self._entries: dict[str, dict[str, Any] | None] = {}
         self._changed = False
@@ -87,7 +89,7 @@ class ProbeCatalog:
         if self._file is None or not self._changed:
             return self._file is not None
         kept = dict(list(self._entries.items())[-MAX_ENTRIES:])
-        text = json.dumps({"code": _code_digest(), "files": kept}, separators=(",", ":"))
+        text = json.dumps({"code": self._code, "files": kept}, separators=(",", ":"))
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".probes-")
@@ -112,7 +114,7 @@ class ProbeCatalog:
                 if not owned or status.st_size > MAX_FILE_BYTES:
                     return
                 content = json.loads(source.read(MAX_FILE_BYTES))
-            if content["code"] == _code_digest():
+            if content["code"] == self._code:
                 entries = {str(key): entry for key, entry in content["files"].items()}
                 for entry in entries.values():
                     if entry is not None:

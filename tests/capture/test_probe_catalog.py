@@ -162,6 +162,18 @@ def test_where_nothing_can_be_written_nothing_is_said(tmp_path):
     assert not catalog.save()
 
 
+def test_what_is_found_is_kept_under_the_code_that_found_it(tmp_path, searches, monkeypatch):
+    """The code on disk may be another version's by the time a long recording ends."""
+    file = tmp_path / "probes.json"
+    catalog = ProbeCatalog(file)
+    catalog.probes_for(str(LIBM))
+    monkeypatch.setattr(capture.probe_catalog, "_code_digest", lambda: "of the next version")
+    assert catalog.save()
+    del searches[:]
+    ProbeCatalog(file).probes_for(str(LIBM))
+    assert searches == [str(LIBM)]
+
+
 def test_the_digest_covers_every_module_that_decides():
     """Those that tls_libraries imports, and what they import."""
     folder = Path(capture.probe_catalog.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ for n in range(2):
 """
 
 
+MUSL_MODES = tuple(mode for mode in MODES if mode != "getaddrinfo_a")
 NODE_CLIENT = """
 const began = performance.now();
 require("http").get("http://{host}:{port}/node", answer => answer.resume()).on("socket", socket =>
@@ -90,6 +92,19 @@ def test_the_time_of_a_look_up_is_that_of_the_connection_behind_it(tmp_path: Pat
     ).stdout  # fmt: skip
     assert comments.count(f"name={HOST}") == 2 * len(MODES) + 2
     assert comments.count("dns_started=") == len(MODES) + 1
+
+
+@pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="MUSL IS NOT INSTALLED")
+@pytest.mark.parametrize("linkage", ["-pie", "-static"])
+def test_musl(linkage: str, tmp_path: Path) -> None:
+    program = tmp_path / "lookups"
+    subprocess.run(["musl-gcc", "-O2", linkage, "-o", program, NAMES / "lookups.c"], check=True)
+    capture, printed = in_town(tmp_path, HOST, [f"{program} {mode} {{host}} {{port}}" for mode in MUSL_MODES])
+    found = entries(capture)
+    for mode, line in zip(MUSL_MODES, printed, strict=True):
+        began, ended = map(int, line.split())
+        assert DELAY_MS <= timings(found, f"/{mode}/0")["dns"] <= (ended - began) / 1e6, mode
+        assert timings(found, f"/{mode}/1")["dns"] == -1
 
 
 def test_curl_and_node_measure_the_same(tmp_path: Path) -> None:

@@ -39,14 +39,16 @@ static struct in_addr address_of(const char *mode, const char *host)
 	else {
 		struct addrinfo hints = {.ai_family = AF_INET}, *found = NULL;
 
+#ifdef __GLIBC__
 		if (!strcmp(mode, "getaddrinfo_a")) {
 			struct gaicb request = {.ar_name = host, .ar_service = "80", .ar_request = &hints}, *list[] = {&request};
 			if (getaddrinfo_a(GAI_WAIT, list, 1, NULL))
 				return none;
 			found = request.ar_result;
-		} else if (getaddrinfo(host, "80", &hints, &found)) {
+		} else
+#endif
+		if (getaddrinfo(host, "80", &hints, &found))
 			return none;
-		}
 		return ((struct sockaddr_in *)found->ai_addr)->sin_addr;
 	}
 	if (!entry)

@@ -3,7 +3,7 @@
 ``gethostbyname`` itself ends in one of the two ``_r`` functions, ``getaddrinfo_a`` in getaddrinfo on a thread of its
 own. A C library needs no looking for: every process maps one. Returns are probed on each RET, for threads are
 cancelled inside these functions: a uretprobe would stop whoever unwinds the stack. Go and c-ares ask name servers
-themselves, and are not seen.
+themselves, and are not seen. A program's own getaddrinfo (Chromium has one) counts as well: it calls the C library's.
 """
 
 from __future__ import annotations

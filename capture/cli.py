@@ -19,26 +19,25 @@ import click
 from capture import doctor
 from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
+from capture.options import PID, Content, content_options, target_options, targets
 from capture.outbox import Outbox
 from capture.output_file import STDOUT, OutputFile, require_different
 from capture.pipeline import DEFAULT_RING_BYTES, Exporter, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.recorder import Recorder
-from capture.targets import PROTOCOLS, Targets, select
 from exporters import har_stats, summary
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
-from exporters.har import EntryMaker, HarResult
-from exporters.har_redaction import Redaction
-from exporters.http import Limits, Notes, exchanges
+from exporters.http import Notes, exchanges
 from exporters.packets import Framing, PcapngExporter
 from exporters.pcapng import SectionMetadata
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from capture.ledger import Ledger
+    from exporters.har import HarResult
     from exporters.reassembly import StreamReader
 
 
@@ -76,77 +75,7 @@ def main() -> None:
     """Record the plaintext of this machine's connections, for Wireshark and devtools."""
 
 
-# Kinds of targets: how select() calls them, the short option, the long one, its value, and what it records.
-_PORT = click.IntRange(1, 65535)
-_PID = click.IntRange(min=1)
-_TARGETS: tuple[tuple[str, str | None, str, click.IntRange | None, str, str], ...] = (
-    ("pids", "-p", "pid", _PID, "PID", "this process"),
-    ("comms", "-c", "comm", None, "COMM", "processes of this name (as ps -o comm shows it)"),
-    ("users", "-u", "user", None, "USER", "processes of this user"),
-    ("ports", None, "port", _PORT, "N", "connections with this port at either end"),
-    ("hosts", None, "host", None, "HOST", "connections with this host at either end"),
-    ("cgroups", None, "cgroup", None, "PATH", "processes in this control group"),
-    ("containers", None, "container", None, "NAME", "processes of this container, by name or id"),
-)
-_EXCLUDED = "excluded_"
-
-
-def _target_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each kind of target, and its opposite."""
-    for kind, _, name, value, metavar, what in reversed(_TARGETS):
-        command = click.option(
-            f"--exclude-{name}", f"{_EXCLUDED}{kind}", type=value, multiple=True, metavar=metavar,
-            help=f"Leave out {what}.",
-        )(command)  # fmt: skip
-    for kind, short, name, value, metavar, what in reversed(_TARGETS):
-        names = [*([short] if short else []), f"--{name}", kind]
-        command = click.option(*names, type=value, multiple=True, metavar=metavar, help=f"Record {what}.")(
-            command
-        )
-    return command
-
-
-def _targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: bool) -> Targets:
-    chosen = frozenset(word.strip() for word in protocols.split(","))
-    if not chosen <= PROTOCOLS:
-        raise UsageError(
-            f"--protocol takes {', '.join(sorted(PROTOCOLS))}, with commas between, not {protocols!r}."
-        )
-    excluded = {k.removeprefix(_EXCLUDED): v for k, v in options.items() if k.startswith(_EXCLUDED)}
-    wanted = {k: v for k, v in options.items() if not k.startswith(_EXCLUDED)}
-    return Targets(select(**wanted), select(**excluded), chosen, follow)
-
-
 _ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
-
-
-def _content_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What of the exchanges goes into an archive."""
-    for option in (
-        click.option(
-            "--max-body",
-            type=click.IntRange(min=0),
-            metavar="BYTES",
-            help="Show at most this much of a body.",
-        ),
-        click.option("--no-bodies", is_flag=True, help="Leave bodies out."),
-        click.option(
-            "--redact",
-            multiple=True,
-            metavar="NAME",
-            help="Also redact this header, query, form or JSON field.",
-        ),
-        click.option("--sensitive", is_flag=True, help="Keep Authorization, Cookie and other credentials."),
-    ):
-        command = option(command)
-    return command
-
-
-def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilter | None], EntryMaker]]:
-    max_body = options["max_body"]
-    limits = Limits() if max_body is None else Limits(body_bytes=max_body, decoded_bytes=max_body)
-    redaction = Redaction.of(options["sensitive"], options["redact"])
-    return limits, lambda wanted: EntryMaker(limits, redaction, not options["no_bodies"], wanted)
 
 
 @main.command()
@@ -165,7 +94,7 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     help="Stop after this time.",
 )
 @click.option("--har", "archive", metavar="FILE", help="Write a HAR, too, while recording.")
-@_target_options
+@target_options
 @click.option(
     "--protocol",
     "protocols",
@@ -216,7 +145,7 @@ def _content(options: Mapping[str, Any]) -> tuple[Limits, Callable[[ExchangeFilt
     metavar="FILE.json",
     help="Also write what became of every byte, for machines.",
 )
-@_content_options
+@content_options(" of --har")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: str | None,
@@ -250,8 +179,12 @@ def record(
       plaintap record --unix -c dockerd               what Docker is asked for
       plaintap record -w - | wireshark -k -i -        watch live
     """
-    content = {name: others.pop(name) for name in ("sensitive", "redact", "no_bodies", "max_body")}
-    chosen = _targets(others, protocols, follow=follow)
+    content = Content(others)
+    if content.given and not archive:
+        raise UsageError(
+            f"{content.given[0]} is for the archive of --har: a capture has everything, as it was."
+        )
+    chosen = targets(others, protocols, follow=follow)
     name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
     if name == STDOUT and sys.stdout.isatty():
         raise UsageError(
@@ -275,7 +208,7 @@ def record(
             exporter.flush()
             if har and not following:
                 following = True
-                files.enter_context(LiveHar(Path(name), har, _live_options(content)))
+                files.enter_context(LiveHar(Path(name), har, content.for_live()))
 
         def finish(ledger: Ledger) -> None:
             exporter.finish(
@@ -327,8 +260,8 @@ def record(
     "--status", "statuses", multiple=True, metavar="N", help="Only this status: 404, 400-499 or 4xx."
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
-@click.option("--pid", "pids", type=_PID, multiple=True, metavar="PID", help="Only this process.")
-@_content_options
+@click.option("--pid", "pids", type=PID, multiple=True, metavar="PID", help="Only this process.")
+@content_options()
 def export(
     file: str,
     output: str | None,
@@ -338,7 +271,7 @@ def export(
     statuses: tuple[str, ...],
     methods: tuple[str, ...],
     pids: tuple[int, ...],
-    **content: Any,
+    **others: Any,
 ) -> None:
     """Turn a capture into a HAR 1.2 archive that devtools import, or into lines.
 
@@ -356,18 +289,18 @@ def export(
     name = output or (
         STDOUT if file == STDOUT else str(Path(file).with_suffix(_ENDINGS.get(form, f".{form}")))
     )
-    limits, maker_of = _content(content)
+    content = Content(others)
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()
     with _read(file) as reader, OutputFile(name, "-o") as out:
         require_different((out,), file)
-        found = exchanges(reader, limits, notes)
+        found = exchanges(reader, content.limits, notes)
         first = next(found, None)
         if first is None:
             _tell(reader.notes)
             raise NoHttpError(_no_http(reader.name, notes))
         out.begin()
-        writer = EXPORTERS[form](out.file, maker_of(wanted))
+        writer = EXPORTERS[form](out.file, content.maker(wanted))
         try:
             for exchange in chain((first,), found):
                 writer.write(exchange)
@@ -512,18 +445,6 @@ def _power_of_two(size: int) -> int:
 
 def _optional(name: str | None, option: str) -> contextlib.AbstractContextManager[OutputFile | None]:
     return OutputFile(name, option) if name else contextlib.nullcontext()
-
-
-def _live_options(content: Mapping[str, Any]) -> dict[str, object]:
-    """What exporters.live takes."""
-    return {
-        "limits": {}
-        if content["max_body"] is None
-        else {"body_bytes": content["max_body"], "decoded_bytes": content["max_body"]},
-        "sensitive": content["sensitive"],
-        "redact": content["redact"],
-        "bodies": not content["no_bodies"],
-    }
 
 
 def _metadata() -> SectionMetadata:

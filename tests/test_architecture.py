@@ -12,7 +12,7 @@ PACKAGES = ("bpf", "capture", "exporters")
 
 # Foreign packages that only these modules may import.
 SOLE_IMPORTERS = {
-    "click": {"capture.cli"},
+    "click": {"capture.cli", "capture.options"},
 }
 # These are imported by one module apiece, whichever that is.
 ONE_IMPORTER = ("haralyzer", "scapy", "zstandard")

@@ -166,3 +166,15 @@ def test_a_recording_s_outputs_are_different_files(tmp_path, options):
     assert old.read_text() == "old"
     assert all(f"{option} {old}" in done.stderr for option in options[::2])
     assert not (tmp_path / "Y").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("--redact", "token"), ("--sensitive",), ("--no-bodies",), ("--max-body", "0")]
+)
+def test_what_an_archive_shows_is_not_asked_of_a_capture(tmp_path, options):
+    done = plaintap("record", "-w", tmp_path / "a.pcapng", *options, "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert options[0] in done.stderr
+    assert "--har" in done.stderr
+    assert not (tmp_path / "a.pcapng").exists()
+    assert " of --har." in plaintap("record", "--help").stdout.split(options[0])[1].split("  --")[0]

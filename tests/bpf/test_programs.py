@@ -52,7 +52,7 @@ def functions(*, multi):
 def compiled(*, multi):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program.system, "has_uprobe_multi", lambda: multi)
-        return Kernel(RING_BYTES)
+        return Kernel(RING_BYTES, unix=True)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["uprobe_multi", "perf events"])

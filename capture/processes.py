@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.errors import PlaintapError
+from capture.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,10 +44,6 @@ _ESCAPED_NEWLINE = b"\\012"
 _CACHE_MAGIC = b"glibc-ld.so.cache1.1"
 _CACHE_HEADER = struct.Struct("<20sII20x")
 _CACHE_ENTRY = struct.Struct("<iIIIQ")
-
-
-class ProcessError(PlaintapError):
-    """A process that a user named isn't there, or may not be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +133,10 @@ def running_processes() -> Iterator[RunningProcess]:
 
 
 def require_process(pid: int) -> RunningProcess:
-    """The process that a user named; ProcessError where there is none."""
+    """The process that a user named; UsageError where there is none."""
     process = read_process(pid)
     if process is None:
-        raise ProcessError(f"There is no process {pid}; `ps -e` lists those that run.")
+        raise UsageError(f"There is no process {pid}; `ps -e` lists those that run.")
     return process
 
 

@@ -107,7 +107,7 @@ def select(
 ) -> Selection:
     """Values from the command line, checked and resolved.
 
-    Raises ProcessError (no such pid), UsageError (no such user, host, cgroup or container).
+    Raises UsageError: there is no such process, user, host, control group or container.
     """
     for pid in pids:
         require_process(pid)

@@ -14,8 +14,8 @@ import pytest
 from compiled import LIBSSL, compile_library
 from processes import running
 
+from capture.errors import UsageError
 from capture.processes import (
-    ProcessError,
     discover_files,
     executable_mappings,
     loader_cache_libraries,
@@ -88,7 +88,7 @@ def test_a_process_that_ended_is_not_there():
         child.wait()
     assert read_process(child.pid) is None
     assert discover_files([child.pid]) == []
-    with pytest.raises(ProcessError, match=f"no process {child.pid}"):
+    with pytest.raises(UsageError, match=f"no process {child.pid}"):
         require_process(child.pid)
     assert require_process(os.getpid()).pid == os.getpid()
 

@@ -11,7 +11,6 @@ import pytest
 from bpf import abi
 from capture import containers
 from capture.errors import UsageError
-from capture.processes import ProcessError
 from capture.targets import MAX_CGROUPS, MAX_COMM_BYTES, Selection, Targets, select
 
 KINDS = {"pids": 1, "comms": "a", "uids": 0, "ports": 80, "hosts": bytes(16), "cgroups": "/c"}
@@ -72,7 +71,7 @@ def test_processes_must_be_there():
     assert select(pids=(os.getpid(),)).pids == (os.getpid(),)
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    with pytest.raises(ProcessError, match=str(process.pid)):
+    with pytest.raises(UsageError, match=str(process.pid)):
         select(pids=(os.getpid(), process.pid))
 
 

@@ -120,13 +120,12 @@ def test_a_pid_that_is_none(tmp_path: Path, value: str) -> None:
 def test_no_such_pid(tmp_path: Path) -> None:
     pid = free_pid()
     done = plaintap("record", "-w", tmp_path / "x.pcapng", "-p", pid)
-    assert done.returncode in {1, 2}
-    assert str(pid) in said(done, done.returncode)
+    assert str(pid) in said(done, 2)
 
 
 def test_no_such_user(tmp_path: Path) -> None:
     done = plaintap("record", "-w", tmp_path / "x.pcapng", "-u", "no-such-user")
-    assert done.returncode in {1, 2}
+    assert done.returncode == 2
     assert "no-such-user" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -134,8 +133,7 @@ def test_no_such_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/no/such/folder/x.pcapng", "/proc/x.pcapng", "/"])
 def test_a_path_that_cannot_be_written(path: str) -> None:
     done = plaintap("record", "-w", path, "--", "true")
-    assert done.returncode in {1, 2}
-    assert path in said(done, done.returncode)
+    assert path in said(done, 2)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import calls
 import loads
+import many
 import orjson
 import tracers
 import wire
@@ -242,7 +243,7 @@ def main() -> None:
             sha256 = loads.write_sample(server.root / "large", LARGE)
             bench = Bench(server, folder, options.seconds, options.rounds)
             tables = [*flood_tables(bench), download_table(bench, sha256), cost_table(bench)]
-        tables.append(calls.call_table(folder))
+        tables += [many.many_table(folder), calls.call_table(folder)]
     text = document(tables)
     print(text)
     RESULTS.write_text(text)

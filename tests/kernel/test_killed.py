@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -39,10 +40,17 @@ def churn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_program(folder, "churn.c", NAME, "-lpthread", "-Wno-unused-function")
 
 
-def started(churn: Path, connections: int) -> subprocess.Popen[str]:
-    """A churn in a process group of its own."""
+@contextlib.contextmanager
+def started(churn: Path, connections: int) -> Iterator[subprocess.Popen[str]]:
+    """A churn in a process group of its own, which is killed at the end."""
     command = [str(churn), str(connections), str(random.randrange(1 << 20)), "3", "3"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=SECONDS)
 
 
 def truths_of(process: subprocess.Popen[str]) -> list[Truth]:
@@ -66,13 +74,11 @@ def states(name: str) -> Iterator[str]:
 def test_targets_are_killed_in_the_middle(churn: Path, tmp_path: Path) -> None:
     with record(tmp_path / "targets.pcapng", "-c", NAME, "--ring-size", RING_BYTES) as recording:
         for _ in range(ROUNDS):
-            victim = started(churn, 100_003)
-            time.sleep(random.uniform(0.01, 0.1))
-            os.killpg(victim.pid, signal.SIGKILL)
-            victim.communicate(timeout=SECONDS)
+            with started(churn, 100_003):
+                time.sleep(random.uniform(0.01, 0.1))
         wait_until(lambda: not list(states(NAME)), "the group to end")
-        survivor = started(churn, CONNECTIONS)
-        truths = truths_of(survivor)
+        with started(churn, CONNECTIONS) as survivor:
+            truths = truths_of(survivor)
         wait_until(
             lambda: not any(table_entries(recording.process.pid, *TABLES).values()), "empty tables", SECONDS
         )
@@ -92,18 +98,21 @@ def test_the_recorder_is_killed_in_the_middle(churn: Path, tmp_path: Path) -> No
     mounts = Path("/proc/self/mountinfo").read_text()
     log = tmp_path / "stderr"
     for number in range(3):
-        busy = started(churn, CONNECTIONS)
         command = [PLAINTAP, "record", "-w", tmp_path / "recorder.pcapng", "-c", NAME, "--hold"]
-        with log.open("wb") as stderr, running(command, stderr=stderr) as recorder:
+        with (
+            started(churn, CONNECTIONS) as busy,
+            log.open("wb") as stderr,
+            running(command, stderr=stderr) as recorder,
+        ):
             if number % 2:
                 # While it records; else while it compiles, attaches or has just begun.
-                wait_until(lambda: READY in log.read_text(), "the recording to be ready", SECONDS)
+                wait_until(lambda: READY in log.read_text(), "the recording to be ready", 3 * SECONDS)
             time.sleep(random.uniform(0, 1.5))
-            late = started(churn, CONNECTIONS)
-            time.sleep(random.uniform(0, 0.1))
-            recorder.kill()
-            assert recorder.wait(SECONDS) == -signal.SIGKILL
-        assert len(truths_of(busy)) == len(truths_of(late)) == CONNECTIONS
+            with started(churn, CONNECTIONS) as late:
+                time.sleep(random.uniform(0, 0.1))
+                recorder.kill()
+                assert recorder.wait(SECONDS) == -signal.SIGKILL
+                assert len(truths_of(busy)) == len(truths_of(late)) == CONNECTIONS
         assert "T" not in set(states(NAME))
     assert Path("/proc/self/mountinfo").read_text() == mounts
 

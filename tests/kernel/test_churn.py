@@ -91,7 +91,8 @@ def test_connections_in_random_order_by_processes_and_threads(tmp_path: Path) ->
     assert (ledger["connections"], ledger["streams"]) == (2 * len(truths), len(truths))
     assert (ledger["sockets"]["reported"], ledger["sockets"]["lost"]) == (moved, {})
     assert ledger["sockets"]["residue"] == 0
-    assert ledger["tcp_totals"] == {
-        "connections": 2 * len(truths), "unseen_sent": 0, "unseen_received": 0, "excess": 0,
-    }  # fmt: skip
+    totals = ledger["tcp_totals"]
+    assert (totals["unseen_sent"], totals["unseen_received"], totals["excess"]) == (0, 0, 0)
+    # A change of TCP's state that interrupts another on the same processor is one that the kernel skips, and counts.
+    assert 2 * len(truths) - ledger["skipped_runs"] <= totals["connections"] <= 2 * len(truths)
     assert (ledger["connections_without_address"], ledger["losses"]) == (0, [])

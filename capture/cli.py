@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import platform
 import shutil
 import sys
 import time
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,25 +22,18 @@ from capture.outbox import Outbox
 from capture.output_file import STDOUT, OutputFile, require_different
 from capture.pipeline import DEFAULT_RING_BYTES, Exporter, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
+from capture.reading import read_exchanges
 from capture.recorder import Recorder
 from exporters import har_stats, summary
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
-from exporters.http import Notes, exchanges
+from exporters.http import Notes
 from exporters.packets import Framing, PcapngExporter
 from exporters.pcapng import SectionMetadata
-from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from capture.ledger import Ledger
     from exporters.har import HarResult
-    from exporters.reassembly import StreamReader
-
-
-class NoHttpError(PlaintapError):
-    """A capture was read and has no HTTP in it."""
 
 
 def _say(message: str) -> None:
@@ -292,22 +283,17 @@ def export(
     content = Content(others)
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()
-    with _read(file) as reader, OutputFile(name, "-o") as out:
+    with OutputFile(name, "-o") as out:
         require_different((out,), file)
-        found = exchanges(reader, content.limits, notes)
-        first = next(found, None)
-        if first is None:
-            _tell(reader.notes)
-            raise NoHttpError(_no_http(reader.name, notes))
-        out.begin()
-        writer = EXPORTERS[form](out.file, content.maker(wanted))
-        try:
-            for exchange in chain((first,), found):
-                writer.write(exchange)
-        finally:
-            # Whatever stops the reading, what was read is whole.
-            result = writer.close(notes)
-    _tell(reader.notes)
+        with read_exchanges(file, _say, notes, content.limits) as found:
+            out.begin()
+            writer = EXPORTERS[form](out.file, content.maker(wanted))
+            try:
+                for exchange in found:
+                    writer.write(exchange)
+            finally:
+                # Whatever stops the reading, what was read is whole.
+                result = writer.close(notes)
     _say(f"Wrote {result.entries} {_plural(result.entries, 'exchange')} to {name}{_shortfall(result)}")
 
 
@@ -324,21 +310,13 @@ def show(file: str, stats: bool) -> None:
       plaintap show a.pcapng
       plaintap show --stats a.pcapng
     """
-    notes = Notes()
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    with _read(file) as reader:
-        found = exchanges(reader, notes=notes)
-        first = next(found, None)
-        if first is None:
-            _tell(reader.notes)
-            raise NoHttpError(_no_http(reader.name, notes))
-        every = chain((first,), found)
+    with read_exchanges(file, _say, Notes()) as found:
         lines = (
-            har_stats.lines(har_stats.stats_of_exchanges(every)) if stats else summary.lines(every, columns)
+            har_stats.lines(har_stats.stats_of_exchanges(found)) if stats else summary.lines(found, columns)
         )
         for line in lines:
             click.echo(line)
-    _tell(reader.notes)
 
 
 @main.command("doctor")
@@ -368,52 +346,6 @@ def examine(target: str | None, as_json: bool) -> None:
             click.echo(line)
     if any(check.remedy for check in checks):
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _read(name: str) -> Iterator[StreamReader]:
-    """A capture's streams; on a terminal, with a bar of how far the file was read."""
-    if name == STDOUT or not sys.stderr.isatty():
-        yield read_streams(name)
-        return
-    with (
-        Path(name).open("rb", buffering=0) as file,
-        click.progressbar(
-            length=max(os.fstat(file.fileno()).st_size, 1),
-            label=f"Reading {Path(name).name}",
-            file=sys.stderr,
-        ) as bar,
-    ):
-        yield read_streams(_Progress(file, bar.update))
-
-
-class _Progress(io.FileIO):
-    """A file that tells how much of it was read."""
-
-    def __init__(self, file: io.FileIO, read: Callable[[int], None]) -> None:
-        super().__init__(file.fileno(), closefd=False)
-        self.name = file.name
-        self._read = read
-
-    def readinto(self, buffer: Any) -> int:
-        count = super().readinto(buffer)
-        self._read(count)
-        return count
-
-
-def _tell(notes: Iterable[str]) -> None:
-    for note in notes:
-        _say(f"Note: {note}")
-
-
-def _no_http(name: str, notes: Notes) -> str:
-    if not notes.streams:
-        return f"{name} has no TCP streams: there is nothing to export."
-    encrypted = f", {notes.streams_encrypted} of them encrypted" if notes.streams_encrypted else ""
-    return (
-        f"{name} has no HTTP in its {notes.streams} {_plural(notes.streams, 'stream')}{encrypted}: "
-        "open it in Wireshark to see what it has."
-    )
 
 
 def _shortfall(result: HarResult) -> str:

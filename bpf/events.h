@@ -10,6 +10,8 @@
 #define PREFIX_BYTES 16
 #define EXEC_TEXT_BYTES 512
 #define LOOKUP_NAME_BYTES 256
+#define CODE_PATH_BYTES 256
+#define NEW_CODE_RING_BYTES 1048576
 #define LOOKUP_ADDRESS_BYTES 512
 #define UNIX_PATH_BYTES 108
 
@@ -30,8 +32,8 @@ enum sample_kind {
 	SAMPLE_HANDSHAKE = 6,	/* a TLS handshake function returned success; position holds its start time */
 	SAMPLE_EXEC = 7,	/* payload: file name, NUL, arguments each ended by NUL */
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
-	SAMPLE_NEW_CODE = 9,	/* a process runs or maps a file that was not looked at: inode in position, device in
-				 * length, in reason whether it is held */
+	SAMPLE_NEW_CODE = 9,	/* struct new_code_sample: a process runs or maps a file that was not looked at: inode in
+				 * position, device in length, in reason whether it is held */
 	SAMPLE_NAME = 10,	/* struct name_sample: a host name was looked up, from the time in position on */
 };
 
@@ -154,6 +156,14 @@ struct name_sample {
 	u8 addresses[LOOKUP_ADDRESS_BYTES];
 };
 
+/* In a ring of its own, for a process may be stopped until it is answered. */
+struct new_code_sample {
+	struct sample head;
+	u64 changed;		/* the file's ctime, ns since 1970 */
+	u64 size;
+	u8 path[CODE_PATH_BYTES];	/* as exec was given it; empty for a mapping */
+};
+
 /* Indices of the ledger's counters; one array slot each. */
 enum counter {
 	COUNTER_REPORTED_SENT = 0,	/* bytes that system calls returned, over all wanted sockets */
@@ -203,7 +213,6 @@ enum counter {
 #define WANT_HOSTS 512
 #define CHECK_HOSTS 1024
 #define FOLLOW_CHILDREN 2048
-#define HOLD_NEW_CODE 4096
 #define KEEP_ALL_PROTOCOLS 8192
 #define DROP_HTTP 16384
 #define DROP_TLS 32768

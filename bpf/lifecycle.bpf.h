@@ -162,7 +162,8 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!wanted(id))
 		return 0;
 	READ_KERNEL(file, ctx->args[2] + OFFSET_linux_binprm_file);
-	new_code(id, file);
+	READ_KERNEL(name, ctx->args[2] + OFFSET_linux_binprm_interp);
+	new_code(id, file, name);
 	r = ring.ringbuf_reserve(sizeof(*r));
 	if (!r) {
 		count(COUNTER_EVENTS_RING_FULL, 1);

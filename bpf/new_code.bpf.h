@@ -1,45 +1,70 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * Code that was not looked at yet: a wanted process executes a file, or maps one as code, that may hold a TLS
- * library. User space is told, and looks. With HOLD_NEW_CODE the process stops for the milliseconds that takes:
+ * library. User space is told, and looks. Where `holding` is set the process stops for the milliseconds that takes:
  * the signal acts before it returns to its own code, so that not a byte is missed.
  */
 #define PROT_EXEC 4
 #define SIGSTOP 19
 #define PIDTYPE_PGID 2
+#define PIDTYPE_SID 3
+/* The kernel keeps a flag above a time's nanoseconds. */
+#define NANOSECONDS 0x3fffffff
 
+/* An inode, and which of its contents: it may be written over, or freed and used again. */
 struct file_key {
 	u64 inode;
+	u64 changed;		/* ctime, ns */
+	u64 size;
 	u32 device, pad;	/* as the kernel has it: major << 20 | minor */
 };
 /* Files that were looked at. Filled by user space; a cache, for one that is told of twice costs little. */
 BPF_TABLE("lru_hash", struct file_key, u8, known_files, 65536);
-/* Processes that we stopped. key: tgid. Deleted by user space when it lets them go on; the guard's list. */
-BPF_HASH(held, u32, u8, 8192);
+/* Processes that we stopped. key: tgid, value: when. Deleted by user space when it lets them go on; the guard's list. */
+BPF_HASH(held, u32, u64, 8192);
+/* Whether to stop processes: 1 or 0. Set by user space, cleared by the guard when nobody answers. */
+BPF_ARRAY(holding, u32, 1);
+BPF_RINGBUF_OUTPUT(new_code_ring, NEW_CODE_RING_BYTES / 4096);
 
 /* Whether a stop would be noticed: a shell with job control puts each job in a process group of its own, waits for
- * stops too, and would take it for the user's. */
+ * stops too, and would take it for the user's. It has a terminal, or (set -m in a script) a shell's name; others
+ * that make groups (Go's Setpgid) wait for the end alone, and who makes a session never had job control over it. */
 INLINE int is_a_shell_s_job(void)
 {
-	u64 task = 0, parent = 0, signal = 0, group = 0, parent_group = 0;
+	u64 task = 0, parent = 0, signal = 0, parent_signal = 0, group = 0, parent_group = 0, tty = 0;
+	u64 session = 0, parent_session = 0;
+	char comm[COMM_BYTES] = {};
+	int i;
 
 	READ_KERNEL(task, bpf_get_current_task() + OFFSET_task_struct_group_leader);
 	READ_KERNEL(signal, task + OFFSET_task_struct_signal);
 	READ_KERNEL(group, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
+	READ_KERNEL(session, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_SID);
+	READ_KERNEL(tty, signal + OFFSET_signal_struct_tty);
 	READ_KERNEL(parent, task + OFFSET_task_struct_real_parent);
-	READ_KERNEL(signal, parent + OFFSET_task_struct_signal);
-	READ_KERNEL(parent_group, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
-	return group != parent_group;
+	READ_KERNEL(parent_signal, parent + OFFSET_task_struct_signal);
+	READ_KERNEL(parent_group, parent_signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
+	READ_KERNEL(parent_session, parent_signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_SID);
+	if (group == parent_group || session != parent_session)
+		return 0;
+	if (tty)
+		return 1;
+	bpf_probe_read_kernel_str(comm, sizeof(comm), (void *)(parent + OFFSET_task_struct_comm));
+	for (i = 0; i < COMM_BYTES - 2; i++)
+		if (comm[i] == 's' && comm[i + 1] == 'h' && !comm[i + 2])
+			return 1;
+	return 0;
 }
 
-INLINE void new_code(u64 id, u64 file)
+/* `name`: the path that exec was given, in the kernel's memory; 0: none. */
+INLINE void new_code(u64 id, u64 file, u64 name)
 {
 	struct file_key key = {};
-	u64 inode = 0, super = 0;
-	u32 tgid = id >> 32;
+	u64 inode = 0, super = 0, now;
+	s64 seconds = 0;
+	u32 tgid = id >> 32, nanoseconds = 0, *hold;
 	int zero = 0;
-	u8 one = 1;
 	struct settings *s = settings.lookup(&zero);
-	struct sample *r;
+	struct new_code_sample *r;
 
 	if (!s || !file)
 		return;
@@ -47,26 +72,36 @@ INLINE void new_code(u64 id, u64 file)
 	READ_KERNEL(key.inode, inode + OFFSET_inode_i_ino);
 	READ_KERNEL(super, inode + OFFSET_inode_i_sb);
 	READ_KERNEL(key.device, super + OFFSET_super_block_s_dev);
+	READ_KERNEL(key.size, inode + OFFSET_inode_i_size);
+	READ_KERNEL(seconds, inode + OFFSET_inode_ctime_sec);
+	READ_KERNEL(nanoseconds, inode + OFFSET_inode_ctime_nsec);
+	key.changed = seconds * 1000000000 + (nanoseconds & NANOSECONDS);
 	if (known_files.lookup(&key))
 		return;
-	r = ring.ringbuf_reserve(sizeof(*r));
+	r = new_code_ring.ringbuf_reserve(sizeof(*r));
 	if (!r) {
 		count(COUNTER_EVENTS_RING_FULL, 1);
 		return;
 	}
 	__builtin_memset(r, 0, sizeof(*r));
-	r->kind = SAMPLE_NEW_CODE;
-	r->time = bpf_ktime_get_ns();
-	r->position = key.inode;
-	r->length = key.device;
-	r->tgid = tgid;
-	r->tid = id;
+	now = bpf_ktime_get_ns();
+	r->head.kind = SAMPLE_NEW_CODE;
+	r->head.time = now;
+	r->head.position = key.inode;
+	r->head.length = key.device;
+	r->head.tgid = tgid;
+	r->head.tid = id;
+	r->changed = key.changed;
+	r->size = key.size;
+	if (name)
+		bpf_probe_read_kernel_str(r->path, sizeof(r->path), (void *)name);
 	/* Listed before it is stopped, told after: whoever dies in between leaves nothing behind. */
-	if ((s->flags & HOLD_NEW_CODE) && !is_a_shell_s_job() && !held.update(&tgid, &one)) {
-		r->reason = 1;
+	hold = holding.lookup(&zero);
+	if (hold && *hold && !is_a_shell_s_job() && !held.update(&tgid, &now)) {
+		r->head.reason = 1;
 		bpf_send_signal(SIGSTOP);
 	}
-	submit(r);
+	new_code_ring.ringbuf_submit(r, RINGBUF_FORCE_WAKEUP);
 }
 
 int enter_mmap(struct enter_arguments *ctx)
@@ -76,6 +111,6 @@ int enter_mmap(struct enter_arguments *ctx)
 
 	if (!(ctx->args[2] & PROT_EXEC) || (s32)fd < 0 || !wanted(id))
 		return 0;
-	new_code(id, file_of(fd));
+	new_code(id, file_of(fd), 0);
 	return 0;
 }

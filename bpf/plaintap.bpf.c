@@ -34,6 +34,7 @@
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define RINGBUF_NO_WAKEUP 1
+#define RINGBUF_FORCE_WAKEUP 2
 
 /* Connections open at once; an entry is about 300 bytes of kernel memory. */
 #define MAX_CONNECTIONS 131072

@@ -7,6 +7,7 @@ file descriptor: closing it detaches, and so does the kernel when we die, howeve
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from bpf.system_calls import CALLS_WITH_FLAGS, MOVING_CALLS
 from bpf.tracefs import Tracefs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 # The kernel puts a breakpoint into every process that maps the file, and gives up on the file if one of them is
 # just beginning or ending: seen once in some hundred attachments.
 ATTACH_ATTEMPTS = 3
 ATTACH_PAUSE_S = 0.02
+# Each close waits for a grace period of RCU (70 ms and more); side by side they share it.
+MAX_CLOSING_THREADS = 64
 
 # (event, program)
 TRACEPOINTS: tuple[tuple[str, str], ...] = (
@@ -79,7 +82,8 @@ class Probes:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._fds: list[int] = []
+        self._fds: set[int] = set()
+        self._lock = threading.Lock()  # a library's links are let go on another thread
         self._programs: dict[tuple[str, str], int] = {}
         self._shapes = abi.header().enums["shape"]
         self.missing: list[str] = []
@@ -107,28 +111,39 @@ class Probes:
 
     def _attach(self, what: str, attach: Callable[[int, _Event], int], program: int, event: _Event) -> None:
         try:
-            self._fds.append(attach(program, event))
+            self._fds.add(attach(program, event))
         except OSError as error:
             raise ProgramError(
                 f"The kernel refuses to attach to {what} ({error.strerror}): run as root (sudo plaintap …), "
                 "or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH."
             ) from None
 
-    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> None:
+    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> tuple[int, ...]:
         """Attach to functions of one file, in every process that maps it; samples will carry ``library``.
 
-        Raises OSError, ProgramError.
+        Returns what ``release`` takes. Raises OSError, ProgramError.
         """
-        for attempt in range(ATTACH_ATTEMPTS):
+        attempt = 1
+        while True:
             try:
-                self._fds += self._attach_file(path, sites, library)
-                self.attached += sum(1 for site in sites for _ in site.places())
+                links = self._attach_file(path, sites, library)
+                break
             except OSError:
-                if attempt == ATTACH_ATTEMPTS - 1:
+                if attempt == ATTACH_ATTEMPTS:
                     raise
+                attempt += 1
                 time.sleep(ATTACH_PAUSE_S)
-            else:
-                return
+        with self._lock:
+            self._fds.update(links)
+        self.attached += sum(1 for site in sites for _ in site.places())
+        return tuple(links)
+
+    def release(self, links: Collection[int]) -> None:
+        """Let go of a file. When this returns no process has a breakpoint of ours in it."""
+        with self._lock:
+            fds = self._fds.intersection(links)
+            self._fds -= fds
+        _close(fds)
 
     def _attach_file(self, path: str, sites: Sequence[UprobeSite], library: int) -> list[int]:
         attach = self._attach_multi if self._kernel.uprobe_multi else self._attach_perf
@@ -176,7 +191,7 @@ class Probes:
         if key not in self._programs:
             fd = system.load_uprobe_multi_program(self._kernel.instructions(program), program)
             self._programs[key] = fd
-            self._fds.append(fd)
+            self._fds.add(fd)
             if (continued := "continue_from_uprobe") != program:
                 self._kernel.set_tail_call("emit_from_uprobe", self._load_multi(continued))
         return self._programs[key]
@@ -187,8 +202,12 @@ class Probes:
 
     def detach(self) -> None:
         """Let go of everything."""
-        fds, self._fds = self._fds, []
-        if fds:
-            # Each close waits for a grace period of RCU (70 ms and more); side by side they share it.
-            with ThreadPoolExecutor(len(fds)) as pool:
-                list(pool.map(os.close, fds))
+        with self._lock:
+            fds, self._fds = self._fds, set()
+        _close(fds)
+
+
+def _close(fds: Collection[int]) -> None:
+    if fds:
+        with ThreadPoolExecutor(min(len(fds), MAX_CLOSING_THREADS)) as pool:
+            list(pool.map(os.close, fds))

@@ -32,16 +32,16 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
     "task_struct": ("files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent"),
-    "signal_struct": ("live", "pids"),
+    "signal_struct": ("live", "pids", "tty"),
     "mm_struct": ("arg_start", "arg_end"),
-    "linux_binprm": ("filename", "file"),
+    "linux_binprm": ("filename", "interp", "file"),
     "super_block": ("s_dev",),
     "pipe_inode_info": ("bufs", "ring_size", "head", "tail"),
     "pipe_buffer": ("page", "offset", "len"),
     "files_struct": ("fdt",),
     "fdtable": ("fd", "max_fds"),
     "file": ("f_inode", "private_data"),
-    "inode": ("i_mode", "i_ino", "i_sb"),
+    "inode": ("i_mode", "i_ino", "i_sb", "i_size"),
     "socket": ("sk", "type"),
     "socket_alloc": ("socket", "vfs_inode"),
     "sock_common": (
@@ -83,6 +83,21 @@ def source() -> str:
     return _INCLUDE.sub(splice, MAIN.read_text())
 
 
+def _change_time_flags(types: btf.Btf) -> list[str]:
+    """Where an inode's ctime is: Linux 6.11 took a struct timespec64 apart, 6.6 had renamed it."""
+    for seconds, nanoseconds in (
+        ("i_ctime_sec", "i_ctime_nsec"),
+        ("__i_ctime.tv_sec", "__i_ctime.tv_nsec"),
+        ("i_ctime.tv_sec", "i_ctime.tv_nsec"),
+    ):
+        with suppress(btf.BtfError):
+            return [
+                f"-DOFFSET_inode_ctime_sec={types.offset('inode', seconds)}",
+                f"-DOFFSET_inode_ctime_nsec={types.offset('inode', nanoseconds)}",
+            ]
+    raise btf.BtfError("This kernel's struct inode has no ctime: its BTF does not fit plaintap.")
+
+
 def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
     """-D flags for every offset, and for the sizes of what is in arrays. Raises BtfError."""
     offsets = OFFSETS | below.OFFSETS if features.lengths else OFFSETS
@@ -92,6 +107,7 @@ def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
             for name, members in offsets.items()
             for member in members
         ),
+        *_change_time_flags(types),
         f"-DPAGE_BYTES={os.sysconf('SC_PAGE_SIZE')}ULL",
         f"-DPAGE_STRUCT_BYTES={types.size('page')}ULL",
         f"-DPIPE_BUFFER_BYTES={types.size('pipe_buffer')}ULL",

@@ -97,16 +97,38 @@ class Tables:
             with contextlib.suppress(KeyError):
                 del table[table.Key(connection)]
 
-    def know_file(self, device: int, inode: int) -> None:
-        """A file was looked at: processes that use it need not be told of. The device is stat(2)'s."""
-        self.know_kernel_file(os.major(device) << 20 | os.minor(device), inode)
+    def know_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
+        """A file was looked at: processes that use it need not be told of.
 
-    def know_kernel_file(self, device: int, inode: int) -> None:
+        The device is stat(2)'s, the version ctime (ns) and size (bytes).
+        """
+        self.know_kernel_file(_kernel_device(device), inode, version)
+
+    def know_kernel_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """The same with the device as the kernel numbers it, which differs on some file systems."""
         table = self._kernel.table("known_files")
-        key = table.Key()
-        key.inode, key.device = inode, device
-        table[key] = table.Leaf(1)
+        table[_file_key(table, device, inode, version)] = table.Leaf(1)
+
+    def forget_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
+        """A file must be looked at again."""
+        table = self._kernel.table("known_files")
+        with contextlib.suppress(KeyError):
+            del table[_file_key(table, _kernel_device(device), inode, version)]
+
+    def hold(self, *, on: bool) -> None:
+        """Whether processes stop until they are let go."""
+        table = self._kernel.table("holding")
+        table[table.Key(0)] = table.Leaf(on)
+
+    @property
+    def holding_map(self) -> int:
+        """The map of that switch, for the guard."""
+        return int(self._kernel.table("holding").map_fd)
+
+    @property
+    def new_code_map(self) -> int:
+        """The ring that tells of new code."""
+        return int(self._kernel.table("new_code_ring").map_fd)
 
     def let_go(self, pid: int) -> None:
         """A held process goes on."""
@@ -205,3 +227,14 @@ class Tables:
         """Delete an entry whose socket is gone."""
         table = self._kernel.table("connections")
         del table[table.Key(key)]
+
+
+def _kernel_device(device: int) -> int:
+    return os.major(device) << 20 | os.minor(device)
+
+
+def _file_key(table: Any, device: int, inode: int, version: tuple[int, int]) -> Any:
+    key = table.Key()
+    key.inode, key.device = inode, device
+    key.changed, key.size = version
+    return key

@@ -183,6 +183,7 @@ class ProgramExecuted:
 class NewCodeUsed:
     """A process runs or maps a file that was not looked at; ``device`` is the kernel's number.
 
+    ``changed`` is its ctime (ns since 1970), ``size`` in bytes, ``path`` as exec was given it, empty for a mapping.
     ``held`` is whether the process is stopped until it is let go.
     """
 
@@ -190,6 +191,9 @@ class NewCodeUsed:
     time: int
     device: int
     inode: int
+    changed: int
+    size: int
+    path: str
     held: bool
 
 
@@ -241,6 +245,7 @@ class Decoder:
         self._connection = layouts["connection_sample"]
         self._end = layouts["end_sample"]
         self._name = layouts["name_sample"]
+        self._code = layouts["new_code_sample"]
         self._kinds: dict[int, Callable[[bytes, int, tuple[int, ...]], Event]] = {
             constants["SAMPLE_DATA"]: self._data,
             constants["SAMPLE_HELLO"]: self._hello,
@@ -340,8 +345,13 @@ class Decoder:
     def _freed(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionFreed:
         return SessionFreed(head[7], head[5] + self._offset)
 
-    def _new_code(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> NewCodeUsed:
-        return NewCodeUsed(head[10], head[5] + self._offset, head[9], head[8], bool(head[2]))
+    def _new_code(self, buffer: bytes, start: int, head: tuple[int, ...]) -> NewCodeUsed:
+        *_, changed, size, path = self._code.codec.unpack_from(buffer, start)
+        # To be opened: as os.fsencode() takes it.
+        name = path.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+        return NewCodeUsed(
+            head[10], head[5] + self._offset, head[9], head[8], changed, size, name, bool(head[2])
+        )
 
     def _resolved(self, buffer: bytes, start: int, head: tuple[int, ...]) -> HostResolved:
         *_, name, addresses = self._name.codec.unpack_from(buffer, start)

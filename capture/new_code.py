@@ -1,27 +1,44 @@
-"""Probes for code that is first used while recording: a program that starts, a library that is loaded late.
+"""Probes for code that is first used while recording: a program that starts, a library that is loaded late, a file
+that someone wrote over.
 
-The kernel side tells of files that were not looked at. Where processes are held, the one that told is stopped
-and goes on when its file has its probes; where not, its memory map is looked at now and again a little later,
-for the kernel tells when a file is about to be mapped. A parent that stopped with its child goes on with it; the
-jobs of a shell with job control are never held, for the shell would take it for the user's doing.
+The kernel side tells of files that were not looked at, in a ring of its own, and a thread of its own answers: a
+stopped process must never wait for a file that is written, or for bursts of data to be handled. Where processes
+are held, the one that told is stopped and goes on when its file has its probes; where not, its memory map is looked
+at now and again a little later, for the kernel tells when a file is about to be mapped. A parent that stopped with
+its child goes on with it; the jobs of a shell with job control are never held, for the shell would take it for the
+user's doing.
+
+A file counts as looked at when it was: a process that ended too soon leaves it for the next one, or its path.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpf import abi
+from bpf.ring import Ring
+from capture.events import Decoder, NewCodeUsed
+from capture.processes import Version
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bpf.tables import Tables
-    from capture.events import NewCodeUsed
     from capture.tls_probes import TlsFiles, TlsProbes
 
 # When an unheld process is looked at again: mapping takes microseconds, but a busy machine may delay it.
 _LOOKS_S = (0.02, 0.1, 0.5)
+# How long the thread waits for an event before it looks at what waits for time.
+_TICK_MS = 20
+# Programs wait for it.
+_NICE = -15
 # A signal acts when its process next returns from the kernel: at once, unless it is busy there.
 _STOP_WAIT_S = 0.1
 _STOP_POLL_S = 0.0005
@@ -33,34 +50,76 @@ class NewCode:
     """Answers to NewCodeUsed."""
 
     def __init__(self, tables: Tables, files: TlsFiles, tls: TlsProbes) -> None:
+        header = abi.header()
         self._tables = tables
         self._files = files
         self._tls = tls
-        self._due: list[tuple[float, int]] = []
+        self._ring = Ring(tables.new_code_map, header.constants["NEW_CODE_RING_BYTES"])
+        self._decoder = Decoder(header.layouts, header.constants, 0)
+        self._due: list[tuple[float, NewCodeUsed]] = []
         self._parents: list[tuple[float, int]] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="new code", daemon=True)
 
-    def used(self, event: NewCodeUsed) -> None:
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what there is, and end. The kernel side tells no more."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        poll = select.poll()
+        poll.register(self._tables.new_code_map, select.POLLIN)
+        while True:
+            stopping = self._stopping.is_set()
+            poll.poll(0 if stopping else _TICK_MS)
+            while batch := self._ring.drain():
+                for event in self._decoder.decode(batch.buffer, batch.starts):
+                    if isinstance(event, NewCodeUsed):
+                        self._used(event)
+            self._tick(time.monotonic())
+            if stopping:
+                return
+
+    def _used(self, event: NewCodeUsed) -> None:
         """Look at the file, and let its process go on."""
         parent = _parent(event.pid) if event.held else None
-        if event.held:
-            _await_stop(event.pid)
-        else:
-            now = time.monotonic()
-            self._due += [(now + delay, event.pid) for delay in _LOOKS_S]
-        self._tls.attach(self._files.look_at((event.pid,)))
-        self._tables.know_kernel_file(event.device, event.inode)
-        if event.held:
-            self._tables.let_go(event.pid)
-            _continue(event.pid)
-            if parent is not None:
-                self._parents.append((time.monotonic() + _PARENT_S, parent))
+        try:
+            if event.held:
+                _await_stop(event.pid)
+            else:
+                now = time.monotonic()
+                self._due += [(now + delay, event) for delay in _LOOKS_S]
+            self._look([event])
+        finally:
+            if event.held:
+                self._tables.let_go(event.pid)
+                _continue(event.pid)
+        if parent is not None:
+            self._parents.append((time.monotonic() + _PARENT_S, parent))
 
-    def tick(self, now: float) -> None:
-        """Look again at processes whose time has come (seconds of time.monotonic)."""
-        ready = {pid for at, pid in self._due if at <= now}
-        if ready:
+    def _look(self, events: Sequence[NewCodeUsed]) -> None:
+        self._tls.attach(self._files.look_again())
+        self._tls.attach(self._files.look_at({event.pid for event in events}))
+        for event in events:
+            version = Version(event.changed, event.size)
+            if event.path and not self._files.has_seen(event.inode, version):
+                self._tls.attach(self._files.look_at_path(event.path, event.inode, version))
+            if self._files.has_seen(event.inode, version):
+                self._tables.know_kernel_file(event.device, event.inode, version)
+
+    def _tick(self, now: float) -> None:
+        """Look again at what was written, and at processes whose time has come."""
+        self._tls.attach(self._files.look_again())
+        if ready := [event for at, event in self._due if at <= now]:
             self._due = [look for look in self._due if look[0] > now]
-            self._tls.attach(self._files.look_at(ready))
+            self._look(ready)
         if self._parents:
             for _, parent in self._parents:
                 if _state(parent) == b"T":

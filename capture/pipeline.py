@@ -20,8 +20,7 @@ from bpf.ring import Ring
 from bpf.tables import Choice, Tables
 from capture.connections import Connections, Final
 from capture.drain import Drain
-from capture.events import ConnectionEnded, Decoder, NewCodeUsed, ProgramExecuted, Protocol, Reason
-from capture.guard import release
+from capture.events import ConnectionEnded, Decoder, ProgramExecuted, Protocol, Reason
 from capture.holes import Holes
 from capture.ledger import Ledger, Observation, balance
 from capture.new_code import NewCode
@@ -98,7 +97,7 @@ class Pipeline:
         self._older = older
         self.tables = Tables(kernel)
         self._probes = Probes(kernel)
-        self._tls = TlsProbes(self._probes, self.tables.know_file)
+        self._tls = TlsProbes(self._probes, self.tables)
         self._new_code = NewCode(self.tables, files, self._tls)
         self._names = ProcessNames()
         self._clock_offset = time.time_ns() - time.monotonic_ns()
@@ -113,8 +112,6 @@ class Pipeline:
             likely_side=self._likely_side,
         )
         self._cgroups = (0, 0)
-        self._flags: set[str] = set()
-        self._holds = False
         self._next_sweep = self._next_look = 0.0
         self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
@@ -144,8 +141,7 @@ class Pipeline:
 
     def take_warnings(self) -> Sequence[str]:
         """What the user should know, once."""
-        warnings, self._tls.warnings = self._tls.warnings, []
-        return warnings
+        return self._tls.take_warnings()
 
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables
@@ -164,23 +160,15 @@ class Pipeline:
 
     def start(self, *, with_command: bool) -> None:
         """Let the kernel side report."""
-        self._flags = set(self._plan.targets.flags(with_command=with_command))
+        flags = set(self._plan.targets.flags(with_command=with_command))
         self._drain.start()
+        self._new_code.start()
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        self._hold(hold=self._plan.hold)
+        self.tables.hold(on=self._plan.hold)
+        self.tables.set(os.getpid(), flags, self._cgroups)
         if self._plan.targets.follow:
             self._follow()
-
-    def _hold(self, *, hold: bool) -> None:
-        self._holds = hold
-        self.tables.set(os.getpid(), self._flags | ({"HOLD_NEW_CODE"} if hold else set()), self._cgroups)
-
-    def pause(self) -> None:
-        """No event will be handled for a while: nothing may be held meanwhile, nor from now on."""
-        if self._holds:
-            self._hold(hold=False)
-            release(self.tables.held_map)
 
     def _follow(self) -> None:
         """Choose the children that chosen processes have: the kernel side follows those that are born from now on."""
@@ -207,8 +195,6 @@ class Pipeline:
                 write(item)
             if type(event) is ProgramExecuted:
                 self._names.executed(event)
-            elif type(event) is NewCodeUsed:
-                self._new_code.used(event)
         if event is not None:
             self._now = event.time
         return True
@@ -216,7 +202,6 @@ class Pipeline:
     def tick(self, now: float) -> None:
         """What waits for time."""
         self._write(self._connections.tick(self._now))
-        self._new_code.tick(now)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
             self._collect_ends()
@@ -252,6 +237,7 @@ class Pipeline:
         """Stop reporting, take what was reported, and draw up the ledger."""
         self.tables.find_ends(MAX_LAST_LOOKS)
         self.tables.set(0, ())
+        self._new_code.stop()
         skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()
         self._tls.distrust(self.tables.distrusted())
         detaching = threading.Thread(target=self._probes.detach)
@@ -285,6 +271,7 @@ class Pipeline:
     def detach(self) -> None:
         """Let go of all probes; nothing is reported from now on."""
         self.tables.set(0, ())
+        self._new_code.stop()
         self._probes.detach()
         self._spool.close()
 

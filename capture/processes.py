@@ -19,9 +19,9 @@ import os
 import re
 import shlex
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from capture.errors import UsageError
 
@@ -63,17 +63,30 @@ class RunningProcess:
     mount_namespace: int | None
 
 
+class Version(NamedTuple):
+    """When an inode was last changed (ctime, ns since 1970), and its size (bytes)."""
+
+    changed: int
+    size: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Version:
+        """As stat(2) has it."""
+        return cls(status.st_ctime_ns, status.st_size)
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutableFile:
     """A file that code is mapped from, or that the loader's cache names.
 
-    ``path`` can be opened now; ``name`` is the path for people, as the process sees it. ``pids`` are the
-    processes that map it, none for one from the loader's cache alone.
+    ``path`` can be opened now; ``name`` is the path for people, as the process sees it. ``version`` tells contents
+    of one inode apart. ``pids`` are the processes that map it, none for one from the loader's cache alone.
     """
 
     path: str
     device: int
     inode: int
+    version: Version
     name: str
     pids: tuple[int, ...]
 
@@ -189,13 +202,12 @@ class _Discovery:
         except (OSError, ValueError):
             return
         identity = (status.st_dev, status.st_ino)
-        self._files.setdefault(identity, ExecutableFile(path, *identity, path, ()))
+        self._files.setdefault(identity, ExecutableFile(path, *identity, Version.of(status), path, ()))
 
     def files(self) -> list[ExecutableFile]:
         """All of them, each with its pids."""
         return [
-            ExecutableFile(file.path, file.device, file.inode, file.name, tuple(self._pids.get(identity, ())))
-            for identity, file in self._files.items()
+            replace(file, pids=tuple(self._pids.get(identity, ()))) for identity, file in self._files.items()
         ]
 
 
@@ -238,7 +250,8 @@ def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | 
             continue
         # Compared by inode number only: maps and stat disagree about the device on btrfs and overlayfs.
         if status.st_ino == mapping.inode:
-            return ExecutableFile(path, status.st_dev, status.st_ino, name.removesuffix(_DELETED), ())
+            name = name.removesuffix(_DELETED)
+            return ExecutableFile(path, status.st_dev, status.st_ino, Version.of(status), name, ())
     return None
 
 

@@ -21,6 +21,7 @@ from bpf.program import Kernel
 from capture.command import Command
 from capture.errors import PlaintapError
 from capture.guard import Guard
+from capture.leases import Leases
 from capture.older_connections import OlderConnections
 from capture.pipeline import TICK_INTERVAL_S, Exporter, Pipeline, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
@@ -54,6 +55,7 @@ class Recorder:
         self._exporter = exporter
         self._say = say
         self._stop = threading.Event()
+        self._guard: Guard | None = None
         self.exit_code = 0
 
     def run(self) -> Ledger:
@@ -62,7 +64,8 @@ class Recorder:
         # Forked first: no threads yet, and none of our descriptors.
         command = Command(self._plan.command) if self._plan.command else None
         _allow_descriptors()
-        files = TlsFiles(ProbeCatalog(default_cache_file()))
+        leases = Leases()
+        files = TlsFiles(ProbeCatalog(default_cache_file()), leases)
         older = OlderConnections()
         try:
             with ThreadPoolExecutor(1) as beside:
@@ -76,6 +79,7 @@ class Recorder:
                 pipeline = Pipeline(kernel, files, older, self._plan, self._exporter)
                 return self._record(pipeline, looks.result(), command)
             finally:
+                leases.close()
                 kernel.close()
                 files.save()
         finally:
@@ -84,12 +88,12 @@ class Recorder:
                 self.exit_code = command.exit_code or 0
 
     def _record(self, pipeline: Pipeline, looks: Sequence[Look], command: Command | None) -> Ledger:
-        guard = None
         try:
             pipeline.attach(looks, command)
             self._say_warnings(pipeline)
             if self._plan.hold:
-                guard = Guard(pipeline.tables.settings_map, pipeline.tables.held_map)
+                tables = pipeline.tables
+                self._guard = Guard(tables.settings_map, tables.holding_map, tables.held_map)
             pipeline.start(with_command=bool(command))
             with _Signals(self._stop, command, self._exporter.outbox.hurry):
                 try:
@@ -106,8 +110,8 @@ class Recorder:
                         command.abandon()
         finally:
             pipeline.detach()
-            if guard:
-                guard.close()
+            if self._guard:
+                self._guard.close()
 
     def _begin(self, command: Command | None) -> None:
         """The output is begun last: a command that cannot be run leaves an older capture as it was."""
@@ -126,7 +130,6 @@ class Recorder:
         outbox = self._exporter.outbox
         while not self._stop.is_set() and not outbox.reader_gone:
             if outbox.full:
-                pipeline.pause()
                 outbox.wait(TICK_INTERVAL_S)
             elif not pipeline.step(0 if outbox.pending else TICK_INTERVAL_S):
                 outbox.wait(READER_INTERVAL_S)
@@ -146,6 +149,12 @@ class Recorder:
     def _say_warnings(self, pipeline: Pipeline) -> None:
         for warning in pipeline.take_warnings():
             self._say(f"Warning: {warning}")
+        if self._guard and self._guard.has_let_go():
+            pipeline.tables.hold(on=True)
+            self._say(
+                "Warning: programs were not held for a while, for this recorder did not answer: their first bytes "
+                "may be missing."
+            )
 
 
 def _require_first_pid_namespace() -> None:

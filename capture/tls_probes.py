@@ -6,19 +6,22 @@ the kernel side is compiled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+import os
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
 from capture.errors import PlaintapError
-from capture.processes import ExecutableFile, discover_files
+from capture.processes import ExecutableFile, Version, discover_files
 from capture.tls_libraries import may_hold_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.call_shapes import LibraryProbes
+    from capture.leases import Lease, Leases
     from capture.probe_catalog import ProbeCatalog
 
 
@@ -26,21 +29,26 @@ if TYPE_CHECKING:
 class Look:
     """What a look at a file gave: its probes, None for no TLS library, or why it cannot be told.
 
-    With probes the file is ``opened``: its path may be one of a process that ends before they are attached.
+    With probes the file is held open by a lease: its path may be one of a process that ends before they are
+    attached, and its content must stay what was looked at.
     """
 
     file: ExecutableFile
     probes: LibraryProbes | None
     problem: str | None = None
-    opened: BinaryIO | None = None
+    lease: Lease | None = None
 
 
 class TlsFiles:
-    """Looks at files, each once."""
+    """Looks at files, each once, and once more after someone wrote to it."""
 
-    def __init__(self, catalog: ProbeCatalog) -> None:
+    def __init__(self, catalog: ProbeCatalog, leases: Leases) -> None:
         self._catalog = catalog
-        self._seen: set[tuple[int, int]] = set()
+        self._leases = leases
+        # All by device and inode.
+        self._seen: dict[tuple[int, int], Version] = {}
+        self._leased: dict[tuple[int, int], tuple[ExecutableFile, Lease]] = {}
+        self._written: dict[tuple[int, int], tuple[ExecutableFile, BinaryIO]] = {}
 
     def look_everywhere(self) -> list[Look]:
         """Every file that running processes map as code, and the libraries of the loader's cache."""
@@ -49,6 +57,32 @@ class TlsFiles:
     def look_at(self, pids: Iterable[int]) -> list[Look]:
         """What these processes map and was not looked at before."""
         return self._look(discover_files(pids))
+
+    def look_at_path(self, path: str, inode: int, version: Version) -> list[Look]:
+        """A file of ours, if it is still this one and was not looked at before."""
+        try:
+            status = os.stat(path)  # noqa: PTH116 - names may hold any bytes
+        except (OSError, ValueError):
+            return []
+        if (status.st_ino, Version.of(status)) != (inode, version):
+            return []
+        return self._look([ExecutableFile(path, status.st_dev, status.st_ino, Version.of(status), path, ())])
+
+    def look_again(self) -> list[Look]:
+        """Files that someone opened for writing, when none has them open any more."""
+        for lease in self._leases.take_ended():
+            for key, (file, held) in list(self._leased.items()):
+                if held is lease:
+                    del self._leased[key]
+                    self._written[key] = (file, lease.file)
+        written, self._written = self._written, {}
+        for key in written:
+            self._seen.pop(key, None)
+        return [look for file, opened in written.values() if (look := self._look_into(file, opened))]
+
+    def has_seen(self, inode: int, version: Version) -> bool:
+        """Whether a file with this inode number was looked at as it is. The kernel's device may not be stat's."""
+        return any(key[1] == inode and seen == version for key, seen in self._seen.items())
 
     def save(self) -> None:
         """Remember for the next recording."""
@@ -59,49 +93,74 @@ class TlsFiles:
 
     def _look_once(self, file: ExecutableFile) -> Look | None:
         """None for a file that was seen before, or is gone with the last process that mapped it."""
-        if (file.device, file.inode) in self._seen:
+        key = (file.device, file.inode)
+        if self._seen.get(key) == file.version or key in self._written:
             return None
+        if key in self._leased:
+            _, lease = self._leased[key]
+            if lease.granted:
+                if not lease.broken:
+                    self._seen[key] = file.version  # another name or mode: nobody wrote to it
+                return None
+            lease.end()
+            del self._leased[key]
+            self._leases.drop(lease)
         try:
             opened = open(file.path, "rb", buffering=0)  # noqa: PTH123, SIM115 - names may hold any bytes
         except (FileNotFoundError, ProcessLookupError):
             return None
         except OSError as error:
-            opened, problem = None, error.strerror
-        self._seen.add((file.device, file.inode))
-        if not opened:
-            return Look(file, None, problem)
-        path = _path_of(opened)
+            self._seen[key] = file.version
+            return Look(file, None, error.strerror)
+        return self._look_into(file, opened)
+
+    def _look_into(self, file: ExecutableFile, opened: BinaryIO) -> Look | None:
+        key = (file.device, file.inode)
+        lease = self._leases.take(opened)
+        if not lease:
+            self._written[key] = (file, opened)
+            return None
+        file = replace(file, version=Version.of(os.fstat(opened.fileno())))
+        self._seen[key] = file.version
+        problem = None
         try:
-            probes = self._catalog.probes_for(path)
+            if probes := self._catalog.probes_for(lease.path):
+                self._leased[key] = (file, lease)
+                return Look(file, probes, None, lease)
         except (PlaintapError, OSError) as error:
-            opened.close()
             # What programs compile while they run is in memory that was never a file of its own.
             is_compiled = file.name.startswith("/memfd:") and "not an ELF file" in str(error)
-            return Look(file, None, None if is_compiled else str(error).replace(path, file.name))
-        if not probes:
-            opened.close()
-            return Look(file, None)
-        return Look(file, probes, None, opened)
+            problem = None if is_compiled else str(error).replace(lease.path, file.name)
+        self._leases.drop(lease)
+        return Look(file, None, problem)
 
 
-def _path_of(opened: BinaryIO) -> str:
-    """A path to an open file, for as long as it is open."""
-    return f"/proc/self/fd/{opened.fileno()}"
+class KnownFiles(Protocol):
+    """Where files are listed that were looked at: by device, inode and version, as stat(2) has them."""
+
+    def know_file(self, device: int, inode: int, version: Version) -> None:
+        """A file was looked at."""
+
+    def forget_file(self, device: int, inode: int, version: Version) -> None:
+        """It must be looked at again."""
 
 
 class TlsProbes:
     """Attaches, and knows the names of the libraries behind the samples' cookies."""
 
-    def __init__(self, probes: Probes, know_file: Callable[[int, int], None]) -> None:
-        """``know_file`` takes device and inode of each file that was looked at."""
+    def __init__(self, probes: Probes, known: KnownFiles) -> None:
         self._probes = probes
-        self._know_file = know_file
+        self._known = known
         self._names: list[str] = []
         self._files: list[str] = []
         self._distrusted: set[int] = set()
         # Call shapes without a program are not attached.
         self._shapes = abi.header().enums["shape"]
-        self.warnings: list[str] = []
+        self._warnings: deque[str] = deque()
+
+    def take_warnings(self) -> list[str]:
+        """Files that cannot be probed, each once."""
+        return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
     def library_name(self, cookie: int) -> str | None:
         """The library behind a sample's cookie."""
@@ -111,7 +170,7 @@ class TlsProbes:
         """Say of which files the kernel side believes no probe any more."""
         for cookie in set(cookies) - self._distrusted:
             self._distrusted.add(cookie)
-            self.warnings.append(
+            self._warnings.append(
                 f"{self._files[cookie - 1]}: its {self._names[cookie - 1]} was found by its code, and returned what "
                 "no such function returns: its probes are ignored, and bytes that they told of may be wrong."
             )
@@ -119,30 +178,45 @@ class TlsProbes:
     def attach(self, looks: Iterable[Look]) -> None:
         """Attach what was found; a file that cannot be probed is a warning."""
         for look in looks:
-            self._know_file(look.file.device, look.file.inode)
-            problem = look.problem
-            if look.probes and look.opened:
-                with look.opened:
-                    try:
-                        self._attach(look.probes, _path_of(look.opened), look.file.name)
-                    except (PlaintapError, OSError) as error:
-                        problem = str(error)
+            file, problem = look.file, look.problem
+            if look.probes and look.lease:
+                try:
+                    look.lease.use(self._attacher(look.probes, look.lease.path, file))
+                except (PlaintapError, OSError) as error:
+                    problem = str(error)
+            # After its probes are there; a writer may have come meanwhile.
+            if not (look.lease and look.lease.broken):
+                self._known.know_file(file.device, file.inode, file.version)
             if problem:
-                self.warnings.append(f"{look.file.name}: no probes ({problem}).")
+                self._warnings.append(f"{file.name}: no probes ({problem}).")
 
-    def _attach(self, found: LibraryProbes, path: str, name: str) -> None:
+    def _attacher(
+        self, found: LibraryProbes, path: str, file: ExecutableFile
+    ) -> Callable[[], Callable[[], None]]:
+        def attach() -> Callable[[], None]:
+            links = self._attach(found, path, file.name)
+            return lambda: self._undo(links, file)
+
+        return attach
+
+    def _undo(self, links: tuple[int, ...], file: ExecutableFile) -> None:
+        self._probes.release(links)
+        self._known.forget_file(file.device, file.inode, file.version)
+
+    def _attach(self, found: LibraryProbes, path: str, name: str) -> tuple[int, ...]:
         sites = [
             UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
             for site in found.sites
             if f"SHAPE_{site.call.name}" in self._shapes
         ]
-        if sites:
-            self._names.append(found.library)
-            self._files.append(name)
-            constants = abi.header().constants
-            flags = constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
-            flags |= constants["LOCATED"] if found.level == "located" else 0
-            self._probes.attach_uprobes(path, sites, len(self._names) | flags)
+        if not sites:
+            return ()
+        self._names.append(found.library)
+        self._files.append(name)
+        constants = abi.header().constants
+        flags = constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
+        flags |= constants["LOCATED"] if found.level == "located" else 0
+        return self._probes.attach_uprobes(path, sites, len(self._names) | flags)
 
 
 def _lacks_bio(found: LibraryProbes) -> bool:

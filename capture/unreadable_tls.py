@@ -16,7 +16,7 @@ from capture.file_view import FileView
 from capture.processes import discover_files, read_process
 
 if TYPE_CHECKING:
-    from capture.processes import ExecutableFile
+    from capture.processes import ExecutableFile, Version
 
 # A mapped file's name (no directory) → whose TLS it is.
 KNOWN_FILES: tuple[tuple[str, str], ...] = (
@@ -36,7 +36,7 @@ class UnreadableTls:
     """Names the TLS of processes, each file looked into once."""
 
     def __init__(self) -> None:
-        self._files: dict[tuple[int, int], str | None] = {}
+        self._files: dict[tuple[int, int, Version], str | None] = {}
         self._processes: dict[int, tuple[int, str | None]] = {}
 
     def name(self, pid: int) -> str | None:
@@ -50,7 +50,7 @@ class UnreadableTls:
         return found
 
     def _name_of(self, file: ExecutableFile) -> str | None:
-        key = (file.device, file.inode)
+        key = (file.device, file.inode, file.version)
         if key not in self._files:
             self._files[key] = _by_name(file.name) or _by_content(file.path)
         return self._files[key]

@@ -202,12 +202,12 @@ def test_a_map_is_read_whole_and_once(kernel):
 def test_what_is_only_remembered_never_fills_up(kernel):
     tables = Tables(kernel)
     for number in range(1, 70_000):
-        tables.know_file(os.makedev(8, 1), number)
+        tables.know_file(os.makedev(8, 1), number, (1, 2))
     for number in range(1, 140_000):
         tables.mirror(number, mirrored=True)
     known = kernel.table("known_files")
     latest = known.Key()
-    latest.inode, latest.device = 69_999, 8 << 20 | 1
+    latest.inode, latest.device, latest.changed, latest.size = 69_999, 8 << 20 | 1, 1, 2
     assert known[latest].value == 1
 
 

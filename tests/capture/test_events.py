@@ -129,8 +129,14 @@ def test_what_happens_to_sessions():
 
 
 def test_new_code():
-    event = only(packed("sample", kind=kind("NEW_CODE"), tgid=4, time=5, position=1 << 40, length=0x80_0001))
-    assert event == NewCodeUsed(pid=4, time=OFFSET + 5, device=0x80_0001, inode=1 << 40, held=False)
+    sample = packed(
+        "new_code_sample", kind=kind("NEW_CODE"), tgid=4, time=5, position=1 << 40, length=0x80_0001,
+        changed=1 << 60, size=9, path=b"/bin/na\xffme\0rest",
+    )  # fmt: skip
+    assert only(sample) == NewCodeUsed(
+        pid=4, time=OFFSET + 5, device=0x80_0001, inode=1 << 40, changed=1 << 60, size=9,
+        path="/bin/na\udcffme", held=False,
+    )  # fmt: skip
 
 
 def test_a_host_name():

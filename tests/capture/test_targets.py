@@ -57,7 +57,6 @@ def test_flags_are_bits_of_their_own_in_the_header():
         "DROP_HTTP",
         "DROP_TLS",
         "KEEP_ALL_PROTOCOLS",
-        "HOLD_NEW_CODE",
     }
     values = [constants[name] for name in names]
     assert all(value.bit_count() == 1 for value in values)

@@ -1,4 +1,4 @@
-"""Between the look at a file and its probes, its process may end and its path with it."""
+"""Between the look at a file and its probes, its process may end and its path with it; and someone may write to it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 from compiled import LIBSSL
 
+from capture.leases import Leases
 from capture.probe_catalog import ProbeCatalog
-from capture.processes import discover_files
-from capture.tls_probes import TlsFiles, TlsProbes
+from capture.processes import Version, discover_files
+from capture.tls_probes import Look, TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bpf.probes import UprobeSite
@@ -29,21 +30,46 @@ class Attached:
 
     def __init__(self) -> None:
         self.inodes: list[int] = []
+        self.released: list[int] = []
+        self.known: dict[tuple[int, int], Version] = {}
 
-    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> None:
+    def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> tuple[int, ...]:
         assert sites
-        assert library == 1
         self.inodes.append(os.stat(path).st_ino)  # noqa: PTH116 - as the kernel resolves it
+        return (library,)
+
+    def release(self, links: Sequence[int]) -> None:
+        self.released += links
+
+    def know_file(self, device: int, inode: int, version: Version) -> None:
+        self.known[device, inode] = version
+
+    def forget_file(self, device: int, inode: int, version: Version) -> None:
+        assert self.known.pop((device, inode)) == version
+
+
+@pytest.fixture
+def leases() -> Iterator[Leases]:
+    """Leases that end with the test."""
+    held = Leases()
+    yield held
+    held.close()
+
+
+def look_at(files: TlsFiles, path: Path) -> list[Look]:
+    """Look at a file by its path."""
+    status = path.stat()
+    return files.look_at_path(str(path), status.st_ino, Version.of(status))
 
 
 @pytest.mark.kernel  # for the right to open files in /proc/PID/map_files
 @pytest.mark.parametrize("looked", [True, False], ids=["after the look", "before the look"])
-def test_a_process_that_ends_leaves_no_warning(tmp_path: Path, looked: bool) -> None:
+def test_a_process_that_ends_leaves_no_warning(leases: Leases, tmp_path: Path, looked: bool) -> None:
     library = tmp_path / "own.so"
     shutil.copy(LIBSSL, library)
     inode = library.stat().st_ino
-    files, attached = TlsFiles(ProbeCatalog()), Attached()
-    probes = TlsProbes(attached, lambda _device, _inode: None)  # type: ignore[arg-type]
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
     command = [sys.executable, "-c", LOAD, str(library)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
@@ -53,5 +79,46 @@ def test_a_process_that_ends_leaves_no_warning(tmp_path: Path, looked: bool) -> 
         looks = files._look([found]) if looked else []
         child.communicate()
     probes.attach(looks or files._look([found]))
-    assert probes.warnings == []
+    assert probes.take_warnings() == []
     assert attached.inodes == ([inode] if looked else [])
+
+
+def test_a_file_that_is_written_to_loses_its_probes_before_and_gets_others_after(
+    leases: Leases, tmp_path: Path
+) -> None:
+    library = tmp_path / "own.so"
+    shutil.copy(LIBSSL, library)
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach(look_at(files, library))
+    assert (len(attached.inodes), attached.released, len(attached.known)) == (1, [], 1)
+    library.chmod(0o700)
+    probes.attach(look_at(files, library))
+    assert (len(attached.inodes), attached.released) == (1, [])
+    with library.open("r+b") as writer:
+        assert (attached.released, attached.known) == ([1], {})
+        probes.attach([*files.look_again(), *look_at(files, library)])
+        assert attached.known == {}
+        writer.truncate(4096)
+    probes.attach(files.look_again())
+    (warning,) = probes.take_warnings()
+    assert str(library) in warning
+    shutil.copy(LIBSSL, library)
+    probes.attach(look_at(files, library))
+    assert (len(attached.inodes), attached.released, len(attached.known)) == (2, [1], 1)
+
+
+def test_what_is_written_over_counts_as_new_though_it_has_no_probes(leases: Leases, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    shutil.copy("/bin/true", file)
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach(look_at(files, file))
+    assert look_at(files, file) == []
+    (before,) = attached.known.values()
+    assert files.has_seen(file.stat().st_ino, before)
+    file.write_bytes(LIBSSL.read_bytes())
+    probes.attach(look_at(files, file))
+    assert len(attached.inodes) == 1
+    assert attached.known != {}
+    assert not files.has_seen(file.stat().st_ino, before)

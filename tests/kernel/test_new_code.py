@@ -8,13 +8,14 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl_command
-from processes import wait_until
+from processes import PLAINTAP, wait_until
 from recording import entries, plaintap, record, record_command, response_sha256, settle
 
 if TYPE_CHECKING:
@@ -67,6 +68,69 @@ def test_held_processes_that_anyone_starts(servers: Servers, tmp_path: Path) -> 
         settle()
         recording.stop()
     assert [entry["_comm"] for entry in entries(path)] == ["curl"]
+
+
+def test_held_in_a_session_and_a_group_of_its_own(servers: Servers, tmp_path: Path) -> None:
+    script = "import subprocess, sys; subprocess.run(sys.argv[2:], check=True, **eval(sys.argv[1]))"
+    for number, how in enumerate(("{'start_new_session': True}", "{'process_group': 0}")):
+        library = library_of_its_own(tmp_path / f"lib{number}")["LD_LIBRARY_PATH"]
+        command = curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull)
+        inside = ["env", f"LD_LIBRARY_PATH={library}", *command]
+        path = tmp_path / f"{number}.pcapng"
+        done = record_command(path, [sys.executable, "-c", script, how, *inside])
+        assert done.returncode == 0, done.stderr
+        (entry,) = entries(path)
+        assert response_sha256(entry) in [h["value"] for h in entry["response"]["headers"]]
+
+
+def test_a_recorder_that_is_stopped_stops_nobody_else(tmp_path: Path) -> None:
+    with record(tmp_path / "a.pcapng", "--hold", "-u", "root", "--port", 9) as recording:
+        recording.process.send_signal(signal.SIGSTOP)
+        try:
+            for number in range(3):
+                new = tmp_path / f"true{number}"
+                shutil.copy("/bin/true", new)
+                assert subprocess.run([new], timeout=60, check=False).returncode == 0
+        finally:
+            recording.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: "not held" in recording.stderr, "a warning")
+        assert recording.stop().returncode == 0
+
+
+def test_a_recorder_that_waits_for_its_reader_stops_nobody_else(servers: Servers, tmp_path: Path) -> None:
+    new, ended = tmp_path / "true", tmp_path / "ended"
+    big = " ".join(map(str, curl_command(servers, servers.url("https", "/bytes/5000000"), "-o", os.devnull)))
+    script = f"{big}; sleep 1; cp /bin/true {new}; {new} && touch {ended}"
+    command = [str(PLAINTAP), "record", "-w", "-", "--", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as recorder:
+        wait_until(ended.exists, "a program that was new", 60)
+        written, said = recorder.communicate()
+    assert recorder.returncode == 0, said
+    assert len(written) > 5_000_000
+    assert b"not held" not in said
+
+
+def test_a_first_run_that_is_too_short_does_not_hide_the_next(servers: Servers, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    client, curl = tmp_path / "client", shutil.which("curl")
+    assert curl
+    with record(path, "--no-hold", "-c", "client", "--port", servers.https) as recording:
+        shutil.copy(curl, client)
+        command = [
+            str(client),
+            *map(str, curl_command(servers, servers.url("https", "/bytes/257"), "-o", os.devnull)[1:]),
+        ]
+        environment = library_of_its_own(tmp_path / "lib")
+        recording.process.send_signal(signal.SIGSTOP)
+        subprocess.run(command, env=environment, check=True)
+        recording.process.send_signal(signal.SIGCONT)
+        settle()
+        for _ in range(3):
+            time.sleep(0.5)
+            subprocess.run(command, env=environment, check=True)
+        settle()
+        recording.stop()
+    assert len(entries(path)) >= 2
 
 
 def test_without_hold_a_library_is_found_soon(servers: Servers, tmp_path: Path) -> None:

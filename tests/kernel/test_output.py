@@ -10,10 +10,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from clients import curl
-from processes import PLAINTAP, running, wait_until
+from processes import PLAINTAP, PYTHON, running, wait_until
 from recording import entries, plaintap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from servers import Servers
@@ -86,17 +87,28 @@ def test_a_reader_that_pauses_misses_nothing(servers: Servers, tmp_path: Path) -
     assert [entry["response"]["content"]["size"] for entry in entries(capture)] == [BODY_BYTES] * 8
 
 
-def test_new_programs_run_while_the_reader_pauses(servers: Servers, tmp_path: Path) -> None:
+NO_ROOM = "import capture.spool as s; s.MAX_SPOOLED_BYTES = 0; import capture.cli as c; c.main()"
+
+
+@pytest.mark.parametrize("program", [[PLAINTAP], [PYTHON, "-c", NO_ROOM]], ids=["room", "no room"])
+def test_new_programs_run_while_the_reader_pauses(
+    servers: Servers, tmp_path: Path, program: Sequence[object]
+) -> None:
     log = tmp_path / "stderr"
     # Files that were never executed: each is held until it was looked at.
     copies = [tmp_path / f"true{number}" for number in range(3)]
-    script = f"curl -s {servers.url('http', f'/bytes/{BODY_BYTES}')} -o /dev/null; sleep 1; " + "; ".join(
-        f"cp /bin/true {copy}; echo {copy} >> {copy}; {copy}" for copy in copies
+    fetch = f"curl -s {servers.url('http', f'/bytes/{BODY_BYTES}')} -o /dev/null"
+    script = "; ".join(
+        [
+            *([fetch] * 8),  # more than memory takes
+            "sleep 1",
+            *(f"cp /bin/true {copy}; echo {copy} >> {copy}; {copy}" for copy in copies),
+        ]
     )
     with (
         log.open("wb") as stderr,
         running(
-            [PLAINTAP, "record", "-w", "-", "--", "sh", "-c", f"{{ {script}; }} >/dev/null; echo over >&2"],
+            [*program, "record", "-w", "-", "--", "sh", "-c", f"{{ {script}; }} >/dev/null; echo over >&2"],
             stdout=subprocess.PIPE, stderr=stderr,
         ) as process,
     ):  # fmt: skip

@@ -212,7 +212,10 @@ def record(
                 machines.write(f"{json.dumps(ledger.as_json(), indent=2)}\n".encode())
 
         held = bool(command) if hold is None else hold
-        plan = Plan(chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below)
+        plan = Plan(
+            chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below,
+            stdout_is_taken=name == STDOUT,
+        )  # fmt: skip
         recorder = Recorder(plan, Exporter(outbox, exporter.write, flush, finish), _say)
         ledger = recorder.run()
     _report(ledger, *filter(None, (name, archive)))

@@ -18,6 +18,7 @@ from capture.errors import PlaintapError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_STDOUT, _STDERR = 1, 2
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 # Signals that Python treats otherwise than programs expect. SIGHUP stays ignored under nohup.
 _PYTHONS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
@@ -34,8 +35,10 @@ class CommandError(PlaintapError):
 class Command:
     """A child that has not begun yet."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], *, stdout_is_taken: bool = False) -> None:
+        """With ``stdout_is_taken``, by the capture, its stdout is our stderr."""
         self._arguments = list(arguments)
+        self._stdout_is_taken = stdout_is_taken
         self.exit_code: int | None = None
         go_read, self._go = os.pipe()
         self._failed, failed_write = os.pipe()
@@ -60,6 +63,8 @@ class Command:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if os.read(go, 1) == b"":
                 os._exit(1)
+            if self._stdout_is_taken:
+                os.dup2(_STDERR, _STDOUT)
             os.execvp(self._arguments[0], self._arguments)  # noqa: S606 - running the user's command is the point
         except OSError as error:
             os.write(failed, str(error.errno).encode())

@@ -73,6 +73,7 @@ class Plan:
     hold: bool = False
     unix: bool = False
     below: bool = True
+    stdout_is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

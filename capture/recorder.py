@@ -62,7 +62,8 @@ class Recorder:
         """Record until a signal, the duration's or the command's end. Raises PlaintapError."""
         _require_first_pid_namespace()
         # Forked first: no threads yet, and none of our descriptors.
-        command = Command(self._plan.command) if self._plan.command else None
+        plan = self._plan
+        command = Command(plan.command, stdout_is_taken=plan.stdout_is_taken) if plan.command else None
         _allow_descriptors()
         leases = Leases()
         files = TlsFiles(ProbeCatalog(default_cache_file()), leases)

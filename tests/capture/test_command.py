@@ -155,6 +155,13 @@ def test_it_has_no_descriptor_of_ours(tmp_path):
     assert out.read_text() == inherited
 
 
+def test_its_stdout_is_our_stderr_where_the_capture_has_ours(capfd):
+    command = Command(("echo", "hello"), stdout_is_taken=True)
+    command.run()
+    assert ended(command) == 0
+    assert tuple(capfd.readouterr()) == ("", "hello\n")
+
+
 def test_one_that_is_not_recorded_any_more_is_waited_for():
     command = run("sh", "-c", "sleep 0.1; exit 7")
     command.abandon()

@@ -151,6 +151,18 @@ def test_a_recording_ends_when_its_reader_does(servers: Servers, tmp_path: Path)
         assert process.wait(END_SECONDS) == 0, log.read_text()
 
 
+def test_what_the_command_prints_is_not_in_the_capture(servers: Servers, tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcapng"
+    with capture.open("wb") as stdout:
+        done = subprocess.run(
+            [PLAINTAP, "record", "-w", "-", "--", "curl", "-s", servers.url("http", "/text")],
+            stdout=stdout, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (entry,) = entries(capture)
+    assert entry["response"]["content"]["text"].encode() in done.stderr
+
+
 @pytest.mark.parametrize("full", ["a.pcapng", "a.har"])
 def test_a_full_disk_is_named_for_what_it_is(servers: Servers, tmp_path: Path, full: str) -> None:
     folder, roomy = tmp_path / "small", tmp_path / "roomy"

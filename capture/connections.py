@@ -16,16 +16,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from capture.endpoints import addresses, may_be_local
 from capture.events import (
     BytesMoved,
     ConnectionAnnounced,
     ConnectionEnded,
     Event,
     HostResolved,
-    NewCodeUsed,
     ProgramExecuted,
     Protocol,
     Reason,
@@ -35,11 +34,14 @@ from capture.events import (
 )
 from capture.holes import Holes
 from capture.lookups import Lookups
+from capture.relays import Relays
 from capture.streams import Process, Side, StreamItem
 from capture.views import Content, State, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from capture.endpoints import Address
 
 # How long a client's first content waits for the server to be announced, so that the file names both.
 PEER_WINDOW_NS = 20_000_000
@@ -61,7 +63,6 @@ MAX_UNBOUND_BYTES = 16 << 20
 # In the ledger, by connection: who loses on more has a problem that this many show.
 MAX_LISTED_LOSSES = 1000
 
-_Address = tuple[bytes, int, bytes, int, int]
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
 
@@ -106,6 +107,8 @@ class Tally:
     losses: dict[int, Loss] = field(default_factory=dict)
     # (pid, comm, library or None) → bytes of TLS that no probe could read
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
+    # (pid, comm) → bytes of TLS that the process passed on, between two others
+    relayed: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def note_gap(self, view: View, content: Content) -> None:
         """What of a connection is shown as lost."""
@@ -147,6 +150,7 @@ class Connections:
     ) -> None:
         self.tally = Tally()
         self._name_tls = name_tls  # whose TLS a process has that no probe reads
+        self._relays = Relays()
         self._unexplained: dict[int, View] = {}  # TLS, and no probe has told of it yet
         self._holes = holes or Holes()
         self._describe = describe
@@ -157,7 +161,7 @@ class Connections:
         self._all_protocols = all_protocols
         self._likely_side = likely_side
         self._views: dict[int, View] = {}
-        self._by_address: dict[_Address, View] = {}
+        self._by_address: dict[Address, View] = {}
         self._lingering: deque[tuple[int, View]] = (
             deque()
         )  # ended before their other end was announced, oldest first
@@ -176,7 +180,6 @@ class Connections:
             SessionEstablished: self._established,
             SessionFreed: self._freed,
             ProgramExecuted: lambda _: iter(()),
-            NewCodeUsed: lambda _: iter(()),
             HostResolved: self._resolved,
         }
 
@@ -214,7 +217,7 @@ class Connections:
         self.tally.connections += 1
         self.tally.without_address += not event.remote_port and event.unix_path is None
         view = self._views[event.connection] = View(event, self._likely_side(event))
-        own, mirrored = _addresses(event)
+        own, mirrored = addresses(event)
         other = self._by_address.get(mirrored)
         if other and other.other is None:
             view.other, other.other = other, view
@@ -235,6 +238,7 @@ class Connections:
                 self.tally.never_decided_arrived += len(early.payload)
                 view.tls.feed(early)
             view.tls.feed(event)
+            self._relays.note(view)
             if not view.readable:
                 self._unexplained[event.connection] = view
             return
@@ -287,7 +291,7 @@ class Connections:
         view.held_bytes += len(content.data)
         if view.other and view.other.state is State.SHOWN:
             self._hide(view)
-        elif view.held_bytes > MAX_HELD_BYTES or not _may_be_local(view.announced):
+        elif view.held_bytes > MAX_HELD_BYTES or not may_be_local(view.announced):
             yield from self._show(view)
         elif view.other:
             yield from self._choose(view, view.other)
@@ -336,7 +340,7 @@ class Connections:
         if view.protocol is Protocol.UNDECIDED:
             view.protocol = event.protocol
         yield from self._finish(view, Final(event.moved, event.session, event.session_moved), event.time)
-        if view.other is None and _may_be_local(view.announced):
+        if view.other is None and may_be_local(view.announced):
             self._lingering.append((event.time, view))
         else:
             self._forget_address(view)
@@ -349,7 +353,7 @@ class Connections:
             yield from view.close(event)
 
     def _forget_address(self, view: View) -> None:
-        address, _ = _addresses(view.announced)
+        address, _ = addresses(view.announced)
         if self._by_address.get(address) is view:
             del self._by_address[address]
 
@@ -373,6 +377,7 @@ class Connections:
         yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
         view.ended = ended
         if view.protocol is Protocol.TLS:
+            self._relays.forget(view)
             if not view.readable:
                 self._note_unreadable(view, sum(final.moved))
             if view.state is State.HOLDING and not view.held:
@@ -384,6 +389,10 @@ class Connections:
         if other and (other.readable or (view.side is Side.SERVER and not other.ended)):
             return
         a = view.announced
+        if view.relayed:
+            self.tally.relayed[a.pid, a.comm] = self.tally.relayed.get((a.pid, a.comm), 0) + ciphertext
+            self._unexplained.pop(a.connection, None)
+            return
         self._explain(view)
         key = (a.pid, a.comm, view.tls.library)
         self.tally.unreadable[key] = self.tally.unreadable.get(key, 0) + ciphertext
@@ -526,25 +535,3 @@ def _patience(view: View) -> int:
     if view.other:
         return CLIENT_WINDOW_NS
     return PEER_WINDOW_NS if view.decide_side() is Side.CLIENT else SERVER_WINDOW_NS
-
-
-def _addresses(a: ConnectionAnnounced) -> tuple[_Address, _Address]:
-    """A view's key, and that of its other end. Loopback addresses mean something in their namespace only."""
-    netns = a.netns if _is_loopback(a.local) else 0
-    return (
-        (_unmapped(a.local), a.local_port, _unmapped(a.remote), a.remote_port, netns),
-        (_unmapped(a.remote), a.remote_port, _unmapped(a.local), a.local_port, netns),
-    )
-
-
-def _unmapped(address: bytes) -> bytes:
-    return address[12:] if len(address) == 16 and address[:12] == bytes(10) + b"\xff\xff" else address
-
-
-def _is_loopback(address: bytes) -> bool:
-    return ip_address(_unmapped(address)).is_loopback
-
-
-def _may_be_local(a: ConnectionAnnounced) -> bool:
-    """Whether the other end can be on this machine: loopback, or the very same address."""
-    return _unmapped(a.local) == _unmapped(a.remote) or _is_loopback(a.remote)

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from capture.connections import Loss, Tally
     from capture.streams import Side
@@ -51,12 +51,30 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A process whose TLS was seen and not read."""
+    """A process whose TLS was seen and not read.
+
+    ``late``: it has a library that can be, whose probes came when the process had begun. ``relayed``: it passed on,
+    between two others, what it has no keys for, as a proxy that tunnels does.
+    """
 
     pid: int
     comm: str
     library: str | None
     ciphertext: int
+    late: bool = False
+    relayed: bool = False
+
+    def said(self) -> str:
+        """For people."""
+        seen = f"{_bytes(self.ciphertext)} of ciphertext were seen."
+        who = f"{self.comm} (pid {self.pid})"
+        if self.relayed:
+            return f"{who} relayed TLS of others, which only their own processes show: {seen}"
+        if self.late:
+            return (
+                f"{who} used TLS before its probes were in place: {seen} With --hold programs wait for them."
+            )
+        return f"{who} used TLS that cannot be read{f' ({self.library})' if self.library else ''}: {seen}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +178,7 @@ class Ledger:
             "events_lost": self.events_lost,
             "table_overflows": self.table_overflows,
             "unlisted_addresses": self.unlisted_addresses,
-            "unreadable": [
-                {"pid": u.pid, "comm": u.comm, "library": u.library, "ciphertext": u.ciphertext}
-                for u in self.unreadable
-            ],
+            "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "losses": [asdict(loss) for loss in self.losses],
             "idle": len(self.idle),
             "idle_connections": [_idle_json(connection) for connection in self.idle[:MAX_IDLE_LISTED]],
@@ -218,16 +233,19 @@ class Ledger:
         for account, name in ((self.sockets, "sockets"), (self.tls, "TLS")):
             if account.residue:
                 found.append(f"the account of {name} is off by {account.residue} bytes: please report this.")
-        found += [
-            f"{u.comm} (pid {u.pid}) used TLS that cannot be read"
-            f"{f' ({u.library})' if u.library else ''}: {_bytes(u.ciphertext)} of ciphertext were seen."
-            for u in self.unreadable
-        ]
-        return found
+        return [*found, *(unreadable.said() for unreadable in self.unreadable)]
 
 
-def balance(counters: Mapping[str, int], tally: Tally, seen: Observation = Observation()) -> Ledger:
-    """Draw up the ledger from the kernel's counters, what arrived, and how it was seen."""
+def balance(
+    counters: Mapping[str, int],
+    tally: Tally,
+    seen: Observation = Observation(),
+    late: Container[int] = frozenset(),
+) -> Ledger:
+    """Draw up the ledger from the kernel's counters, what arrived, and how it was seen.
+
+    ``late`` are pids whose probes came when they had begun.
+    """
     sockets = Account(
         reported=counters["reported_sent"] + counters["reported_received"],
         captured=tally.cleartext
@@ -272,7 +290,13 @@ def balance(counters: Mapping[str, int], tally: Tally, seen: Observation = Obser
     return Ledger(
         sockets, tls, tally.connections, tally.streams, tally.gaps, counters["events_ring_full"],
         counters["table_full"],
-        tuple(Unreadable(pid, comm, lib, n) for (pid, comm, lib), n in tally.unreadable.items()),
+        (
+            *(
+                Unreadable(pid, comm, library, n, late=library is None and pid in late)
+                for (pid, comm, library), n in tally.unreadable.items()
+            ),
+            *(Unreadable(pid, comm, None, n, relayed=True) for (pid, comm), n in tally.relayed.items()),
+        ),
         tally.unlisted_addresses,
         tally.without_address,
         counters["by_reference"],

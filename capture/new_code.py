@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _LOOKS_S = (0.02, 0.1, 0.5)
 # How long the thread waits for an event before it looks at what waits for time.
 _TICK_MS = 20
+# Of these the ledger says why they were not read.
+_MAX_UNHELD = 16384
 # Programs wait for it.
 _NICE = -15
 # A signal acts when its process next returns from the kernel: at once, unless it is busy there.
@@ -58,6 +60,7 @@ class NewCode:
         self._decoder = Decoder(header.layouts, header.constants, 0)
         self._due: list[tuple[float, NewCodeUsed]] = []
         self._parents: list[tuple[float, int]] = []
+        self._unheld: set[tuple[int, int]] = set()  # pid, inode
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="new code", daemon=True)
 
@@ -70,6 +73,11 @@ class NewCode:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    @property
+    def late(self) -> set[int]:
+        """Processes that ran code of a TLS library before it had its probes."""
+        return {pid for pid, inode in self._unheld if self._files.has_probes(inode)}
 
     def _run(self) -> None:
         with contextlib.suppress(PermissionError):
@@ -94,6 +102,8 @@ class NewCode:
             if event.held:
                 _await_stop(event.pid)
             else:
+                if len(self._unheld) < _MAX_UNHELD:
+                    self._unheld.add((event.pid, event.inode))
                 now = time.monotonic()
                 self._due += [(now + delay, event) for delay in _LOOKS_S]
             self._look([event])

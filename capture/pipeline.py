@@ -264,7 +264,9 @@ class Pipeline:
         counters["reported_received"] += received
         probes = self._probes.attached
         seen = Observation(self._counted_below, probes, self._samples, skipped)
-        ledger = replace(balance(counters, self._connections.tally, seen), idle=self._older.idle())
+        ledger = replace(
+            balance(counters, self._connections.tally, seen, self._new_code.late), idle=self._older.idle()
+        )
         self._exporter.finish(ledger)
         detaching.join()
         return ledger

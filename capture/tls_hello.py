@@ -34,6 +34,11 @@ class HelloReader:
         self._bytes = bytearray()
         self.done = False
 
+    @property
+    def random(self) -> bytes:
+        """The hello's random value (RFC 8446 §4.1.2), its own in the world; short where the record is cut."""
+        return bytes(self._bytes[11:43])
+
     def feed(self, data: bytes) -> Hello | None:
         """The hello, once; None while it is incomplete, or if there is none."""
         if self.done:

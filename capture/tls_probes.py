@@ -48,6 +48,7 @@ class TlsFiles:
         # All by device and inode.
         self._seen: dict[tuple[int, int], Version] = {}
         self._leased: dict[tuple[int, int], tuple[ExecutableFile, Lease]] = {}
+        self._readable: set[int] = set()  # inodes
         self._written: dict[tuple[int, int], tuple[ExecutableFile, BinaryIO]] = {}
 
     def look_everywhere(self) -> list[Look]:
@@ -83,6 +84,10 @@ class TlsFiles:
     def has_seen(self, inode: int, version: Version) -> bool:
         """Whether a file with this inode number was looked at as it is. The kernel's device may not be stat's."""
         return any(key[1] == inode and seen == version for key, seen in self._seen.items())
+
+    def has_probes(self, inode: int) -> bool:
+        """Whether the file was found to have a TLS library that can be probed."""
+        return inode in self._readable
 
     def save(self) -> None:
         """Remember for the next recording."""
@@ -126,6 +131,8 @@ class TlsFiles:
         try:
             if probes := self._catalog.probes_for(lease.path):
                 self._leased[key] = (file, lease)
+                if probes.level != "resolver":
+                    self._readable.add(file.inode)
                 return Look(file, probes, None, lease)
         except (PlaintapError, OSError) as error:
             # What programs compile while they run is in memory that was never a file of its own.

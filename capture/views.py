@@ -71,6 +71,7 @@ class TlsNotes:
         "client",
         "established",
         "library",
+        "random",
         "server_name",
         "started",
     )
@@ -78,6 +79,7 @@ class TlsNotes:
     def __init__(self) -> None:
         self._readers = (HelloReader(), HelloReader())
         self.client: Direction | None = None  # the direction of the ClientHello
+        self.random = b""  # the ClientHello's
         self.server_name: str | None = None
         self.alpn_offered: tuple[str, ...] = ()
         self.alpn_chosen: str | None = None
@@ -94,6 +96,7 @@ class TlsNotes:
     def _note(self, hello: Hello, event: BytesMoved) -> None:
         if hello.from_client:
             self.client = event.direction
+            self.random = self._readers[event.direction].random
             self.server_name = hello.server_name
             self.alpn_offered = hello.alpn
             self.started = event.time
@@ -128,6 +131,7 @@ class View:
         "other",
         "protocol",
         "readable",
+        "relayed",
         "side",
         "state",
         "tls",
@@ -144,6 +148,9 @@ class View:
         self.tls = TlsNotes()
         self.in_tls = False  # whether what was given out last was plaintext of TLS
         self.readable = False  # a probe knows its TLS session, whether or not it carried anything
+        self.relayed = (
+            False  # its ClientHello came in on another connection of the process, or went out on one
+        )
         self.held: list[Content] = []
         self.held_bytes = 0
         self.held_since = 0

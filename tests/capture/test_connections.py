@@ -502,6 +502,27 @@ def test_tls_that_the_other_end_can_read_is_not_counted_as_unreadable():
     assert not recording.tally.unreadable
 
 
+def hello_of(connection, direction, random):
+    """A ClientHello's record."""
+    message = b"\x03\x03" + random + b"\0" + b"\0\2\x13\1" + b"\1\0" + b"\0\0"
+    body = b"\1" + len(message).to_bytes(3) + message
+    record = b"\x16\3\1" + len(body).to_bytes(2) + body
+    return moved(connection, direction, 0, record, protocol=Protocol.TLS, hello=True)
+
+
+@pytest.mark.parametrize(("random", "relayed"), [(b"r" * 32, True), (b"s" * 32, False)])
+def test_a_tunnel_is_relayed_and_nothing_that_could_be_read(random, relayed):
+    inside = announced(1, Role.SERVER, protocol=Protocol.TLS, pid=7)
+    outside = announced(2, local_port=5, remote_port=6, protocol=Protocol.TLS, pid=7)
+    recording = Recording().feed(
+        inside, hello_of(1, RECEIVED, b"r" * 32), outside, hello_of(2, SENT, random),
+        ended(1, 300, 4_000, protocol=Protocol.TLS), ended(2, 4_000, 300, protocol=Protocol.TLS),
+    )  # fmt: skip
+    assert (sum(recording.tally.relayed.values()), sum(recording.tally.unreadable.values())) == (
+        (8_600, 0) if relayed else (0, 8_600)
+    )
+
+
 # The end of the recording, and memory
 
 

@@ -185,6 +185,16 @@ def test_what_could_not_be_seen_is_said():
         assert part in said
 
 
+def test_tls_that_came_too_early_or_is_others_is_called_that():
+    tally = Tally(unreadable={(7, "go", None): 5, (8, "java", "JSSE"): 6}, relayed={(9, "squid"): 7})
+    early, java, proxy = balance(counters(), tally, late={7, 8}).warnings()
+    assert "go (pid 7)" in early
+    assert "--hold" in early
+    assert "cannot be read (JSSE): 6" in java
+    assert "squid (pid 9) relayed" in proxy
+    assert all("cannot be read" not in said for said in (early, proxy))
+
+
 def test_machines_read_the_same():
     recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST))
     ledger = accounts(recording, reported_sent=len(REQUEST) + 4, lost_ring_full=3)

@@ -129,8 +129,9 @@ def test_a_first_run_that_is_too_short_does_not_hide_the_next(servers: Servers, 
             time.sleep(0.5)
             subprocess.run(command, env=environment, check=True)
         settle()
-        recording.stop()
+        done = recording.stop()
     assert len(entries(path)) >= 2
+    assert "cannot be read" not in done.stderr
 
 
 def test_without_hold_a_library_is_found_soon(servers: Servers, tmp_path: Path) -> None:

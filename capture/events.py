@@ -2,7 +2,7 @@
 
 A sample is a record of the ring buffer as events.h lays it out; this module turns one into an event. Layout
 comes from the caller (bpf.abi derives it from the header), so nothing here imports the kernel side. Times
-become wall-clock nanoseconds by a constant offset: CLOCK_MONOTONIC orders, the epoch is for people.
+become wall-clock nanoseconds by an offset (capture.wall_clock).
 """
 
 from __future__ import annotations
@@ -235,12 +235,12 @@ class Layout(TypingProtocol):
 
 
 class Decoder:
-    """Decodes samples of one ABI, at one offset between the clocks (nanoseconds to add)."""
+    """Decodes samples of one ABI; ``clock_offset`` is nanoseconds to add to their times."""
 
     def __init__(
         self, layouts: Mapping[str, Layout], constants: Mapping[str, int], clock_offset: int
     ) -> None:
-        self._offset = clock_offset
+        self.clock_offset = clock_offset
         self._head = layouts["sample"].codec
         self._connection = layouts["connection_sample"]
         self._end = layouts["end_sample"]
@@ -290,7 +290,7 @@ class Decoder:
         ) = head
         begin = start + self._head.size
         return BytesMoved(
-            connection, session, time + self._offset, self._directions[direction], position, length,
+            connection, session, time + self.clock_offset, self._directions[direction], position, length,
             buffer[begin : begin + captured], self._reasons[reason], self._protocols[protocol], pid, tid, lib, hello,
             bool(overlapped), bool(by_reference),
         )  # fmt: skip
@@ -299,13 +299,13 @@ class Decoder:
         return self._data(buffer, start, head, hello=True)
 
     def _wall(self, time: int) -> int | None:
-        return time + self._offset if time else None
+        return time + self.clock_offset if time else None
 
     def _announced(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionAnnounced:
         m = dict(zip(self._connection.names, self._connection.codec.unpack_from(buffer, start), strict=True))
         local, remote, path = self._ends(m)
         return ConnectionAnnounced(
-            connection=m["connection"], time=m["time"] + self._offset, pid=m["tgid"], comm=_text(m["comm"]),
+            connection=m["connection"], time=m["time"] + self.clock_offset, pid=m["tgid"], comm=_text(m["comm"]),
             fd=m["fd"] if m["fd"] != _NO_FD else None, inode=m["inode"], netns=m["netns"],
             local=local[0], local_port=local[1], remote=remote[0], remote_port=remote[1],
             role=Role(m["role"]), protocol=Protocol(m["protocol"]),
@@ -327,7 +327,7 @@ class Decoder:
     def _ended(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionEnded:
         m = dict(zip(self._end.names, self._end.codec.unpack_from(buffer, start), strict=True))
         return ConnectionEnded(
-            m["connection"], m["time"] + self._offset,
+            m["connection"], m["time"] + self.clock_offset,
             self._wall(m["local_fin"]), self._wall(m["peer_fin"]),
             self._wall(m["local_reset"]), self._wall(m["peer_reset"]),
             (m["sent"], m["received"]), m["session"], (m["session_sent"], m["session_received"]),
@@ -335,28 +335,28 @@ class Decoder:
         )  # fmt: skip
 
     def _bound(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionBound:
-        return SessionBound(head[7], head[6], head[5] + self._offset, head[10], head[12])
+        return SessionBound(head[7], head[6], head[5] + self.clock_offset, head[10], head[12])
 
     def _established(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionEstablished:
         return SessionEstablished(
-            head[7], head[6], head[5] + self._offset, head[8] + self._offset, head[10], head[12]
+            head[7], head[6], head[5] + self.clock_offset, head[8] + self.clock_offset, head[10], head[12]
         )
 
     def _freed(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionFreed:
-        return SessionFreed(head[7], head[5] + self._offset)
+        return SessionFreed(head[7], head[5] + self.clock_offset)
 
     def _new_code(self, buffer: bytes, start: int, head: tuple[int, ...]) -> NewCodeUsed:
         *_, changed, size, path = self._code.codec.unpack_from(buffer, start)
         # To be opened: as os.fsencode() takes it.
         name = path.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
         return NewCodeUsed(
-            head[10], head[5] + self._offset, head[9], head[8], changed, size, name, bool(head[2])
+            head[10], head[5] + self.clock_offset, head[9], head[8], changed, size, name, bool(head[2])
         )
 
     def _resolved(self, buffer: bytes, start: int, head: tuple[int, ...]) -> HostResolved:
         *_, name, addresses = self._name.codec.unpack_from(buffer, start)
         return HostResolved(
-            head[10], head[5] + self._offset, head[8] + self._offset, _text(name),
+            head[10], head[5] + self.clock_offset, head[8] + self.clock_offset, _text(name),
             tuple(addresses[at : at + 16] for at in range(0, 16 * head[4], 16)), head[9],
         )  # fmt: skip
 
@@ -366,7 +366,7 @@ class Decoder:
         file = _text(buffer[at : at + half])
         words = buffer[at + half : at + half + head[4]].split(b"\0")
         return ProgramExecuted(
-            head[10], head[5] + self._offset, file, tuple(_text(w) for w in words[:-1] or words)
+            head[10], head[5] + self.clock_offset, file, tuple(_text(w) for w in words[:-1] or words)
         )
 
 

@@ -29,6 +29,7 @@ from capture.processes import descendants
 from capture.spool import Spool
 from capture.tls_probes import TlsFiles, TlsProbes
 from capture.unreadable_tls import UnreadableTls
+from capture.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,8 +102,9 @@ class Pipeline:
         self._tls = TlsProbes(self._probes, self.tables)
         self._new_code = NewCode(self.tables, files, self._tls)
         self._names = ProcessNames()
-        self._clock_offset = time.time_ns() - time.monotonic_ns()
-        self._decoder = Decoder(header.layouts, header.constants, self._clock_offset)
+        self._clock = WallClock()
+        self._warnings: list[str] = []
+        self._decoder = Decoder(header.layouts, header.constants, self._clock.offset)
         self._connections = Connections(
             self._names.describe,
             self._tls.library_name,
@@ -116,7 +118,7 @@ class Pipeline:
         self._next_sweep = self._next_look = 0.0
         self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
-        self._now = time.time_ns()
+        self._now = self._clock.now()
         self._spool = Spool()
         self._counted_below = kernel.below.lengths
         self._kernel = kernel
@@ -142,7 +144,8 @@ class Pipeline:
 
     def take_warnings(self) -> Sequence[str]:
         """What the user should know, once."""
-        return self._tls.take_warnings()
+        warnings, self._warnings = [*self._warnings, *self._tls.take_warnings()], []
+        return warnings
 
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables
@@ -186,7 +189,7 @@ class Pipeline:
         """Handle the next batch; False if none comes within so many seconds."""
         batch = self._drain.take(seconds)
         if batch is None:
-            self._now = time.time_ns()
+            self._now = self._clock.now()
             return False
         self._samples += len(batch.starts)
         write, handle = self._exporter.write, self._connections.handle
@@ -202,6 +205,11 @@ class Pipeline:
 
     def tick(self, now: float) -> None:
         """What waits for time."""
+        if jump := self._clock.adjust():
+            self._decoder.clock_offset = self._clock.offset
+            self._warnings.append(
+                f"The wall clock jumped by {jump / 1e9:+,.1f} s; from here on times are by the new one."
+            )
         self._write(self._connections.tick(self._now))
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
@@ -231,7 +239,7 @@ class Pipeline:
             self._ends_collected = pending
             for c in list(self.tables.connections()):
                 if c.ended:
-                    self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
+                    self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
                     self.tables.forget_connection(c.key)
 
     def end(self) -> Ledger:
@@ -256,8 +264,8 @@ class Pipeline:
         for c in self.tables.connections():
             finals[c.connection] = Final(c.moved, c.session, c.session_moved)
             if c.ended:
-                self._write(self._connections.handle(self._missed_end(c, time.time_ns())))
-        self._write(self._connections.finish(time.time_ns(), finals))
+                self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
+        self._write(self._connections.finish(self._clock.now(), finals))
         counters = self.tables.counters()
         sent, received = self.tables.unfinished()
         counters["reported_sent"] += sent
@@ -281,7 +289,7 @@ class Pipeline:
     def _missed_end(self, c: OpenConnection, now: int) -> ConnectionEnded:
         """The end of a connection that found no room in the ring."""
         local_fin, peer_fin, local_reset, peer_reset = (
-            time + self._clock_offset if time else None
+            time + self._clock.offset if time else None
             for time in (c.local_fin, c.peer_fin, c.local_reset, c.peer_reset)
         )
         return ConnectionEnded(

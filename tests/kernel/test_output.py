@@ -112,8 +112,8 @@ def test_new_programs_run_while_the_reader_pauses(
             stdout=subprocess.PIPE, stderr=stderr,
         ) as process,
     ):  # fmt: skip
-        wait_until(lambda: "over" in log.read_text(), "the command's end")
-        process.wait(END_SECONDS)
+        assert process.wait(END_SECONDS) == 0, log.read_text()
+    assert "over" in log.read_text()
 
 
 def test_a_reader_that_goes_away_costs_no_exit_code(servers: Servers, tmp_path: Path) -> None:

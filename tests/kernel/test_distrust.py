@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from boringssl_like import SOURCE
 from compiled import compile_library
-from recording import record_command
+from processes import running
+from recording import STOP_SECONDS, record
 
 from capture.tls_libraries import probes_for
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.kernel
 
 # It writes 10 bytes, then is told that of 10 bytes so many were written, then writes 10 bytes again.
 PROGRAM = """
+#include <stdio.h>
 #include <stdlib.h>
 static int answer;
 static int write_some(struct ssl *ssl, const void *buffer, int length) { return answer; }
@@ -34,6 +36,9 @@ __attribute__((constructor)) static void run(int argc, char **argv)
     char buffer[10] = "something";
     const int answers[] = {10, atoi(argv[1]), 10};
 
+    puts("ready");
+    fflush(stdout);
+    getchar();
     for (int i = 0; i < 3; i++) {
         answer = answers[i];
         SSL_write(&ssl, buffer, sizeof(buffer));
@@ -50,6 +55,14 @@ def test_a_probe_is_believed_as_long_as_it_is_plausible(tmp_path: Path, second: 
     found = probes_for(str(program))
     assert found
     assert found.level == "located"
-    done = record_command(tmp_path / "distrust.pcapng", [program, second])
+    with running([program, second], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        with record(tmp_path / "distrust.pcapng", "-p", process.pid) as recording:
+            process.stdin.close()
+            process.wait(STOP_SECONDS)
+    done = recording.finished
+    assert done
     assert f"TLS: {told} bytes returned by TLS libraries" in done.stderr
     assert (f"Warning: {program}: its BoringSSL was found by its code" in done.stderr) == (told == 10)

@@ -356,7 +356,7 @@ int exit_accept(struct exit_arguments *ctx)
 	return 0;
 }
 
-/* The FIN of plain TCP is seen in its states; MPTCP's are those of its subflows. */
+/* The FIN of plain TCP is seen in its states, and there may be none: after a RST, shutdown() does nothing. */
 int enter_shutdown(struct enter_arguments *ctx)
 {
 	struct sock_reference s = {};
@@ -365,7 +365,7 @@ int enter_shutdown(struct enter_arguments *ctx)
 	if (!wanted(bpf_get_current_pid_tgid()) || !ctx->args[1] || !socket_of(file_of(ctx->args[0]), &s))
 		return 0;
 	c = connections.lookup(&s.sk);
-	if (c && c->inode == s.inode && !c->shut) {
+	if (c && c->inode == s.inode && c->untold && !c->shut) {
 		c->local_fin = bpf_ktime_get_ns();
 		c->shut = 1;
 	}

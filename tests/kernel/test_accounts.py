@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conformance_runs import Peer, Truth, compile_program, run, streams_by_ports
 from judges import rows
-from recording import record, settle
+from processes import PYTHON
+from recording import plaintap, record, settle
 
 from bpf import system
 
@@ -91,3 +92,34 @@ def test_runs_that_the_kernel_skips_are_counted() -> None:
         assert system.skipped_runs(program) >= 7
     finally:
         os.close(program)
+
+
+RESET = """
+import socket, struct
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+server.recv(100)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+server.close()
+try:
+    client.recv(100)
+except ConnectionResetError:
+    pass
+try:
+    client.shutdown(socket.SHUT_RDWR)
+except OSError:
+    pass
+client.close()
+"""
+
+
+def test_shutdown_after_a_reset_sends_nothing(tmp_path: Path) -> None:
+    capture, account = tmp_path / "reset.pcapng", tmp_path / "ledger.json"
+    done = plaintap("record", "-w", capture, "--ledger", account, "--", PYTHON, "-c", RESET)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(account.read_text())["tcp_totals"]["excess"] == 0, done.stderr
+    flags = "".join(flag for (flag,) in rows(capture, "tcp", "tcp.flags.str"))
+    assert "R" in flags
+    assert "F" not in flags

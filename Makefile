@@ -14,8 +14,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nghttp2-client nghttp2-client
 TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls-openssl27 libnss3-tools libssl-dev
 # Programs of 32 bits, and io_uring.
 TEST_PACKAGES += gcc-multilib liburing-dev
-# Another C library.
-TEST_PACKAGES += musl-tools
+# Another C library, and networks of their own.
+TEST_PACKAGES += iproute2 musl-tools
 STACKS_PACKAGES := apache2-bin aria2 caddy default-jdk-headless erlang-base erlang-inets erlang-ssl firefox-esr
 STACKS_PACKAGES += h2o haproxy hitch libcurl3-gnutls libcurl3-nss lua-sec lua5.4 ncat
 STACKS_PACKAGES += nghttp2-client nghttp2-proxy nghttp2-server php-curl socat w3m

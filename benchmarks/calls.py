@@ -115,7 +115,7 @@ def call_table(folder: Path) -> Table:
     ways: dict[str, Tracer] = {
         UNTRACED: tracers.untraced,
         EMPTY: empty_programs,
-        "record -p, another process": partial(tracers.plaintap, options=("-p", 1)),
+        "record -p, another process": partial(tracers.plaintap, options=("-p", 1, "--no-follow")),
         "record -c, another name": partial(tracers.plaintap, options=("-c", "another-name")),
         "record -u, another user": partial(tracers.plaintap, options=("-u", "nobody")),
     }

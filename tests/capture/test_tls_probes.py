@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from compiled import LIBSSL
+from processes import wait_until
 
 from capture.leases import Leases
 from capture.probe_catalog import ProbeCatalog
@@ -100,8 +101,16 @@ def test_a_file_that_is_written_to_loses_its_probes_before_and_gets_others_after
         probes.attach([*files.look_again(), *look_at(files, library)])
         assert attached.known == {}
         writer.truncate(4096)
-    probes.attach(files.look_again())
-    (warning,) = probes.take_warnings()
+    warnings: list[str] = []
+
+    # The thread that let the writer go on may tell of it later than the writer is done.
+    def told() -> bool:
+        probes.attach(files.look_again())
+        warnings.extend(probes.take_warnings())
+        return bool(warnings)
+
+    wait_until(told, "the second look")
+    (warning,) = warnings
     assert str(library) in warning
     shutil.copy(LIBSSL, library)
     probes.attach(look_at(files, library))

@@ -98,6 +98,13 @@ def fill(command: tuple[str, ...], values: Mapping[str, object]) -> list[str]:
 
 
 @cache
+def python_version(package: str) -> tuple[str, ...]:
+    """The command that tells the version of a Python package, or of Python itself."""
+    if package == "python":
+        return ("{python}", "--version")
+    return ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
+
+
 def version_of(command: tuple[str, ...]) -> str:
     """The version that a command prints, or ``?``."""
     done = subprocess.run(

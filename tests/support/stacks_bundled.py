@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stacks import Stack
+from stacks import Stack, python_version
 from stacks_clients import BORINGSSL, GO
 
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
@@ -11,9 +11,8 @@ _NEWEST_GO = ("{built}/python/bin/go", "version")
 
 
 def _wheel(package: str, program: str, library: str, *, readable: bool = True) -> Stack:
-    version = ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{package}'))")
     command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, package)
-    return Stack(package, command, library, version, http2=True, readable=readable)
+    return Stack(package, command, library, python_version(package), http2=True, readable=readable)
 
 
 BUNDLED: tuple[Stack, ...] = (

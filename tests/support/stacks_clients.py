@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stacks import Stack
+from stacks import Stack, python_version
 
 OPENSSL = r"^OpenSSL [1-4]\.\d"
 GNUTLS = r"^GnuTLS 3\.\d"
@@ -17,16 +17,9 @@ _UNDICI = ("sh", "-c", "grep '\"version\"' {node_modules}/undici/package.json")
 
 def _python(name: str, module: str, *arguments: str, http2: bool = False, **fields: object) -> Stack:
     package, _, program = module.partition(":")
-    version: tuple[str, ...] = (
-        "{python}",
-        "-c",
-        f"import importlib.metadata as m; print(m.version('{package}'))",
-    )
-    if package == "python":
-        version = ("{python}", "--version")
     command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, *arguments)
     values: dict[str, object] = {"library": OPENSSL, **fields}
-    return Stack(name, command, version=version, http2=http2, **values)  # type: ignore[arg-type]  # a row's fields
+    return Stack(name, command, version=python_version(package), http2=http2, **values)  # type: ignore[arg-type]  # a row's fields
 
 
 def _node(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stacks import Stack
+from stacks import Stack, python_version
 from stacks_clients import GO, OPENSSL
 
 CADDY = """
@@ -46,10 +46,6 @@ _PYTHON_PATH = {"PYTHONPATH": "{programs}"}
 def _http2(stack: Stack) -> tuple[Stack, Stack]:
     """The row, and the same once more over HTTP/2."""
     return stack, replace(stack, name=f"{stack.name}, HTTP/2", http2=True)
-
-
-def _package(name: str) -> tuple[str, ...]:
-    return ("{python}", "-c", f"import importlib.metadata as m; print(m.version('{name}'))")
 
 
 PROXIES: tuple[Stack, ...] = (
@@ -101,7 +97,7 @@ PROXIES: tuple[Stack, ...] = (
             "asgi:application",
         ),
         OPENSSL,
-        _package("daphne"),
+        python_version("daphne"),
         _PYTHON_PATH,
     ),
     Stack(
@@ -118,7 +114,7 @@ PROXIES: tuple[Stack, ...] = (
             "asgi:application",
         ),
         r"^rustls \d",
-        _package("granian"),
+        python_version("granian"),
         _PYTHON_PATH,
         readable=False,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stacks import Stack
+from stacks import Stack, python_version
 from stacks_clients import BORINGSSL, GNUTLS, GO, OPENSSL
 
 if TYPE_CHECKING:
@@ -102,14 +102,15 @@ def _http2(stack: Stack) -> tuple[Stack, Stack]:
 
 
 def _python(name: str, package: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Stack:
-    version: tuple[str, ...] = (
-        "{python}",
-        "-c",
-        f"import importlib.metadata as m; print(m.version('{package}'))",
+    return Stack(name, ("{python}", *arguments), OPENSSL, python_version(package), environment or {})
+
+
+def _uvicorn(name: str, package: str, loop: str) -> Stack:
+    application = ("--app-dir", "{programs}", "asgi:application")
+    options = ("--port", "{port}", "--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}")
+    return _python(
+        name, package, "-m", "uvicorn", *application, *options, "--loop", loop, "--log-level", "warning"
     )
-    if package == "python":
-        version = ("{python}", "--version")
-    return Stack(name, ("{python}", *arguments), OPENSSL, version, environment or {})
 
 
 def _lighttpd(library: str, label: str) -> Stack:
@@ -172,44 +173,8 @@ SERVERS: tuple[Stack, ...] = (
         ("openssl", "version"),
         exchanges=_DOWNLOAD,
     ),
-    _python(
-        "uvicorn",
-        "uvicorn",
-        "-m",
-        "uvicorn",
-        "--app-dir",
-        "{programs}",
-        "asgi:application",
-        "--port",
-        "{port}",
-        "--ssl-certfile",
-        "{certificate}",
-        "--ssl-keyfile",
-        "{key}",
-        "--loop",
-        "asyncio",
-        "--log-level",
-        "warning",
-    ),
-    _python(
-        "uvicorn on uvloop",
-        "uvloop",
-        "-m",
-        "uvicorn",
-        "--app-dir",
-        "{programs}",
-        "asgi:application",
-        "--port",
-        "{port}",
-        "--ssl-certfile",
-        "{certificate}",
-        "--ssl-keyfile",
-        "{key}",
-        "--loop",
-        "uvloop",
-        "--log-level",
-        "warning",
-    ),
+    _uvicorn("uvicorn", "uvicorn", "asyncio"),
+    _uvicorn("uvicorn on uvloop", "uvloop", "uvloop"),
     *_http2(
         _python(
             "hypercorn",

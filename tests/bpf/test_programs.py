@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from clients import curl_command
+from kernel_state import UNMOUNT_TRACEFS
 from processes import PYTHON
 from recording import entries, path_of, warnings
 
@@ -234,7 +235,7 @@ def test_without_uprobe_multi_curl_is_recorded_all_the_same(servers, tmp_path):
 
 def test_where_tracefs_is_not_mounted_none_is_left(tmp_path):
     record = f"{PYTHON.parent / 'plaintap'} record -w {tmp_path / 'x.pcapng'} -- true"
-    script = f"umount /sys/kernel/tracing; cat /proc/self/mountinfo >{tmp_path}/before; {record}; "
+    script = f"{UNMOUNT_TRACEFS}; cat /proc/self/mountinfo >{tmp_path}/before; {record}; "
     script += f"cat /proc/self/mountinfo >{tmp_path}/after; test ! -e /sys/kernel/tracing/events"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=180, check=False

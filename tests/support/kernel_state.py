@@ -17,6 +17,10 @@ PROGRAM_ID = re.compile(rb"^prog_id:\s*(\d+)", re.MULTILINE)
 MAP_ID = re.compile(rb"^map_id:\s*(\d+)", re.MULTILINE)
 BCC_FOLDER = Path("/usr/lib/python3/dist-packages/bcc")
 KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
+# For a shell in a mount namespace of its own: some machines mount tracefs when they start, others never do.
+UNMOUNT_TRACEFS = (
+    "! mountpoint -q /sys/kernel/tracing || umount /sys/kernel/tracing; test ! -e /sys/kernel/tracing/events"
+)
 
 
 def missing_right() -> str | None:

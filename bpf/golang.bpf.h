@@ -173,7 +173,6 @@ INLINE int go_results(struct pt_regs *ctx, int shape)
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 int go_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
@@ -184,22 +183,3 @@ int go_results_by_cookie(struct pt_regs *ctx)
 {
 	return finish_uprobe(ctx, go_results(ctx, bpf_get_attach_cookie(ctx) & 0xff));
 }
-#else
-#define GO_SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return go_enter(ctx, shape, 0);					\
-}									\
-int results_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, go_results(ctx, shape));		\
-}
-
-GO_SHAPE(go_read, SHAPE_GO_READ)
-GO_SHAPE(go_write, SHAPE_GO_WRITE)
-GO_SHAPE(go_handshake, SHAPE_GO_HANDSHAKE)
-GO_SHAPE(go_close, SHAPE_GO_CLOSE)
-GO_SHAPE(go_read_wrapped, SHAPE_GO_READ_WRAPPED)
-GO_SHAPE(go_write_wrapped, SHAPE_GO_WRITE_WRAPPED)
-GO_SHAPE(go_handshake_wrapped, SHAPE_GO_HANDSHAKE_WRAPPED)
-#endif

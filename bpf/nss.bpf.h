@@ -88,7 +88,6 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library)
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 int nss_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
@@ -100,21 +99,3 @@ int nss_return_by_cookie(struct pt_regs *ctx)
 	u64 cookie = bpf_get_attach_cookie(ctx);
 	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8));
 }
-#else
-#define NSS_SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return nss_enter(ctx, shape, 0);				\
-}									\
-int return_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, nss_return(ctx, shape, 0));		\
-}
-
-NSS_SHAPE(nss_import, SHAPE_NSS_IMPORT)
-NSS_SHAPE(nspr_read, SHAPE_NSPR_READ)
-NSS_SHAPE(nspr_recv, SHAPE_NSPR_RECV)
-NSS_SHAPE(nspr_write, SHAPE_NSPR_WRITE)
-NSS_SHAPE(nspr_writev, SHAPE_NSPR_WRITEV)
-NSS_SHAPE(nspr_close, SHAPE_NSPR_CLOSE)
-#endif

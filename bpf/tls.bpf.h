@@ -354,7 +354,6 @@ out:
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 /* One pair serves all shapes: the cookie is shape | library << 8. Closing a link costs 0.1 s. */
 int enter_by_cookie(struct pt_regs *ctx)
 {
@@ -367,28 +366,3 @@ int return_by_cookie(struct pt_regs *ctx)
 	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff));
 }
 
-#else
-/* Perf events (before Linux 6.6) carry no cookie: a pair for each shape, and no library. */
-#define SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return shape_enter(ctx, shape, 0);				\
-}									\
-int return_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, shape_return(ctx, shape));		\
-}
-
-SHAPE(read_int, SHAPE_READ_INT)
-SHAPE(write_int, SHAPE_WRITE_INT)
-SHAPE(read_long, SHAPE_READ_LONG)
-SHAPE(write_long, SHAPE_WRITE_LONG)
-SHAPE(read_ex, SHAPE_READ_EX)
-SHAPE(write_ex, SHAPE_WRITE_EX)
-SHAPE(write_ex2, SHAPE_WRITE_EX2)
-SHAPE(write_vectors, SHAPE_WRITE_VECTORS)
-SHAPE(handshake, SHAPE_HANDSHAKE)
-SHAPE(handshake_zero, SHAPE_HANDSHAKE_ZERO)
-SHAPE(free, SHAPE_FREE)
-SHAPE(bio_write, SHAPE_BIO_WRITE)
-#endif

@@ -25,7 +25,7 @@ func ask(port string) {
 	secure := tls.Client(plain, &tls.Config{InsecureSkipVerify: true})
 	reader := bufio.NewReader(secure)
 	for _, path := range []string{"/bytes/17", "/bytes/18"} {
-		_, err = fmt.Fprintf(secure, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path)
+		_, err = fmt.Fprintf(secure, "GET %s HTTP/1.1\r\nHost: localhost:%s\r\n\r\n", path, port)
 		check(err)
 		response, err := http.ReadResponse(reader, nil)
 		check(err)

@@ -59,8 +59,10 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	begins(&call, c);
 	if (flags & INTO_PIPE)
 		into_pipe(&call, file_of(buffer));
-	if (syscalls.update(&tid, &call))
+	if (syscalls.update(&tid, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
+		comes_to_nothing(&call, tid);
+	}
 }
 
 /* The first bytes that a call moved, up to HEAD_BYTES, from its first blocks: writev() may send a request's

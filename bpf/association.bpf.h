@@ -139,9 +139,32 @@ INLINE void take_over(struct connection *c, struct session *s, u64 ssl, u32 tgid
 	c->ssl_tgid = tgid;
 }
 
+/* A connection that no call was seen to open. */
+INLINE void note_passive_open(struct connection *c, u64 sk)
+{
+	u64 *opened = c->opened ? NULL : passive_opens.lookup(&sk);
+
+	if (!opened)
+		return;
+	c->opened = c->established = *opened;
+	c->role = ROLE_SERVER;
+}
+
+/* Before anything is told of a connection: who is at its ends, and whether that is wanted. */
+INLINE void know_ends(struct connection *c, u64 sk)
+{
+	if (c->addressed)
+		return;
+	note_passive_open(c, sk);
+	read_addresses(c, sk);
+	decide_wanted(c);
+	c->addressed = 1;
+}
+
 /* Plaintext that waits in user space for its connection must find it announced. */
 INLINE void tell_bound(struct connection *c, struct session *s, u64 id)
 {
+	know_ends(c, s->sk);
 	if (c->unwanted)
 		return;
 	announce(c, id >> 32, id);

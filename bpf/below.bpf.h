@@ -80,12 +80,16 @@ INLINE void sends(u64 id, u64 sk, u64 message)
 		type == ITER_KVEC ? MEMORY_KERNEL : MEMORY_USER;
 	READ_KERNEL(flags, message + OFFSET_msghdr_msg_flags);
 	call.flags = flags & MSG_ZEROCOPY;
-	if (type > ITER_KVEC || has_upper_layer(sk) || is_kernel_thread())
+	if (type > ITER_KVEC || has_upper_layer(sk))
 		call.flags |= NOT_IN_USER_SPACE;
-	begin_below(&call, sk, id);
+	/* Theirs are counted nowhere: nothing would end them. */
+	if (!is_kernel_thread())
+		begin_below(&call, sk, id);
 	in_sequence(&call, tid, sequence, 0);
-	if (syscalls.update(&tid, &call))
+	if (syscalls.update(&tid, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
+		comes_to_nothing(&call, tid);
+	}
 }
 
 /* (sk, msghdr, …), for every packet that TCP fills. */
@@ -266,8 +270,10 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 	if (call && (call->sk != sk || !call->below))
 		return 0;
 	if (n <= 0) {
-		if (call)
+		if (call) {
+			comes_to_nothing(call, tid);
 			syscalls.delete(&tid);
+		}
 		return 0;
 	}
 	if (!call) {

@@ -15,12 +15,13 @@
 #define GO_GOROUTINE(ctx) ((ctx)->regs[28])
 #endif
 
+/* A Read or Write that finds no handshake makes it, on the same goroutine. */
 struct go_key {
 	u64 goroutine;
-	u32 tgid, pad;
+	u32 tgid, handshake;
 };
-/* A function of tls.Conn in flight. key: {goroutine, tgid}. Deleted at return; a goroutine that panics through one
- * leaves an entry, which its next call, or the least recently used rule, replaces. */
+/* A function of tls.Conn in flight. key: {goroutine, tgid, handshake or not}. Deleted at return; a goroutine that
+ * panics through one leaves an entry, which its next call, or the least recently used rule, replaces. */
 BPF_TABLE("lru_hash", struct go_key, struct tls_call, go_calls, MAX_CALLS);
 
 #define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
@@ -116,7 +117,7 @@ INLINE int go_close(struct pt_regs *ctx, u64 conn, u64 id)
 INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32, .handshake = go_shakes_hands(shape)};
 	u64 conn = GO_FIRST(ctx);
 
 	if (!wanted(id))
@@ -142,7 +143,7 @@ INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 INLINE int go_results(struct pt_regs *ctx, int shape)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32, .handshake = go_shakes_hands(shape)};
 	struct tls_call *found = go_calls.lookup(&key), call;
 	struct session *s;
 	s64 n = GO_FIRST(ctx);

@@ -59,8 +59,10 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	begins(&call, c);
 	if (flags & INTO_PIPE)
 		into_pipe(&call, file_of(buffer));
-	if (syscalls.update(&tid, &call))
+	if (syscalls.update(&tid, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
+		comes_to_nothing(&call, tid);
+	}
 }
 
 /* The first bytes that a call moved, up to HEAD_BYTES, from its first blocks: writev() may send a request's
@@ -126,17 +128,6 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	return FATE_COPY;
 }
 
-/* A connection that no call was seen to open. */
-INLINE void note_passive_open(struct connection *c, u64 sk)
-{
-	u64 *opened = c->opened ? NULL : passive_opens.lookup(&sk);
-
-	if (!opened)
-		return;
-	c->opened = c->established = *opened;
-	c->role = ROLE_SERVER;
-}
-
 /* n bytes moved; 1: the job is set up and waits for the copying program. The call's entry is not deleted. */
 INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 {
@@ -144,12 +135,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	u32 d = call->direction & 1, tid = id, have = 0;
 	u64 sk = call->sk;
 
-	if (!c->addressed) {
-		note_passive_open(c, sk);
-		read_addresses(c, sk);
-		decide_wanted(c);
-		c->addressed = 1;
-	}
+	know_ends(c, sk);
 	if (c->protocol != PROTOCOL_TLS || !c->session)
 		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)

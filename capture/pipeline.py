@@ -147,6 +147,11 @@ class Pipeline:
         warnings, self._warnings = [*self._warnings, *self._tls.take_warnings()], []
         return warnings
 
+    @property
+    def can_hold(self) -> bool:
+        """Whether there is who lets held processes go on."""
+        return self._new_code.answers
+
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables
         for choose, values in (

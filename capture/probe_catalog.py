@@ -1,8 +1,9 @@
 """What was found in each file, remembered: in memory for a recording, on disk for the next one.
 
 Most files have no TLS library, and saying so costs a search of the file; a browser costs half a second. A
-file is recognised by its build ID and size, or, where it has no build ID, by device, inode, size and time
-of change. What other code found is not believed: the file on disk carries a digest of the modules that look.
+file is recognised by what its owner cannot choose: device, inode, size and time of change (ctime). A build ID
+can be copied into a file whose symbols lie, whose answer would then be every process's. What other code found is
+not believed: the file on disk carries a digest of the modules that look.
 
 The file on disk is for its owner only, and one that others could have written is left alone: its offsets
 are where instructions of other programs get replaced. A file that is missing, malformed or not writable
@@ -126,9 +127,7 @@ class ProbeCatalog:
 
 def _key(elf: ElfFile) -> str:
     view = elf.view
-    if elf.build_id:
-        return f"{elf.build_id}:{view.size}"
-    return f"{view.device}:{view.inode}:{view.size}:{view.mtime_ns}"
+    return f"{view.device}:{view.inode}:{view.size}:{view.ctime_ns}"
 
 
 def _code_digest() -> str:

@@ -7,6 +7,7 @@ the kernel side is compiled.
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -111,13 +112,13 @@ class TlsFiles:
             del self._leased[key]
             self._leases.drop(lease)
         try:
-            opened = open(file.path, "rb", buffering=0)  # noqa: PTH123, SIM115 - names may hold any bytes
+            opened = _open(file)
         except (FileNotFoundError, ProcessLookupError):
             return None
         except OSError as error:
             self._seen[key] = file.version
             return Look(file, None, error.strerror)
-        return self._look_into(file, opened)
+        return self._look_into(file, opened) if opened else None
 
     def _look_into(self, file: ExecutableFile, opened: BinaryIO) -> Look | None:
         key = (file.device, file.inode)
@@ -140,6 +141,16 @@ class TlsFiles:
             problem = None if is_compiled else str(error).replace(lease.path, file.name)
         self._leases.drop(lease)
         return Look(file, None, problem)
+
+
+def _open(file: ExecutableFile) -> BinaryIO | None:
+    """The file, unless its path is another's by now, such as a FIFO's that a process put there. Raises OSError."""
+    fd = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (file.device, file.inode):
+        os.close(fd)
+        return None
+    return os.fdopen(fd, "rb", buffering=0)
 
 
 class KnownFiles(Protocol):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from processes import wait_until
 
 from capture.leases import Leases
 from capture.probe_catalog import ProbeCatalog
-from capture.processes import Version, discover_files
+from capture.processes import ExecutableFile, Version, discover_files
 from capture.tls_probes import Look, TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
@@ -61,6 +62,37 @@ def look_at(files: TlsFiles, path: Path) -> list[Look]:
     """Look at a file by its path."""
     status = path.stat()
     return files.look_at_path(str(path), status.st_ino, Version.of(status))
+
+
+def test_a_fifo_under_a_librarys_name_is_not_waited_for(leases: Leases, tmp_path: Path) -> None:
+    """Whose process is looked at can put one there after the file was found."""
+    library = tmp_path / "libssl.so"
+    shutil.copy(LIBSSL, library)
+    status = library.stat()
+    found = ExecutableFile(
+        str(library), status.st_dev, status.st_ino, Version.of(status), str(library), (os.getpid(),)
+    )
+    library.unlink()
+    os.mkfifo(library)
+    done: list[list[Look]] = []
+    files = TlsFiles(ProbeCatalog(), leases)
+    thread = threading.Thread(target=lambda: done.append(files._look([found])), daemon=True)
+    thread.start()
+    thread.join(5.0)
+    assert done == [[]]
+
+
+def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: Path) -> None:
+    library, other = tmp_path / "libssl.so", tmp_path / "other"
+    for path in (library, other):
+        shutil.copy(LIBSSL, path)
+    status = library.stat()
+    found = ExecutableFile(str(library), status.st_dev, status.st_ino, Version.of(status), str(library), ())
+    other.rename(library)
+    files = TlsFiles(ProbeCatalog(), leases)
+    assert files._look([found]) == []
+    (look,) = look_at(files, library)
+    assert look.probes
 
 
 @pytest.mark.kernel  # for the right to open files in /proc/PID/map_files

@@ -74,6 +74,11 @@ def leaked_programs(before: set[int], run: str) -> dict[int, str]:
 
 def table_entries(pid: int, *names: str) -> dict[str, int]:
     """How many entries the hash maps of these names have that a process holds open; names are cut to 15 bytes."""
+    return {name: len(values) for name, values in table_values(pid, *names).items()}
+
+
+def table_values(pid: int, *names: str) -> dict[str, list[bytes]]:
+    """The values in those maps, as they are in the kernel's memory."""
     ids = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         # Descriptors come and go.
@@ -85,5 +90,5 @@ def table_entries(pid: int, *names: str) -> dict[str, int]:
         if table["id"] in ids and table.get("name") in {name[:15] for name in names}:
             dump = ["bpftool", "--json", "map", "dump", "id", str(table["id"])]
             entries = json.loads(subprocess.run(dump, capture_output=True, check=True).stdout)
-            found[str(table["name"])] = len(entries)
+            found[str(table["name"])] = [bytes(int(byte, 16) for byte in entry["value"]) for entry in entries]
     return found

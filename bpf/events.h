@@ -74,6 +74,7 @@ enum shape {
 	SHAPE_GO_WRITE,
 	SHAPE_GO_HANDSHAKE,	/* (conn, context) → error, 0 when done */
 	SHAPE_GO_CLOSE,		/* (conn): entry only */
+	SHAPE_GO_READ_SPILLED,	/* Go: a read that puts its arguments where its caller left room for them */
 	SHAPE_GO_READ_WRAPPED,	/* Go: the same, of an object whose first member is the conn */
 	SHAPE_GO_WRITE_WRAPPED,
 	SHAPE_GO_HANDSHAKE_WRAPPED,

@@ -75,6 +75,9 @@ class Call(Enum):
     # Go: in registers as capture.golang says; f(conn, buffer, length, capacity) → count and error
     GO_READ = "go_read", False, True
     GO_WRITE = "go_write", False, True
+    # Go: a read whose code puts its arguments where its caller left room for them, above the return address: one
+    # that was waiting before it had probes is understood by its return alone
+    GO_READ_SPILLED = "go_read_spilled", False, True
     # Go: f(conn, context) → error (first word 0: the handshake is done)
     GO_HANDSHAKE = "go_handshake", False, True
     # Go: the same, of an object whose first member is the conn

@@ -50,6 +50,8 @@ class Call(Enum):
     SET_WFD = "set_wfd", False
     # f(tls, int read_fd, int write_fd)
     SET_FDS = "set_fds", False
+    # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
+    COPY = "copy", False
     # libcrypto: f(bio, buffer, int length) → bytes moved (int), 0 or negative for none
     BIO_READ = "bio_read", True
     # libcrypto: f(bio, buffer, int or size_t length, ...): are about to be written

@@ -171,6 +171,21 @@ INLINE void tell_bound(struct connection *c, struct session *s, u64 id)
 	put_session_event(SAMPLE_BOUND, s, 0, id);
 }
 
+/* What an older read gave, by a session that had no name, is this one's (older_reads.bpf.h). */
+INLINE void adopt(struct connection *c, struct session *s)
+{
+	struct session_key key = {.ssl = c->ssl, .tgid = c->ssl_tgid};
+	struct session *older = sessions.lookup(&key);
+
+	c->nameless = 0;
+	if (!older || older->id != c->session || s->position[0] || s->position[1])
+		return;
+	s->id = older->id;
+	s->position[0] = older->position[0];
+	s->position[1] = older->position[1];
+	sessions.delete(&key);
+}
+
 /* The connection that a session's records go over, NULL while it is not known. */
 INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 {
@@ -188,6 +203,8 @@ INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 	c = connections.lookup(&sk);
 	if (!c || c->id != s->connection)
 		return NULL;
+	if (fresh && c->nameless)
+		adopt(c, s);
 	if (!s->tunnels)
 		take_over(c, s, call->ssl, id >> 32);
 	if (fresh)

@@ -70,10 +70,12 @@ enum shape {
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */
 	SHAPE_BIO_WRITE,	/* (bio, buffer, n): entry only */
+	SHAPE_COPY,		/* (to, from, n): what an older read hands over; entry only */
 	SHAPE_GO_READ,		/* Go: (conn, buffer, n, capacity) → bytes, error */
 	SHAPE_GO_WRITE,
 	SHAPE_GO_HANDSHAKE,	/* (conn, context) → error, 0 when done */
 	SHAPE_GO_CLOSE,		/* (conn): entry only */
+	SHAPE_GO_READ_SPILLED,	/* Go: a read that puts its arguments where its caller left room for them */
 	SHAPE_GO_READ_WRAPPED,	/* Go: the same, of an object whose first member is the conn */
 	SHAPE_GO_WRITE_WRAPPED,
 	SHAPE_GO_HANDSHAKE_WRAPPED,
@@ -113,7 +115,8 @@ struct sample {
 	u32 tgid;
 	u32 tid;
 	u32 library;	/* the attachment's cookie: which library's function it was; 0: none, or unknown */
-	u16 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
+	u8 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
+	u8 answers;	/* a write of the session was in flight, which these bytes may answer: it will be told of later */
 	u16 by_reference;	/* as of the call: the program may change them before TCP sends them */
 };
 

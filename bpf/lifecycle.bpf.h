@@ -202,6 +202,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	pieces.delete(&tid);
 	splits.delete(&tid);
 	jobs.delete(&tid);
+	older_reads.delete(&tid);
 	tls_calls.delete(&key);
 	key.depth = 1;
 	tls_calls.delete(&key);

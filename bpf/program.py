@@ -48,7 +48,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
         "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
         "skc_net", "skc_flags",
     ),
-    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown"),
+    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown", "sk_receive_queue"),
     "unix_sock": ("addr", "peer"),
     "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),
@@ -161,7 +161,7 @@ class Kernel:
         """
         self._bcc = load_bcc()
         self.uprobe_multi = _has_uprobe_multi()
-        self.below = below.probe() if below_calls else below.Features(lengths=False, messages=False)
+        self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)
         types = btf.read_vmlinux({*OFFSETS, *below.OFFSETS, "page"})
         self.page_struct_bytes = types.size("page")
         flags = [

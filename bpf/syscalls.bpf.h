@@ -147,6 +147,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		.kind = SAMPLE_DATA, .direction = d, .protocol = c->protocol,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 		.memory = call->memory, .split = ~0ULL, .overlapped = call->sequenced && overlaps(call, c),
+		.queue = call->queue, .skb = call->skb,
 		.by_reference = d == DIRECTION_SENT && (call->memory == MEMORY_PAGES || (call->flags & MSG_ZEROCOPY)),
 	};
 	int fate = fate_of(c, d, call->flags);

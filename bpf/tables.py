@@ -109,6 +109,13 @@ class Tables:
         table = self._kernel.table("known_files")
         table[_file_key(table, device, inode, version)] = table.Leaf(1)
 
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
+        """A thread is in a TLS library's read that no probe saw entered, and waits there for a record's header."""
+        table = self._kernel.table("older_reads")
+        leaf = table.Leaf()
+        leaf.buffer, leaf.fd, leaf.tgid = buffer, fd, pid
+        table[table.Key(tid)] = leaf
+
     def forget_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """A file must be looked at again."""
         table = self._kernel.table("known_files")

@@ -47,6 +47,8 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 			return 0;
 	}
 	count(COUNTER_PROBE_HITS, 1);
+	if (older_reads.lookup(&key.tid))
+		older_reads.delete(&key.tid);
 	if (call->kind == CALL_READS)
 		find_feed(call, key.tid);
 	if (tls_calls.update(&key, call)) {
@@ -140,8 +142,9 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		return 0;
 	}
 	struct job job = {
-		.session = s->id, .left = n, .tgid = id >> 32, .tid = tid, .memory = call->memory,
+		.left = n, .tgid = id >> 32, .tid = tid, .memory = call->memory,
 		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
+		.answers = d == DIRECTION_RECEIVED && s->writing,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 	};
 	if (s->without_bio && !s->connection && !call->connection)
@@ -154,6 +157,7 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		job.length = n;
 	}
 	c = bind(s, call, id);
+	job.session = s->id;
 	job.connection = s->connection;
 	job.position = __sync_fetch_and_add(&s->position[d], n);
 	if (c) {

@@ -50,6 +50,8 @@ class Call(Enum):
     SET_WFD = "set_wfd", False
     # f(tls, int read_fd, int write_fd)
     SET_FDS = "set_fds", False
+    # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
+    COPY = "copy", False
     # libcrypto: f(bio, buffer, int length) → bytes moved (int), 0 or negative for none
     BIO_READ = "bio_read", True
     # libcrypto: f(bio, buffer, int or size_t length, ...): are about to be written
@@ -75,6 +77,9 @@ class Call(Enum):
     # Go: in registers as capture.golang says; f(conn, buffer, length, capacity) → count and error
     GO_READ = "go_read", False, True
     GO_WRITE = "go_write", False, True
+    # Go: a read whose code puts its arguments where its caller left room for them, above the return address: one
+    # that was waiting before it had probes is understood by its return alone
+    GO_READ_SPILLED = "go_read_spilled", False, True
     # Go: f(conn, context) → error (first word 0: the handshake is done)
     GO_HANDSHAKE = "go_handshake", False, True
     # Go: the same, of an object whose first member is the conn

@@ -18,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from capture.answers import Answers
 from capture.endpoints import addresses, may_be_local
 from capture.events import (
     BytesMoved,
@@ -169,6 +170,7 @@ class Connections:
         self._sessions: dict[int, _Session] = {}
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
+        self._answers = Answers()
         self._undecided: dict[int, View] = {}  # views with held content
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
@@ -185,6 +187,11 @@ class Connections:
 
     def handle(self, event: Event) -> Iterable[StreamItem]:
         """One kernel event, in the ring's order."""
+        if self._answers or (type(event) is BytesMoved and event.answers):
+            return [item for one in self._answers.in_order(event) for item in self._handle(one)]
+        return self._handle(event)
+
+    def _handle(self, event: Event) -> Iterable[StreamItem]:
         if type(event) is BytesMoved and not event.hello:
             # The hot path: two look-ups and an item.
             view = self._views.get(event.connection)
@@ -503,6 +510,8 @@ class Connections:
 
     def tick(self, now: int) -> Iterator[StreamItem]:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
+        for event in self._answers.expire(now):
+            yield from self._handle(event)
         for view in list(self._undecided.values()):
             if view.state is State.HOLDING and now - view.held_since > _patience(view):
                 yield from self._show(view)
@@ -518,6 +527,8 @@ class Connections:
 
     def finish(self, now: int, finals: Mapping[int, Final]) -> Iterator[StreamItem]:
         """The recording ends; connections stay open. ``finals`` are by connection id."""
+        for event in self._answers.finish():
+            yield from self._handle(event)
         for number in list(self._unbound):
             self._abandon(number)
         for connection, view in list(self._views.items()):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
 from capture.errors import PlaintapError
+from capture.older_reads import find_older_reads
 from capture.processes import ExecutableFile, Version, discover_files
 from capture.tls_libraries import may_hold_tls
 
@@ -162,6 +163,9 @@ class KnownFiles(Protocol):
     def forget_file(self, device: int, inode: int, version: Version) -> None:
         """It must be looked at again."""
 
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
+        """A thread is in a read that no probe saw entered."""
+
 
 class TlsProbes:
     """Attaches, and knows the names of the libraries behind the samples' cookies."""
@@ -212,7 +216,7 @@ class TlsProbes:
         self, found: LibraryProbes, path: str, file: ExecutableFile
     ) -> Callable[[], Callable[[], None]]:
         def attach() -> Callable[[], None]:
-            links = self._attach(found, path, file.name)
+            links = self._attach(found, path, file)
             return lambda: self._undo(links, file)
 
         return attach
@@ -221,7 +225,7 @@ class TlsProbes:
         self._probes.release(links)
         self._known.forget_file(file.device, file.inode, file.version)
 
-    def _attach(self, found: LibraryProbes, path: str, name: str) -> tuple[int, ...]:
+    def _attach(self, found: LibraryProbes, path: str, file: ExecutableFile) -> tuple[int, ...]:
         sites = [
             UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
             for site in found.sites
@@ -229,12 +233,22 @@ class TlsProbes:
         ]
         if not sites:
             return ()
+        sites += self._older_reads(found, path, file)
         self._names.append(found.library)
-        self._files.append(name)
+        self._files.append(file.name)
         constants = abi.header().constants
         flags = constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
         flags |= constants["LOCATED"] if found.level == "located" else 0
         return self._probes.attach_uprobes(path, sites, len(self._names) | flags)
+
+    def _older_reads(self, found: LibraryProbes, path: str, file: ExecutableFile) -> list[UprobeSite]:
+        """Where what threads are in already will be seen to copy."""
+        if found.level == "resolver":
+            return []
+        older = find_older_reads(path, file.inode, file.pids)
+        for read in older.reads:
+            self._known.expect_older_read(read.pid, read.tid, read.fd, read.buffer)
+        return [UprobeSite("COPY", offset) for offset in older.copies]
 
 
 def _lacks_bio(found: LibraryProbes) -> bool:

@@ -49,6 +49,9 @@ class Attached:
     def forget_file(self, device: int, inode: int, version: Version) -> None:
         assert self.known.pop((device, inode)) == version
 
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
+        raise AssertionError("nobody waits")
+
 
 @pytest.fixture
 def leases() -> Iterator[Leases]:

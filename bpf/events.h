@@ -222,6 +222,8 @@ enum counter {
 #define WITHOUT_BIO 16777216
 /* The same (1 << 25): its functions were found by their code, and may be others. */
 #define LOCATED 33554432
+/* What is above: how many words a function has pushed before the place of its entry probe. */
+#define PUSHED_SHIFT 32
 
 struct settings {
 	u32 self;	/* our own tgid: never recorded */

@@ -61,12 +61,14 @@ class UprobeSite:
     """A function of a library: its shape (``enum shape`` without the prefix), and file offsets.
 
     ``return_offset`` is for a uretprobe, ``results_offsets`` for probes on each RET where there may be none.
+    ``flags`` are events.h's, beside the library's number in the cookie.
     """
 
     shape: str
     entry_offset: int
     return_offset: int | None = None
     results_offsets: tuple[int, ...] = ()
+    flags: int = 0
 
     def places(self) -> Iterator[tuple[str, int]]:
         """(which of the shape's programs, where), returns before the entry."""
@@ -161,7 +163,7 @@ class Probes:
         """A link for each program that a file needs, returns first: a return without its entry is ignored."""
         points: dict[tuple[bool, str], list[tuple[int, int]]] = {}
         for site in sites:
-            cookie = self._shapes[f"SHAPE_{site.shape}"] | library << 8
+            cookie = self._shapes[f"SHAPE_{site.shape}"] | (library | site.flags) << 8
             kind = KINDS.get(site.shape.partition("_")[0], "")
             for side, offset in site.places():
                 at_return = side == "return"
@@ -171,10 +173,12 @@ class Probes:
             yield system.link_uprobe_multi(self._load_multi(program), path, places, at_return=not not_return)
 
     def _attach_perf(self, path: str, sites: Sequence[UprobeSite], _library: int) -> Iterator[int]:
-        """A perf event for each place."""
+        """A perf event for each place, where the shape needs no cookie."""
         if ("continue_from_uprobe", "KPROBE") not in self._programs:
             self._kernel.set_tail_call("emit_from_uprobe", self._load("continue_from_uprobe", "KPROBE"))
         for site in sites:
+            if site.flags >> abi.header().constants["PUSHED_SHIFT"]:
+                continue
             for side, offset in site.places():
                 program = self._load(f"{side}_{site.shape.lower()}", "KPROBE")
                 yield self._kernel.attach_uprobe(program, path, offset, at_return=side == "return")

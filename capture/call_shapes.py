@@ -102,7 +102,8 @@ class ProbeSite:
     """A function to probe: its call shape, its name for messages, and file offsets (bytes).
 
     ``return_offset`` is for a uretprobe; ``results_offsets`` are the function's RET instructions, for
-    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in).
+    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in, or
+    whose first instruction takes no probe). ``pushed`` is how many words are on the stack where the entry is probed.
     """
 
     call: Call
@@ -110,6 +111,7 @@ class ProbeSite:
     entry_offset: int
     return_offset: int | None
     results_offsets: tuple[int, ...] = ()
+    pushed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

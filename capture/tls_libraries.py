@@ -36,7 +36,7 @@ from capture.boringssl import VECTORED_WRITE
 from capture.call_shapes import Call, LibraryProbes, ProbeSite
 from capture.elf import ElfError, ElfFile, Symbol
 from capture.file_view import file_exists
-from capture.probe_points import probe_address
+from capture.probe_points import probe_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -350,12 +350,16 @@ def _place(elf: ElfFile, wanted: list[tuple[Call, Symbol]]) -> tuple[tuple[Probe
     sites: dict[int, ProbeSite] = {}
     notes = []
     for call, symbol in wanted:
-        address = probe_address(elf, symbol.address, symbol.size, returns=call.takes_return)
-        offset = elf.offset_of(address)
-        if offset is None:
+        place = probe_place(elf, symbol.address, symbol.size, returns=call.takes_return)
+        offset = elf.offset_of(place.entry) if place else None
+        if place is None:
+            notes.append(f"{symbol.name} begins with instructions that take no probe")
+        elif offset is None:
             notes.append(f"{symbol.name} is not in the file's loaded part")
         elif offset not in sites:
-            sites[offset] = ProbeSite(call, symbol.name, offset, offset if call.takes_return else None)
+            results = tuple(offset - place.entry + address for address in place.returns)
+            at_entry = offset if call.takes_return and not results else None
+            sites[offset] = ProbeSite(call, symbol.name, offset, at_entry, results, place.pushed)
         elif sites[offset].call is not call:
             # Linkers can fold equal bodies into one; which function was meant is then unknowable.
             notes.append(f"{symbol.name} shares its code with {sites[offset].symbol} and is not probed")

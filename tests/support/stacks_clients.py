@@ -31,7 +31,7 @@ def _node(
     version: tuple[str, ...] = ("node", "--version"),
 ) -> Stack:
     environment = {"NODE_EXTRA_CA_CERTS": "{certificate}", "STACKS_NODE": "{built}/node"}
-    command = ("node", f"{{programs}}/{program}.mjs", *_PROGRAM)
+    command = ("node", f"{{programs}}/{program}", *_PROGRAM)
     return Stack(name, command, OPENSSL, version, environment, http2=http2, quick=quick)
 
 
@@ -153,10 +153,10 @@ CLIENTS: tuple[Stack, ...] = (
     _python("tornado", "tornado:tornado"),
     _python("pycurl's wheel", "pycurl:pycurl", http2=True),
     _python("curl_cffi", "curl_cffi:curl_cffi", http2=True, library=BORINGSSL),
-    _node("Node https", "https"),
-    _node("Node http2", "http2", http2=True),
-    _node("Node fetch", "fetch", quick=True),
-    _node("undici", "undici", version=_UNDICI),
+    _node("Node https", "https.cjs"),
+    _node("Node http2", "http2.cjs", http2=True),
+    _node("Node fetch", "fetch.mjs", quick=True),
+    _node("undici", "undici.mjs", version=_UNDICI),
     Stack(
         "Bun fetch",
         ("{node_modules}/bun/bin/bun.exe", "{programs}/fetch.mjs", *_PROGRAM),

@@ -62,6 +62,7 @@ enum shape {
 	SHAPE_WRITE_INT,
 	SHAPE_READ_LONG,
 	SHAPE_WRITE_LONG,
+	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */

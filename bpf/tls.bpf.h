@@ -287,6 +287,20 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	return tls_enter(ctx, &call);
 }
 
+/* GnuTLS's packet (struct mbuffer_st in lib/mbuffers.h, since 3.4): two links, how many bytes are used up, where they
+ * are, how many. The call's buffer is then where the rest is; returns how long that is. */
+INLINE u64 open_packet(struct tls_call *call)
+{
+	u64 packet = 0, used = 0, data = 0;
+	u32 size = 0;
+
+	if (READ_USER(packet, call->buffer) || !packet || READ_USER(used, packet + 16) ||
+	    READ_USER(data, packet + 24) || READ_USER(size, packet + 32) || used > size)
+		return 0;
+	call->buffer = data + used;
+	return size - used;
+}
+
 /* Bytes that a returning call moved; 0: none, or it is not a call that moves any. */
 INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 {
@@ -296,8 +310,10 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 
 	if (shape >= SHAPE_READ_LONG)
 		room = call->count;
-	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG)
+	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG || shape == SHAPE_READ_PACKET)
 		n = PT_REGS_RC(ctx);
+	if (shape == SHAPE_READ_PACKET && n > 0)
+		room = open_packet(call);
 	if (shape >= SHAPE_READ_EX) {
 		if (n == (shape != SHAPE_WRITE_VECTORS) && call->done_pointer)
 			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
@@ -389,6 +405,7 @@ SHAPE(read_int, SHAPE_READ_INT)
 SHAPE(write_int, SHAPE_WRITE_INT)
 SHAPE(read_long, SHAPE_READ_LONG)
 SHAPE(write_long, SHAPE_WRITE_LONG)
+SHAPE(read_packet, SHAPE_READ_PACKET)
 SHAPE(read_ex, SHAPE_READ_EX)
 SHAPE(write_ex, SHAPE_WRITE_EX)
 SHAPE(write_ex2, SHAPE_WRITE_EX2)

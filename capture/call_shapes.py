@@ -28,6 +28,8 @@ class Call(Enum):
     # f(tls, buffer, size_t length) → bytes moved (ssize_t, 64 bits), 0 or negative for none
     READ_LONG = "read_long", True
     WRITE_LONG = "write_long", True
+    # GnuTLS: f(tls, gnutls_packet_t *) → bytes moved (ssize_t, 64 bits), which the packet holds
+    READ_PACKET = "read_packet", True
     # f(tls, buffer, size_t length, size_t *moved) → 1 for success
     READ_EX = "read_ex", True
     WRITE_EX = "write_ex", True

@@ -85,7 +85,8 @@ _SSL_FILE = r"libssl[-.\w]*\.so[.\w]*"
 _CRYPTO_FILE = r"libcrypto[-.\w]*\.so[.\w]*"
 
 # In this order: of the rows with the same functions the first that matches counts. SSL_peek is in none, on
-# purpose: it moves nothing. Early data needs no row: SSL_read_early_data and its twin call SSL_*_ex.
+# purpose: it moves nothing. Early data needs no row: SSL_read_early_data and its twin call SSL_*_ex, and GnuTLS's
+# handshake calls gnutls_record_send.
 TLS_LIBRARIES: tuple[Library, ...] = (
     Library(
         "AWS-LC",
@@ -127,6 +128,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         {
             "gnutls_record_recv": Call.READ_LONG,
             "gnutls_record_recv_seq": Call.READ_LONG,
+            "gnutls_record_recv_packet": Call.READ_PACKET,
             "gnutls_record_recv_early_data": Call.READ_LONG,
             "gnutls_record_send": Call.WRITE_LONG,
             "gnutls_record_send2": Call.WRITE_LONG,

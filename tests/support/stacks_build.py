@@ -24,8 +24,10 @@ _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "libcurl-gnutls": ("libcurl.c", ("gcc", "{source}", "-l:libcurl-gnutls.so.4")),
     "libcurl-nss": ("libcurl.c", ("gcc", "{source}", "-l:libcurl-nss.so.4")),
     "mbedtls": ("mbedtls.c", ("gcc", "{source}", "-lmbedtls", "-lmbedx509", "-lmbedcrypto")),
+    "gnutls_packets": ("gnutls_packets.c", ("gcc", "{source}", "-lgnutls")),
     "wolfssl": ("wolfssl.c", ("gcc", "{source}", "-lwolfssl")),
     "openssl_bio": ("openssl_bio.c", ("gcc", "{source}", "-lssl", "-lcrypto")),
+    "openssl_early": ("openssl_early.c", ("gcc", "{source}", "-lssl", "-lcrypto")),
     "boringssl": (
         "boringssl.c",
         ("gcc", "{source}", f"-L{_ANDROID}", f"-Wl,-rpath,{_ANDROID}", "-l:libssl.so.0", "-l:libcrypto.so.0"),

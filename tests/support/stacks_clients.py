@@ -205,10 +205,24 @@ CLIENTS: tuple[Stack, ...] = (
     Stack("Ruby net/http", ("ruby", "{programs}/client.rb", *_PROGRAM), OPENSSL, ("ruby", "--version")),
     Stack("OpenSSL's BIO_f_ssl (C)", ("{built}/openssl_bio", *_BY_HAND), OPENSSL, ("openssl", "version")),
     Stack(
+        "OpenSSL's early data, key updates, SSL_peek (C)",
+        ("{built}/openssl_early", *_BY_HAND),
+        OPENSSL,
+        ("openssl", "version"),
+        quick=True,
+    ),
+    Stack(
         "mbedTLS (C)",
         ("{built}/mbedtls", *_BY_HAND),
         r"^mbedTLS",
         ("dpkg-query", "--show", "libmbedtls-dev"),
+    ),
+    Stack(
+        "GnuTLS's early data, key updates, packets (C)",
+        ("{built}/gnutls_packets", *_BY_HAND),
+        GNUTLS,
+        ("dpkg-query", "--show", "libgnutls28-dev"),
+        quick=True,
     ),
     Stack(
         "wolfSSL (C)", ("{built}/wolfssl", *_BY_HAND), r"^wolfSSL", ("dpkg-query", "--show", "libwolfssl-dev")

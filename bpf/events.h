@@ -62,6 +62,7 @@ enum shape {
 	SHAPE_WRITE_INT,
 	SHAPE_READ_LONG,
 	SHAPE_WRITE_LONG,
+	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
@@ -225,6 +226,8 @@ enum counter {
 #define WITHOUT_BIO 16777216
 /* The same (1 << 25): its functions were found by their code, and may be others. */
 #define LOCATED 33554432
+/* What is above: how many words a function has pushed before the place of its entry probe. */
+#define PUSHED_SHIFT 32
 
 struct settings {
 	u32 self;	/* our own tgid: never recorded */

@@ -24,7 +24,6 @@ struct go_key {
  * panics through one leaves an entry, which its next call, or the least recently used rule, replaces. */
 BPF_TABLE("lru_hash", struct go_key, struct tls_call, go_calls, MAX_CALLS);
 
-#define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
 
 /* The descriptor of a net.TCPConn: its netFD's poll.FD begins with a 16-byte mutex, then Sysfd. */
 INLINE int go_socket_of(u64 tcp_conn, struct sock_reference *s, u32 *fd)

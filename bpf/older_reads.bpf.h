@@ -52,15 +52,8 @@ INLINE int older_read_copies(u64 from, u64 n, u64 library)
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 int copy_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
 	return finish_uprobe(ctx, older_read_copies(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), cookie >> 8));
 }
-#else
-int enter_copy(struct pt_regs *ctx)
-{
-	return finish_uprobe(ctx, older_read_copies(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0));
-}
-#endif

@@ -29,6 +29,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define READ_KERNEL(dst, address) bpf_probe_read_kernel(&(dst), sizeof(dst), (void *)(address))
+#define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
 
 #define AF_INET 2
 #define AF_INET6 10

@@ -61,12 +61,14 @@ class UprobeSite:
     """A function of a library: its shape (``enum shape`` without the prefix), and file offsets.
 
     ``return_offset`` is for a uretprobe, ``results_offsets`` for probes on each RET where there may be none.
+    ``flags`` are events.h's, beside the library's number in the cookie.
     """
 
     shape: str
     entry_offset: int
     return_offset: int | None = None
     results_offsets: tuple[int, ...] = ()
+    flags: int = 0
 
     def places(self) -> Iterator[tuple[str, int]]:
         """(which of the shape's programs, where), returns before the entry."""
@@ -179,7 +181,7 @@ class Probes:
         """
         points: dict[tuple[str, bool], list[tuple[int, int]]] = {}
         for site in sites:
-            cookie = self._shapes[f"SHAPE_{site.shape}"] | library << 8
+            cookie = self._shapes[f"SHAPE_{site.shape}"] | (library | site.flags) << 8
             kind = KINDS.get(site.shape.partition("_")[0], "")
             for side, offset in site.places():
                 program = f"{kind}{side}_by_cookie"

@@ -28,6 +28,8 @@ class Call(Enum):
     # f(tls, buffer, size_t length) → bytes moved (ssize_t, 64 bits), 0 or negative for none
     READ_LONG = "read_long", True
     WRITE_LONG = "write_long", True
+    # GnuTLS: f(tls, gnutls_packet_t *) → bytes moved (ssize_t, 64 bits), which the packet holds
+    READ_PACKET = "read_packet", True
     # f(tls, buffer, size_t length, size_t *moved) → 1 for success
     READ_EX = "read_ex", True
     WRITE_EX = "write_ex", True
@@ -107,7 +109,8 @@ class ProbeSite:
     """A function to probe: its call shape, its name for messages, and file offsets (bytes).
 
     ``return_offset`` is for a uretprobe; ``results_offsets`` are the function's RET instructions, for
-    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in).
+    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in, or
+    whose first instruction takes no probe). ``pushed`` is how many words are on the stack where the entry is probed.
     """
 
     call: Call
@@ -115,6 +118,7 @@ class ProbeSite:
     entry_offset: int
     return_offset: int | None
     results_offsets: tuple[int, ...] = ()
+    pushed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,14 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
         "level": found.level,
         "notes": list(found.notes),
         "sites": [
-            [site.call.name, site.symbol, site.entry_offset, site.return_offset, list(site.results_offsets)]
+            [
+                site.call.name,
+                site.symbol,
+                site.entry_offset,
+                site.return_offset,
+                list(site.results_offsets),
+                site.pushed,
+            ]
             for site in found.sites
         ],
     }
@@ -151,8 +158,8 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
 
 def _decode(entry: dict[str, Any], elf: ElfFile) -> LibraryProbes:
     sites = tuple(
-        ProbeSite(Call[call], symbol, entered, returned, tuple(results))
-        for call, symbol, entered, returned, results in entry["sites"]
+        ProbeSite(Call[call], symbol, entered, returned, tuple(results), pushed)
+        for call, symbol, entered, returned, results, pushed in entry["sites"]
     )
     return LibraryProbes(
         elf.path,
@@ -170,7 +177,8 @@ def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
     """Whether all offsets are in the file."""
     sites = entry["sites"]
     return all(
-        max(entered, returned or 0, *results, 0) < elf.view.size for _, _, entered, returned, results in sites
+        max(entered, returned or 0, *results, 0) < elf.view.size
+        for _, _, entered, returned, results, _ in sites
     )
 
 
@@ -179,8 +187,8 @@ def _check(entry: dict[str, Any]) -> None:
     texts = [entry["library"], *entry["notes"]]
     if entry["level"] not in _LEVELS or not all(isinstance(text, str) for text in texts):
         raise ValueError
-    for call, symbol, entered, returned, results in entry["sites"]:
-        offsets = [entered, *([] if returned is None else [returned]), *results]
+    for call, symbol, entered, returned, results, pushed in entry["sites"]:
+        offsets = [entered, *([] if returned is None else [returned]), *results, pushed]
         if not isinstance(symbol, str) or any(type(offset) is not int or offset < 0 for offset in offsets):
             raise ValueError
         Call[call]

@@ -22,7 +22,7 @@ from capture.tls_libraries import may_hold_tls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from capture.call_shapes import LibraryProbes
+    from capture.call_shapes import LibraryProbes, ProbeSite
     from capture.leases import Lease, Leases
     from capture.probe_catalog import ProbeCatalog
 
@@ -227,7 +227,13 @@ class TlsProbes:
 
     def _attach(self, found: LibraryProbes, path: str, file: ExecutableFile) -> tuple[int, ...]:
         sites = [
-            UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
+            UprobeSite(
+                site.call.name,
+                site.entry_offset,
+                site.return_offset,
+                site.results_offsets,
+                _flags(site, found),
+            )
             for site in found.sites
             if f"SHAPE_{site.call.name}" in self._shapes
         ]
@@ -236,10 +242,7 @@ class TlsProbes:
         sites += self._older_reads(found, path, file)
         self._names.append(found.library)
         self._files.append(file.name)
-        constants = abi.header().constants
-        flags = constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
-        flags |= constants["LOCATED"] if found.level == "located" else 0
-        return self._probes.attach_uprobes(path, sites, len(self._names) | flags)
+        return self._probes.attach_uprobes(path, sites, len(self._names))
 
     def _older_reads(self, found: LibraryProbes, path: str, file: ExecutableFile) -> list[UprobeSite]:
         """Where what threads are in already will be seen to copy."""
@@ -251,10 +254,20 @@ class TlsProbes:
         return [UprobeSite("COPY", offset) for offset in older.copies]
 
 
-def _lacks_bio(found: LibraryProbes) -> bool:
-    """Whether a library's records are not seen on their way out, where it makes no system calls itself: it has no
-    BIO_write, or none was found. Go and NSS have ways of their own to their sockets."""
-    calls = {site.call.name for site in found.sites}
-    if "BIO_WRITE" in calls or any(call.startswith(("GO_", "NS")) for call in calls):
+def _flags(site: ProbeSite, found: LibraryProbes) -> int:
+    """events.h's flags of a site, beside the library's number."""
+    constants = abi.header().constants
+    flags = constants["WITHOUT_BIO"] if _lacks_bio(site, found) else 0
+    flags |= constants["LOCATED"] if found.level == "located" else 0
+    return flags | site.pushed << constants["PUSHED_SHIFT"]
+
+
+def _lacks_bio(site: ProbeSite, found: LibraryProbes) -> bool:
+    """Whether the function's records are not seen on their way out, where it makes no system calls itself: its library
+    has no BIO_write, or none was found. What is not OpenSSL's kin has none, whatever else is in the file; Go and NSS
+    have ways of their own to their sockets."""
+    if site.call.name.startswith(("GO_", "NS")):
         return False
-    return found.level == "located" or not any(site.symbol.startswith("SSL_") for site in found.sites)
+    if not site.symbol.lower().startswith("ssl_"):
+        return True
+    return found.level == "located" and all(other.call.name != "BIO_WRITE" for other in found.sites)

@@ -10,9 +10,10 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from compiled import LIBSSL
+from compiled import LIBSSL, compile_library
 from processes import wait_until
 
+from bpf import abi
 from capture.leases import Leases
 from capture.probe_catalog import ProbeCatalog
 from capture.processes import ExecutableFile, Version, discover_files
@@ -33,10 +34,12 @@ class Attached:
     def __init__(self) -> None:
         self.inodes: list[int] = []
         self.released: list[int] = []
+        self.sites: list[UprobeSite] = []
         self.known: dict[tuple[int, int], Version] = {}
 
     def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> tuple[int, ...]:
         assert sites
+        self.sites += sites
         self.inodes.append(os.stat(path).st_ino)  # noqa: PTH116 - as the kernel resolves it
         return (library,)
 
@@ -166,3 +169,20 @@ def test_what_is_written_over_counts_as_new_though_it_has_no_probes(leases: Leas
     assert len(attached.inodes) == 1
     assert attached.known != {}
     assert not files.has_seen(file.stat().st_ino, before)
+
+
+def test_a_bio_is_for_the_library_that_writes_to_it(leases: Leases, tmp_path: Path) -> None:
+    """s2n comes with a libcrypto, often in one file, and writes its records without it."""
+    names = ("s2n_recv", "s2n_send", "s2n_negotiate", "SSL_read", "SSL_write", "BIO_read", "BIO_write")
+    source = "".join(f"long {name}(void *o, void *b, long n) {{ return n; }}\n" for name in names)
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach(look_at(files, compile_library(tmp_path, source)))
+    without_bio = abi.header().constants["WITHOUT_BIO"]
+    flags = [(site.shape, bool(site.flags & without_bio)) for site in attached.sites]
+    assert set(flags) >= {
+        ("READ_INT", False),
+        ("WRITE_INT", False),
+        ("READ_LONG", True),
+        ("WRITE_LONG", True),
+    }

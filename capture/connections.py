@@ -385,7 +385,9 @@ class Connections:
         view.ended = ended
         if view.protocol is Protocol.TLS:
             self._relays.forget(view)
-            if not view.readable:
+            if view.tls.came_to_nothing(final.moved):
+                self._unexplained.pop(connection, None)
+            elif not view.readable:
                 self._note_unreadable(view, sum(final.moved))
             if view.state is State.HOLDING and not view.held:
                 yield from self._show_bare(view)

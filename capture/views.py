@@ -70,6 +70,7 @@ class TlsNotes:
         "alpn_offered",
         "client",
         "established",
+        "greeted",
         "library",
         "random",
         "server_name",
@@ -80,6 +81,7 @@ class TlsNotes:
         self._readers = (HelloReader(), HelloReader())
         self.client: Direction | None = None  # the direction of the ClientHello
         self.random = b""  # the ClientHello's
+        self.greeted = 0  # the position behind the ClientHello's record
         self.server_name: str | None = None
         self.alpn_offered: tuple[str, ...] = ()
         self.alpn_chosen: str | None = None
@@ -97,11 +99,16 @@ class TlsNotes:
         if hello.from_client:
             self.client = event.direction
             self.random = self._readers[event.direction].random
+            self.greeted = event.position + len(event.payload) - self._readers[event.direction].surplus
             self.server_name = hello.server_name
             self.alpn_offered = hello.alpn
             self.started = event.time
         elif hello.alpn:
             self.alpn_chosen = hello.alpn[0]
+
+    def came_to_nothing(self, moved: tuple[int, int]) -> bool:
+        """Whether the client sent a ClientHello and nothing more: no Finished, hence no plaintext either way."""
+        return self.client is not None and moved[self.client] <= self.greeted
 
     def describe(self, speech: Speech | None, first_content: int | None) -> Tls:
         """For the file. ALPN is encrypted in TLS 1.3: then the plaintext tells which offer was taken."""

@@ -510,6 +510,18 @@ def hello_of(connection, direction, random):
     return moved(connection, direction, 0, record, protocol=Protocol.TLS, hello=True)
 
 
+@pytest.mark.parametrize("direction", [SENT, RECEIVED])
+@pytest.mark.parametrize(("more", "unreadable"), [(0, 0), (1, 1_400)])
+def test_a_handshake_that_the_client_did_not_go_on_with_has_nothing_to_read(direction, more, unreadable):
+    """As when Go's HTTP client ends with connections that it dialled ahead."""
+    hello = hello_of(1, direction, b"r" * 32)
+    client, server = hello.length + more, 1_400 - hello.length - more
+    totals = (client, server) if direction is SENT else (server, client)
+    recording = Recording().feed(tls_connection(), hello, ended(1, *totals, protocol=Protocol.TLS))
+    assert sum(recording.tally.unreadable.values()) == unreadable
+    assert recording.stream.opened.tls is not None
+
+
 @pytest.mark.parametrize(("random", "relayed"), [(b"r" * 32, True), (b"s" * 32, False)])
 def test_a_tunnel_is_relayed_and_nothing_that_could_be_read(random, relayed):
     inside = announced(1, Role.SERVER, protocol=Protocol.TLS, pid=7)

@@ -206,6 +206,38 @@ def test_goaway_and_the_end_of_the_connection() -> None:
     assert refused == 5
 
 
+@pytest.mark.parametrize("ending", [None, Side.CLIENT, Side.SERVER])
+def test_a_client_that_has_all_content_need_not_wait_for_the_end_of_the_stream(ending: Side | None) -> None:
+    """curl closes as soon as Content-Length is met; END_STREAM may come in a frame of its own."""
+    talk = H2Talk()
+    streams = {name: talk.request(path=f"/{name}") for name in ("whole", "part", "unknown", "empty")}
+    for name, fields in (
+        ("whole", [("content-length", "5")]),
+        ("part", [("content-length", "6")]),
+        ("unknown", []),
+        ("empty", [("content-length", "0")]),
+    ):
+        talk.server.send_headers(streams[name], [(":status", "200"), *fields])
+        if name != "empty":
+            talk.send(Side.SERVER, streams[name], b"hello")
+    talk.pump()
+    if ending is not None:
+        talk.conversation.closes(ending, reset=True)
+    found = by_target(read_in_splits(talk.conversation.items))
+    failed = Outcome.UNFINISHED if ending is None else Outcome.RESET
+    outcomes = {target: exchange.outcome for target, exchange in found.items()}
+    assert outcomes == {
+        b"/whole": Outcome.COMPLETE,
+        b"/part": failed,
+        b"/unknown": failed,
+        b"/empty": Outcome.COMPLETE,
+    }
+    whole = found[b"/whole"].response
+    assert whole is not None
+    assert whole.body.data == b"hello"
+    assert whole.body.complete
+
+
 def test_server_push() -> None:
     talk = H2Talk()
     stream = talk.request()

@@ -87,9 +87,9 @@ class Http1Layer:
         self._readers[sender].data(time_ns, data)
         self._settle()
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
-        self._readers[sender].gap(time_ns, length, reason)
+        self._readers[sender].gap(time_ns, length, reason, exact)
         self._settle()
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
@@ -204,10 +204,10 @@ class Http1Layer:
         if self._inner is not None:
             self._inner.data(side, time_ns, data)
 
-    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
+    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str, exact: bool) -> None:
         """See Owner."""
         if self._inner is not None:
-            self._inner.gap(side, time_ns, length, reason)
+            self._inner.gap(side, time_ns, length, reason, exact=exact)
 
     # Requests.
 

@@ -45,5 +45,5 @@ class Owner(Protocol):
     def switched_data(self, side: Side, time_ns: int, data: bytes) -> None:
         """``side`` sent ``data`` in another protocol."""
 
-    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
-        """``side`` sent ``length`` bytes in another protocol, which were not captured."""
+    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str, exact: bool) -> None:
+        """``side`` sent ``length`` bytes, or up to so many, in another protocol, which were not captured."""

@@ -15,13 +15,13 @@ head never searched again, so that any split of the input costs the same.
 from __future__ import annotations
 
 import re
-from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
 from exporters.http.heads import HEAD_END, KNOWN_METHODS, REQUEST_START, RESPONSE_START, TOKEN, parse_fields
+from exporters.http.held import Held, HeldItems
 from exporters.http.http1_owner import Framing, Owner, Turn
 from exporters.http.messages import NO_FIELDS, Fields, Lost
 
@@ -68,10 +68,6 @@ class State(IntEnum):
     DOUBT = 10
 
 
-_Held = tuple[int, bytes | None, int, str]
-"""(time, data, gap length, gap reason) of an item that waits; data is None for a gap."""
-
-
 class MessageReader:
     """Reads one direction. ``body`` and ``trailers`` are those of the message that began last."""
 
@@ -81,7 +77,7 @@ class MessageReader:
         self.state = State.HEAD
         self.doubtful = False  # set by the owner when it does not know whether the message has a body
         self._doubted = 0
-        self.waiting: deque[_Held] | None = None
+        self.waiting: HeldItems | None = None  # what comes, as long as the other direction has to go first
         self._side = side
         self._owner = owner
         self._limits = limits
@@ -91,19 +87,13 @@ class MessageReader:
         self._started_ns: int | None = None
         self._recognised = joined  # whether a message begins here is for its head to show
         self._remaining = 0
-        self._waiting_bytes = 0
-
-    @property
-    def between_messages(self) -> bool:
-        """Nothing of a next message has come in."""
-        return self.state is State.HEAD and not self._rest
 
     # Input.
 
     def data(self, time_ns: int, data: bytes) -> None:
         """The next bytes of the direction."""
         if self.waiting is not None:
-            self._hold((time_ns, data, 0, ""), len(data))
+            self.waiting.hold(Held(self._side, time_ns, data))
         elif self._rest:
             self._rest += data
             used = self._consume(self._rest, time_ns)
@@ -114,25 +104,27 @@ class MessageReader:
             if used < len(data):
                 self._rest += data[used:] if used else data
 
-    def gap(self, time_ns: int, length: int, reason: str) -> None:
-        """The next ``length`` bytes of the direction were not captured."""
+    def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
+        """The next ``length`` bytes of the direction were not captured; or up to so many."""
         if self.waiting is not None:
-            self._hold((time_ns, None, length, reason), 0)
+            self.waiting.hold(Held(self._side, time_ns, None, length, reason, exact))
             return
         self._notes.lost_bytes += length
         if self.state is State.DOUBT and not self._rest:
             self._frame(self._doubted, time_ns)  # something was sent: a body, in all likelihood
         state = self.state
-        if state is State.UNTIL_CLOSE:
-            self.body.lose(length, reason)
-        elif state is State.LENGTH or (state is State.CHUNK_DATA and length <= self._remaining):
-            self._gap_in_body(time_ns, length, reason)
-        elif state is State.SWITCHED:
-            self._owner.switched_gap(self._side, time_ns, length, reason)
+        if state is State.SWITCHED:
+            self._owner.switched_gap(self._side, time_ns, length, reason, exact)
         elif state is State.HEAD and self._turn_to_wait():
             self._notes.lost_bytes -= length
             self.wait()
-            self.gap(time_ns, length, reason)
+            self.gap(time_ns, length, reason, exact)
+        elif not exact:
+            self._lose_sync(time_ns, Lost(0, length, reason))
+        elif state is State.UNTIL_CLOSE:
+            self.body.lose(length, reason)
+        elif state is State.LENGTH or (state is State.CHUNK_DATA and length <= self._remaining):
+            self._gap_in_body(time_ns, length, reason)
         else:
             self._lose_sync(time_ns, Lost(0, length, reason))
 
@@ -145,26 +137,25 @@ class MessageReader:
 
     def wait(self) -> None:
         """Hold what comes until ``resume``."""
-        self.waiting = deque()
-        self._waiting_bytes = 0
+        self.waiting = HeldItems()
 
     def resume(self) -> None:
         """Read what was held, until the owner has the reader wait again."""
         held, self.waiting = self.waiting, None
         while held:
             if self.waiting is not None:
-                self.waiting.extend(held)
+                self.waiting.hold_all(held)
                 return
-            time_ns, data, length, reason = held.popleft()
-            if data is None:
-                self.gap(time_ns, length, reason)
+            item = held.take()
+            if item.data is None:
+                self.gap(item.time_ns, item.length, item.reason, item.exact)
             else:
-                self.data(time_ns, data)
+                self.data(item.time_ns, item.data)
 
     @property
     def waits_too_long(self) -> bool:
         """More waits than the limit allows."""
-        return self.waiting is not None and self._waiting_bytes > self._limits.waiting_bytes
+        return self.waiting is not None and self.waiting.bytes > self._limits.waiting_bytes
 
     def drop(self) -> None:
         """Nothing more of the direction can be read, and what waits neither."""
@@ -178,11 +169,6 @@ class MessageReader:
         self._notes.skipped_bytes += len(self._rest)
         self._rest.clear()
 
-    def _hold(self, held: _Held, size: int) -> None:
-        assert self.waiting is not None  # noqa: S101  (the callers' condition, told to mypy)
-        self.waiting.append(held)
-        self._waiting_bytes += size
-
     # The states.
 
     def _consume(self, source: bytes | bytearray, time_ns: int) -> int:
@@ -195,7 +181,7 @@ class MessageReader:
             position = step
             if self.waiting is not None:
                 if position < end:
-                    self._hold((time_ns, bytes(source[position:]), 0, ""), end - position)
+                    self.waiting.hold(Held(self._side, time_ns, bytes(source[position:])))
                 return end
         return position
 
@@ -391,7 +377,7 @@ class MessageReader:
         self._end_message(time_ns)
         if length > inside:
             self._notes.lost_bytes -= length - inside
-            self.gap(time_ns, length - inside, reason)
+            self.gap(time_ns, length - inside, reason, exact=True)
 
     def _malformed(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         self._lose_sync(time_ns, None, keep=True)

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.h2_frames import HEADER_BYTES, PREFACE, FrameType, find_frames, plausible
+from exporters.http.h2_sync import HEADER_BYTES, PREFACE, FrameType, find_frames, plausible
 from exporters.http.heads import REQUEST_START, RESPONSE_START, TOKEN
 from exporters.http.http1 import Http1Layer
 from exporters.http.http2 import Http2Layer
@@ -113,7 +113,7 @@ class OpaqueLayer:
     def data(self, sender: Side, time_ns: int, data: bytes) -> None:
         """See Layer."""
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
@@ -163,10 +163,10 @@ class SniffingLayer:
         if len(start) <= MAX_MAGIC_BYTES or b"\n" in data or len(start) > MAX_SNIFFED_BYTES:
             self._decide(sender, bytes(start))
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
         if self._layer is not None:
-            self._layer.gap(sender, time_ns, length, reason)
+            self._layer.gap(sender, time_ns, length, reason, exact=exact)
             return
         notes = self._context.notes
         notes.lost_bytes += length

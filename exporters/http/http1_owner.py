@@ -19,6 +19,22 @@ class Framing(IntEnum):
     UNKNOWN = -4
 
 
+class State(IntEnum):
+    """What the next byte of a direction is; see http1_reader."""
+
+    HEAD = 0
+    LENGTH = 1
+    UNTIL_CLOSE = 2
+    CHUNK_SIZE = 3
+    CHUNK_DATA = 4
+    CHUNK_END = 5
+    TRAILERS = 6
+    RESYNC = 7
+    SWITCHED = 8
+    SKIP = 9
+    DOUBT = 10
+
+
 class Turn(IntEnum):
     """Whether a message may begin now."""
 

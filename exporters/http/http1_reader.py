@@ -15,14 +15,21 @@ head never searched again, so that any split of the input costs the same.
 from __future__ import annotations
 
 import re
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
-from exporters.http.heads import HEAD_END, KNOWN_METHODS, REQUEST_START, RESPONSE_START, TOKEN, parse_fields
+from exporters.http.heads import (
+    HEAD_END,
+    MAX_PREFIX_BYTES,
+    REQUEST_START,
+    RESPONSE_START,
+    can_begin_request,
+    can_begin_response,
+    parse_fields,
+)
 from exporters.http.held import Held, HeldItems
-from exporters.http.http1_owner import Framing, Owner, Turn
+from exporters.http.http1_owner import Framing, Owner, State, Turn
 from exporters.http.messages import NO_FIELDS, Fields, Lost
 
 if TYPE_CHECKING:
@@ -34,38 +41,8 @@ MAX_CHUNK_LINE_BYTES = 16 * 1024
 MAX_START_LINE_BYTES = 64 * 1024
 """How far back from the end of a line a start line is looked for when synchronising."""
 
-MAX_PREFIX_BYTES = 20
-"""How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
-
-_RESPONSE = b"HTTP/1."
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 _START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
-
-
-def _plausible(side: Side, prefix: bytes, strict: bool) -> bool:
-    """Whether ``prefix``, of any length, can be the beginning of a head."""
-    if side is Side.SERVER:
-        return prefix.startswith(_RESPONSE) or _RESPONSE.startswith(prefix)
-    method, space, _ = prefix.partition(b" ")
-    if strict:
-        return method in KNOWN_METHODS if space else any(known.startswith(method) for known in KNOWN_METHODS)
-    return TOKEN.fullmatch(method.rstrip(b"\t")) is not None
-
-
-class State(IntEnum):
-    """What the next byte is."""
-
-    HEAD = 0
-    LENGTH = 1
-    UNTIL_CLOSE = 2
-    CHUNK_SIZE = 3
-    CHUNK_DATA = 4
-    CHUNK_END = 5
-    TRAILERS = 6
-    RESYNC = 7
-    SWITCHED = 8
-    SKIP = 9
-    DOUBT = 10
 
 
 class MessageReader:
@@ -198,7 +175,11 @@ class MessageReader:
             self._started_ns, self._searched = time_ns, 0
         if self._searched < MAX_PREFIX_BYTES:
             prefix = bytes(source[position : position + MAX_PREFIX_BYTES])
-            if not _plausible(self._side, prefix, self._recognised):
+            if not (
+                can_begin_response(prefix)
+                if self._side is Side.SERVER
+                else can_begin_request(prefix, self._recognised)
+            ):
                 return self._refuse_head(position, time_ns, 1)
         end = HEAD_END.search(source, position + max(self._searched - 2, 0))
         if end is not None:
@@ -251,13 +232,13 @@ class MessageReader:
 
     def _doubt(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         """Whether there is a body where the request may have been HEAD: not if a response begins here."""
-        start = bytes(source[position : position + len(_RESPONSE)])
-        if start == _RESPONSE:
-            self._end_message(time_ns)
-        elif _RESPONSE.startswith(start):
-            return -1
-        else:
+        start = bytes(source[position : position + MAX_PREFIX_BYTES])
+        if not can_begin_response(start):
             self._frame(self._doubted, time_ns)
+        elif can_begin_response(start + b" "):
+            self._end_message(time_ns)
+        else:
+            return -1
         return position
 
     def resolve_doubt(self, time_ns: int) -> None:

@@ -7,6 +7,7 @@ the first bytes of either side decide, then steps aside. What is no HTTP is drop
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -139,6 +140,7 @@ class SniffingLayer:
         self._connection = connection
         self._joined = joined
         self._start = (bytearray(), bytearray())
+        self._times: tuple[deque[tuple[int, int]], ...] = (deque(), deque())  # of _start, where joined
         self._places = ([0] * len(PROTOCOLS), [0] * len(PROTOCOLS))
         self._held: list[tuple[Side, int, bytes]] = []
         self._late = False
@@ -156,7 +158,8 @@ class SniffingLayer:
         start = self._start[sender]
         if self._joined:
             start += data
-            self._decide_joined(sender, time_ns, len(data))
+            self._times[sender].append((len(data), time_ns))
+            self._decide_joined(sender, len(data))
             return
         self._held.append((sender, time_ns, data))
         start += data[: MAX_SNIFFED_BYTES + 1 - len(start)]
@@ -172,7 +175,8 @@ class SniffingLayer:
         notes.lost_bytes += length
         notes.skipped_bytes += len(self._start[sender])
         self._joined = True
-        self._start[sender].clear()
+        for each in self._start[sender], self._times[sender]:
+            each.clear()
         self._places[sender][:] = [0] * len(PROTOCOLS)
         self._held.clear()
 
@@ -206,7 +210,7 @@ class SniffingLayer:
                 self._take(protocol.layer)
                 return
             verdicts.append(verdict)
-        if Verdict.MORE in verdicts:
+        if Verdict.MORE in verdicts and len(start) <= MAX_SNIFFED_BYTES:
             return
         if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
             self._context.notes.streams_encrypted += 1
@@ -231,18 +235,28 @@ class SniffingLayer:
         for sender, time_ns, data in held:
             self.data(sender, time_ns, data)
 
-    def _decide_joined(self, side: Side, time_ns: int, new: int) -> None:
+    def _decide_joined(self, side: Side, new: int) -> None:
         window, places = self._start[side], self._places[side]
         for index, protocol in enumerate(PROTOCOLS):
             places[index] = protocol.find(side, window, places[index], len(window) - new)
             if places[index] == FOUND:
                 self._layer = layer = protocol.layer(self._context, self._connection, True)
                 for sender in (side.other, side):
-                    if self._start[sender]:
-                        layer.data(sender, time_ns, bytes(self._start[sender]))
+                    position = 0
+                    for length, time_ns in self._times[sender]:
+                        layer.data(sender, time_ns, bytes(self._start[sender][position : position + length]))
+                        position += length
                 return
         if len(window) > 2 * MAX_SNIFFED_BYTES:
             surplus = len(window) - MAX_SNIFFED_BYTES
             self._context.notes.skipped_bytes += surplus
             del window[:surplus]
             places[:] = [max(place - surplus, 1) for place in places]
+            self._forget_times(self._times[side], surplus)
+
+    def _forget_times(self, times: deque[tuple[int, int]], surplus: int) -> None:
+        while surplus:
+            length, time_ns = times.popleft()
+            if length > surplus:
+                times.appendleft((length - surplus, time_ns))
+            surplus -= min(length, surplus)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,7 @@ def record(
                 files.enter_context(LiveHar(Path(name), har, content.for_live()))
 
         def finish(ledger: Ledger) -> None:
+            ledger = replace(ledger, orphan_bytes=exporter.orphan_bytes)
             exporter.finish(
                 ledger=ledger.as_json(),
                 summary="\n".join([*ledger.lines(), *ledger.warnings()]),
@@ -217,7 +219,7 @@ def record(
             stdout_is_taken=name == STDOUT,
         )  # fmt: skip
         recorder = Recorder(plan, Exporter(outbox, exporter.write, flush, finish), _say)
-        ledger = recorder.run()
+        ledger = replace(recorder.run(), orphan_bytes=exporter.orphan_bytes)
     _report(ledger, *filter(None, (name, archive)))
     if outbox.reader_gone:
         _say("The reader of the capture has gone: it ends there.")

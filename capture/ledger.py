@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from capture.connections import Loss, Tally
     from capture.streams import Side
@@ -153,6 +153,7 @@ class Ledger:
     tcp: TcpTotals = TcpTotals(0, 0, 0, 0)
     losses: tuple[ConnectionLoss, ...] = ()
     idle: tuple[IdleConnection, ...] = ()
+    orphan_bytes: int = 0
 
     @property
     def lost_bytes(self) -> int:
@@ -175,6 +176,7 @@ class Ledger:
             "connections_without_address": self.without_address,
             "streams": self.streams,
             "gap_bytes": self.gap_bytes,
+            "orphan_bytes": self.orphan_bytes,
             "events_lost": self.events_lost,
             "table_overflows": self.table_overflows,
             "unlisted_addresses": self.unlisted_addresses,
@@ -197,18 +199,26 @@ class Ledger:
     def _reported_by(self) -> str:
         return "reported by the kernel" if self.seen.counted_below else "returned by system calls"
 
-    def warnings(self) -> list[str]:
-        """Everything that is not as the user would take for granted."""
-        found = []
+    def _losses(self) -> Iterator[str]:
+        """Bytes that are not in the file."""
         if self.lost_bytes:
             reasons = sorted(
                 {reason for account in (self.sockets, self.tls) for reason, n in account.lost.items() if n}
             )
             remedy = " A larger --ring-size loses less." if "ring-full" in reasons else ""
-            found.append(
+            yield (
                 f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}); "
                 f"{_bytes(self.gap_bytes)} of them are gaps in the file.{remedy}"
             )
+        if self.orphan_bytes:
+            yield (
+                f"{_bytes(self.orphan_bytes)} came after the end of their connection had been written: "
+                "they are not in the file."
+            )
+
+    def warnings(self) -> list[str]:
+        """Everything that is not as the user would take for granted."""
+        found = list(self._losses())
         if self.events_lost:
             found.append(f"{self.events_lost} events other than data found no room in the ring.")
         if self.seen.skipped_runs:

@@ -286,7 +286,7 @@ def _namespace(folder: Path) -> int | None:
 
 def _executable(folder: Path) -> str | None:
     try:
-        return str((folder / "exe").readlink()).removesuffix(_DELETED)
+        return _text(os.fsencode((folder / "exe").readlink())).removesuffix(_DELETED)
     except OSError:
         return None
 

@@ -175,7 +175,7 @@ class Conversation:
         if self._mode is _Mode.ENCRYPTED:
             return
         if self._mode is _Mode.UNDECIDED:
-            self._held.append((sender, time_ns, length, reason))
+            self._hold_gap(sender, time_ns, length, reason)
             return
         if self._mode is not _Mode.PLAIN:
             assert self._readers is not None  # noqa: S101  (they come with the mode)
@@ -186,6 +186,17 @@ class Conversation:
         if length:
             self._open_framed(time_ns)
             self._items.append(Gap(self._stream, time_ns, sender, length, reason))
+
+    def _hold_gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+        """Neighbours become one: where packets were cut behind their headers, there is nothing else."""
+        for index in range(len(self._held) - 1, -1, -1):
+            side, held_ns, what, why = self._held[index]
+            if side is sender:
+                if isinstance(what, int) and why == reason:
+                    self._held[index] = (side, held_ns, what + length, why)
+                    return
+                break
+        self._held.append((sender, time_ns, length, reason))
 
     def _records(self, sender: Side, time_ns: int, data: bytes) -> None:
         """Bytes of a connection with a NULL cipher."""

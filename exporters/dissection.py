@@ -38,7 +38,7 @@ _FRAGMENT_MASK: Final = 0x3FFF
 """More fragments, and the offset (RFC 791 §3.1)."""
 _LOCALLY_ADMINISTERED: Final = 0x02
 _SHARED_PATH_SUM: Final = 0x01 + 0x02
-"""Of the second bytes of both hardware addresses, where the rest is a stream's number: see
+"""Of the second bytes of both hardware addresses, where the rest of either is a stream's number: see
 ``exporters.packets``. Normally both are 0."""
 _TCP_FIELDS: Final = struct.Struct(">IIBB")
 
@@ -117,7 +117,7 @@ class Dissector:
             return None
         path = found[0]
         if data[0] == data[6] == _LOCALLY_ADMINISTERED and data[1] + data[7] == _SHARED_PATH_SUM:
-            path += data[2:6]
+            path += data[2:6] if data[2:6] == data[8:12] else b""
         return Segment(time_ns, path, *found[1:], comments, process, outbound)
 
     def _by_scapy(self, packet: Packet) -> Segment | None:

@@ -6,6 +6,7 @@ Each format is a function from a HAR entry to text, so that what is redacted in 
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from exporters.http.messages import Exchange
 
 _CURL_SETS = frozenset(("content-length", "transfer-encoding", "connection", "http2-settings"))
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_A_LINE = re.compile(r"[\0\r\n]")
+
+MAX_ARGUMENT_BYTES = 100_000
+"""Linux gives an argument 128 KiB (MAX_ARG_STRLEN in execve(2)). A longer body goes through a pipe: printf is the
+shell's own."""
+
 _HTTP_FLAGS = {"HTTP/1.0": "--http1.0", "HTTP/1.1": "--http1.1", "HTTP/2.0": "--http2"}
 
 
@@ -76,37 +84,59 @@ def _not_repeatable(entry: Json) -> str | None:
         return "curl asks for tunnels itself (--proxy)"
     if request["url"].startswith(("ws:", "wss:")):
         return "a WebSocket"
+    if not request["url"].startswith(("http://", "https://")):
+        return "its scheme is none of HTTP's"
     if "_lostBytes" in request or request.get("_complete") is False:
         return "the request's body is not complete"
     return None
 
 
 def _curl_words(request: Json, path: str | None) -> Iterator[str]:
-    posted = request.get("postData", {})
-    text = posted.get("text")
-    binary = posted.get("encoding") == "base64"
-    if binary:
-        yield f"printf %s {shlex.quote(text)} | base64 -d |"
+    posted = request.get("postData", {}).get("text")
+    source, sent = _body_words(request["postData"]) if posted is not None else (None, None)
+    if source is not None:
+        yield source
     yield from ("curl", "--path-as-is", "--globoff")
     if flag := _HTTP_FLAGS.get(request["httpVersion"]):
         yield flag
     if request["method"] == "HEAD":
         yield "--head"
-    elif request["method"] != ("GET" if text is None else "POST"):
+    elif request["method"] != ("GET" if posted is None else "POST"):
         yield f"--request {shlex.quote(request['method'])}"
+    yield from _header_words(request)
+    if path:
+        yield f"--{'abstract-' if path[:1] == '@' else ''}unix-socket {shlex.quote(path.removeprefix('@'))}"
+    if sent is not None:
+        if all(header["name"].lower() != "content-type" for header in request["headers"]):
+            yield "--header Content-Type:"  # or curl adds that of a form
+        yield sent
+    yield f"--url {shlex.quote(request['url'])}"
+
+
+def _body_words(posted: Json) -> tuple[str | None, str]:
+    """What writes the body to curl's input, where it is no argument, and how curl is told of it."""
+    text = posted["text"]
+    binary = posted.get("encoding") == "base64"
+    if not binary and "\0" in text:  # which a shell drops
+        text, binary = base64.b64encode(text.encode()).decode("ascii"), True
+    if binary:
+        return f"printf %s {shlex.quote(text)} | base64 -d |", "--data-binary @-"
+    if len(text.encode()) > MAX_ARGUMENT_BYTES:
+        return f"printf %s {shlex.quote(text)} |", "--data-binary @-"
+    return None, f"--data-raw {shlex.quote(text)}"
+
+
+def _header_words(request: Json) -> Iterator[str]:
     host = request["url"].partition("://")[2].partition("/")[0]
     for header in request["headers"]:
         name, value = header["name"], header["value"]
-        if name[:1] == ":" or name.lower() in _CURL_SETS or (name.lower() == "host" and value == host):
+        if name.lower() in _CURL_SETS or (name.lower() == "host" and value == host):
             continue
+        if _TOKEN.fullmatch(name) is None or _NOT_IN_A_LINE.search(value):
+            continue  # :path and its like, and what would be something else to curl
         yield "--header " + shlex.quote(f"{name}: {value}" if value else f"{name};")
         if name.lower() == "accept-encoding":
             yield "--compressed"
-    if path:
-        yield f"--{'abstract-' if path[:1] == '@' else ''}unix-socket {shlex.quote(path.removeprefix('@'))}"
-    if text is not None:
-        yield "--data-binary @-" if binary else f"--data-raw {shlex.quote(text)}"
-    yield shlex.quote(request["url"])
 
 
 def transcript(entry: Json) -> bytes:

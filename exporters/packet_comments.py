@@ -89,7 +89,10 @@ def _limit(key: str) -> int:
 
 
 def parse_words(comment: str) -> dict[str, str] | None:
-    """The words of ``format_words``; None where the comment is anything else."""
+    """The words of ``format_words``; None where the comment is anything else.
+
+    What JSON can name and no file can hold, a surrogate without its other half, is shown as its escape.
+    """
     words: dict[str, str] = {}
     at = 0
     while at < len(comment):
@@ -101,9 +104,10 @@ def parse_words(comment: str) -> dict[str, str] | None:
             words[key] = plain
         else:
             try:
-                words[key] = json.loads(f'"{quoted}"', strict=False)
+                value: str = json.loads(f'"{quoted}"', strict=False)
             except json.JSONDecodeError:
                 return None
+            words[key] = value.encode("utf-8", "backslashreplace").decode()
         at = match.end()
     return words
 

@@ -105,8 +105,6 @@ class PcapngExporter:
         Raises ValueError for a StreamOpened whose addresses have neither 4 nor 16 bytes.
         """
         self._handlers[type(item)](item)
-        if self._pending_bytes >= FLUSH_BYTES:
-            self.flush()
 
     def flush(self) -> None:
         """Hands over whatever is complete; the file so far can be opened."""
@@ -253,6 +251,8 @@ class PcapngExporter:
         self._last_ns = max(self._last_ns, time_ns)
         self._pending.append(block)
         self._pending_bytes += len(block)
+        if self._pending_bytes >= FLUSH_BYTES:  # here, for one gap may be a million packets
+            self.flush()
 
 
 def _tails(options: tuple[pcapng.Option, ...]) -> _Tails:

@@ -17,6 +17,8 @@ MAX_BLOCK_BYTES: Final = 16 * 1024 * 1024
 
 _NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 _FILE_HEADER_BYTES: Final = 24
+_LINK_TYPE_BITS: Final = 0x03FFFFFF
+"""Those above tell of a frame check sequence: four its length, one that there is one, one is reserved."""
 
 
 class Packet(NamedTuple):
@@ -45,7 +47,7 @@ def pcap_packets(source: CaptureSource) -> Iterator[Packet]:
     *_, link_type = struct.unpack(
         order + "HHIIII", source.read_exactly(_FILE_HEADER_BYTES - len(source.magic))
     )
-    link_type &= 0x0FFFFFFF  # the upper bits tell of a frame check sequence
+    link_type &= _LINK_TYPE_BITS
     fields = struct.Struct(order + "IIII")
     source.offset = _FILE_HEADER_BYTES
     to_ns = _NANOSECONDS_PER_SECOND // variant.units

@@ -24,7 +24,7 @@ class BodyBuilder:
         beyond = len(self.data) + len(piece) - self._limit
         if beyond > 0:
             piece = piece[:-beyond]
-        if self.marks is not None and (not self.marks or self.marks[-1][1] != time_ns):
+        if piece and self.marks is not None and (not self.marks or self.marks[-1][1] != time_ns):
             self.marks.append((len(self.data), time_ns))
         if not self.data:
             self.data = bytes(piece)

@@ -16,13 +16,14 @@ from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
+from exporters.http.messages import LOST_TO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporters.http.messages import Body, Fields
 
-_CHARSET = re.compile(rb";[ \t]*charset[ \t]*=[ \t]*\"?([^\s\";]+)", re.IGNORECASE)
+_CHARSET = re.compile(rb"[ \t]*charset[ \t]*=[ \t]*\"?([^\s\"]+)", re.IGNORECASE)
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset[ \t]*=[ \t]*[\"']?([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"<\?xml[^>]{0,200}?encoding[ \t]*=[ \t]*[\"']([A-Za-z0-9_.:\-]+)")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
@@ -47,7 +48,10 @@ _BINARY_TYPE = re.compile(
 )
 
 
-_NOT_ASCII_COMPATIBLE = re.compile(rb"charset[^;]*(?:utf-?16|utf-?32|utf-7|ucs-|iso-2022|hz-)")
+MAX_CODINGS = 8
+"""Of one body. Each is a decoder on top of another one; proxies make two, and nobody means more."""
+
+_NOT_ASCII_COMPATIBLE = re.compile(rb"(?:utf-?16|utf-?32|utf-7|ucs-|iso-2022|hz-)")
 """Charsets in which bytes that look like ASCII can be something else."""
 
 
@@ -63,8 +67,10 @@ class Kind(Enum):
 @lru_cache(maxsize=512)
 def _kind_of(content_type: bytes) -> Kind:
     lower = content_type.lower()
-    if _NOT_ASCII_COMPATIBLE.search(lower):
-        return Kind.WIDE
+    for parameter in lower.split(b";"):
+        _, charset, name = parameter.partition(b"charset")
+        if charset and _NOT_ASCII_COMPATIBLE.search(name):
+            return Kind.WIDE
     if _TEXT_TYPE.match(lower):
         return Kind.TEXT
     return Kind.BINARY if _BINARY_TYPE.match(lower) else Kind.UNKNOWN
@@ -85,12 +91,11 @@ class Content:
 
 def decode_content(body: Body, fields: Fields, limit: int) -> Content:
     """Undo the codings of ``body``, up to ``limit`` bytes of content."""
-    names = fields.tokens(b"content-encoding") if b"content-encoding" in fields.index else []
-    codings = [
-        name.decode("latin-1") for name in (*names, *body.transfer_codings) if name not in (b"identity", b"")
-    ]
+    codings = _codings(fields, body.transfer_codings)
     if not codings or not body.data:
         return Content(body.data)
+    if len(codings) > MAX_CODINGS:
+        return Content(body.data, (), f"more than {MAX_CODINGS} codings on top of each other")
     unknown = next((coding for coding in codings if coding not in DECODERS), None)
     if unknown is not None:
         return Content(body.data, (), f"content coding {unknown} is not known")
@@ -101,6 +106,11 @@ def decode_content(body: Body, fields: Fields, limit: int) -> Content:
     for coding in reversed(codings):
         blocks = DECODERS[coding](blocks)
     return _collect(blocks, tuple(codings), body, limit)
+
+
+def _codings(fields: Fields, transfer_codings: tuple[bytes, ...] = ()) -> list[str]:
+    names = fields.tokens(b"content-encoding") if b"content-encoding" in fields.index else []
+    return [name.decode("latin-1") for name in (*names, *transfer_codings) if name not in (b"identity", b"")]
 
 
 def _collect(blocks: Iterator[bytes], codings: tuple[str, ...], body: Body, limit: int) -> Content:
@@ -114,7 +124,11 @@ def _collect(blocks: Iterator[bytes], codings: tuple[str, ...], body: Body, limi
     except CorruptStreamError as error:
         if not data and not body.lost:
             return Content(body.data, (), str(error))  # what is labelled as encoded, and is not
-        return Content(data, codings, str(error))
+        if not (error.truncated and body.lost):
+            return Content(data, codings, str(error))
+    if body.lost and body.lost[0].reason == LOST_TO_LIMIT:
+        kept = f"only the first {body.lost[0].offset} bytes, before decoding, are kept"
+        return Content(data, codings, kept, limited=True)
     if body.lost:
         return Content(data, codings, "bytes were lost, and what comes after them cannot be decoded")
     return Content(data, codings)
@@ -125,8 +139,8 @@ def timed_blocks(body: Body, fields: Fields, limit: int) -> Iterator[tuple[int, 
 
     At most ``limit`` bytes. CorruptStreamError where the codings cannot be undone any further.
     """
-    names = [name.decode("latin-1") for name in fields.tokens(b"content-encoding") if name != b"identity"]
-    if any(name not in DECODERS for name in names):
+    names = _codings(fields)
+    if len(names) > MAX_CODINGS or any(name not in DECODERS for name in names):
         return
     now_ns = body.marks[0][1] if body.marks else 0
     holes = {lost.offset for lost in body.lost}
@@ -167,7 +181,8 @@ def charset_of(content_type: bytes, data: bytes | bytearray) -> str | None:
         if data.startswith(mark):
             return name
     start = bytes(data[:META_BYTES])
-    found = _CHARSET.search(content_type)
+    parameters = map(_CHARSET.match, content_type.split(b";")[1:])
+    found = next((match for match in parameters if match is not None), None)
     if found is None:
         found = _META_CHARSET.search(start) if b"html" in content_type else _XML_ENCODING.match(start)
     if found is None:
@@ -194,17 +209,3 @@ def text_of(data: bytes | bytearray, content_type: bytes) -> str | None:
         return text
     charset = charset_of(content_type, data)
     return text if charset in (None, "utf-8", "ascii") else None
-
-
-def readable_text(data: bytes | bytearray, content_type: bytes) -> str | None:
-    """``data`` as a person reads it, by its charset; None where it is no text. Not to be hashed."""
-    text = text_of(data, content_type)
-    if text is not None:
-        return text
-    charset = charset_of(content_type, data)
-    if charset is None or _kind_of(content_type) is Kind.BINARY:
-        return None
-    try:
-        return str(data, charset)
-    except (UnicodeDecodeError, LookupError):
-        return None

@@ -12,51 +12,28 @@ come in since exactly.
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
-from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from capture.streams import Side
+from exporters.http.h2_sync import (
+    FRAME_LENGTHS,
+    HEADER,
+    HEADER_BYTES,
+    ON_CONNECTION,
+    ON_STREAM,
+    PADDED,
+    PREFACE,
+    FrameType,
+    find_frames,
+)
 from exporters.http.messages import Lost
 
 if TYPE_CHECKING:
     from exporters.http.layers import Notes
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""RFC 9113 §3.4."""
-
-HEADER_BYTES = 9
-
 MAX_COLLECTED_BYTES = 1 << 20
 """Of one frame that is collected. The default limit of a frame is 16 KiB, and field blocks are smaller."""
-
-MAX_SYNC_FRAME_BYTES = 16384
-"""Synchronising believes in no longer frames: the default of SETTINGS_MAX_FRAME_SIZE, which few raise."""
-
-MAX_SYNC_STREAM = 1 << 24
-"""Nor in higher stream numbers: a connection of 8 million requests is rare, and 7 more bits tell."""
-
-
-class FrameType(IntEnum):
-    """RFC 9113 §6; other types are allowed, and ignored."""
-
-    DATA = 0
-    HEADERS = 1
-    PRIORITY = 2
-    RST_STREAM = 3
-    SETTINGS = 4
-    PUSH_PROMISE = 5
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
-
-
-END_STREAM = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-PRIORITY = 0x20
 
 _COLLECTED = frozenset(
     (
@@ -67,37 +44,6 @@ _COLLECTED = frozenset(
         FrameType.GOAWAY,
     )
 )
-_FLAGS = {
-    FrameType.DATA: END_STREAM | PADDED,
-    FrameType.HEADERS: END_STREAM | END_HEADERS | PADDED | PRIORITY,
-    FrameType.PRIORITY: 0,
-    FrameType.RST_STREAM: 0,
-    FrameType.SETTINGS: 1,
-    FrameType.PUSH_PROMISE: END_HEADERS | PADDED,
-    FrameType.PING: 1,
-    FrameType.GOAWAY: 0,
-    FrameType.WINDOW_UPDATE: 0,
-    FrameType.CONTINUATION: END_HEADERS,
-}
-_LENGTHS = {
-    FrameType.PRIORITY: 5,
-    FrameType.RST_STREAM: 4,
-    FrameType.PING: 8,
-    FrameType.WINDOW_UPDATE: 4,
-}
-_ON_CONNECTION = frozenset((FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY))
-_ON_STREAM = frozenset(
-    (FrameType.DATA, FrameType.HEADERS, FrameType.PRIORITY, FrameType.RST_STREAM, FrameType.PUSH_PROMISE)
-) | {FrameType.CONTINUATION}
-
-_ON_ODD_STREAM = frozenset((FrameType.DATA, FrameType.HEADERS, FrameType.CONTINUATION))
-"""Even streams are pushed, which is hardly seen any more: synchronising believes in none."""
-
-SYNC_FRAMES = 3
-"""How many frames in a row are believed. SETTINGS, of mostly zeros, can look like two of another kind."""
-
-_HEADER = Struct(">HBBBI")
-_CANDIDATE = re.compile(rb"\x00[\x00-\x40].[\x00-\x09][\x00-\x2d][\x00-\x7f]", re.DOTALL)
 
 
 class State(IntEnum):
@@ -158,59 +104,6 @@ class Frame:
         return self.length + HEADER_BYTES
 
 
-def plausible(data: bytes | bytearray, position: int, max_stream: int = MAX_SYNC_STREAM) -> int:
-    """The size of the frame whose header may be at ``position``; 0 where there is none."""
-    high, low, kind, flags, stream = _HEADER.unpack_from(data, position)
-    length = high << 8 | low
-    allowed = _FLAGS.get(kind)
-    if length > MAX_SYNC_FRAME_BYTES or allowed is None or flags & ~allowed or stream > max_stream:
-        return 0
-    if (kind in _ON_CONNECTION and stream) or (kind in _ON_STREAM and not stream):
-        return 0
-    if kind in _ON_ODD_STREAM and not stream & 1:
-        return 0
-    if length != _LENGTHS.get(kind, length) or (kind == FrameType.SETTINGS and length % 6):
-        return 0
-    if not length and not flags and kind != FrameType.SETTINGS:  # allowed for some, and sense for none
-        return 0
-    return int(length) + HEADER_BYTES
-
-
-def _believed(data: bytes | bytearray, position: int, boundary: bool, max_stream: int) -> bool | None:
-    """Whether frames begin at ``position``; None where more bytes may tell.
-
-    At a ``boundary`` two frames are enough, or one that fills what there is exactly; elsewhere it takes three.
-    """
-    for number in range(2 if boundary else SYNC_FRAMES):
-        if position + HEADER_BYTES > len(data):
-            return True if boundary and number and position == len(data) else None
-        size = plausible(data, position, max_stream)
-        if not size:
-            return False
-        position += size
-    return True
-
-
-def find_frames(
-    data: bytes | bytearray, start: int, boundary: bool, max_stream: int = MAX_SYNC_STREAM
-) -> tuple[int, bool]:
-    """Where the first believable frame may begin, and whether one does.
-
-    ``boundary`` says that ``start`` is the first byte after a loss, where writes and frames usually begin.
-    Nothing before the place that is returned matters.
-    """
-    position = start
-    while True:
-        match = _CANDIDATE.search(data, position)
-        if match is None:
-            return max(len(data) - HEADER_BYTES + 1, start), False
-        position = match.start()
-        believed = _believed(data, position, boundary and position == start, max_stream)
-        if believed is not False:
-            return position, bool(believed)
-        position += 1
-
-
 class FrameReader:
     """Reads one direction."""
 
@@ -243,11 +136,12 @@ class FrameReader:
             if used < len(data):
                 self._rest += data[used:] if used else data
 
-    def gap(self, time_ns: int, length: int, reason: str) -> None:
-        """The next ``length`` bytes of the direction were not captured."""
+    def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
+        """The next ``length`` bytes of the direction were not captured; or up to so many."""
         self._notes.lost_bytes += length
         while (
             length
+            and exact
             and not self._rest
             and self.state in (State.DATA, State.PADDING, State.IGNORE, State.PAYLOAD)
         ):
@@ -260,7 +154,7 @@ class FrameReader:
             length -= inside
             if not self._remaining:
                 self._end_part(time_ns)
-        if length:
+        if length or not exact:
             # Where a frame was to begin, what is lost begins with its header, or the rest of it.
             header = HEADER_BYTES - len(self._rest) if self.state is State.HEADER else 0
             self._lose_sync(time_ns, Lost(0, length, reason), max(length - header, 0))
@@ -296,13 +190,13 @@ class FrameReader:
             self._started_ns = time_ns
         if len(source) - position < HEADER_BYTES:
             return -1
-        high, low, kind, flags, stream = _HEADER.unpack_from(source, position)
+        high, low, kind, flags, stream = HEADER.unpack_from(source, position)
         length = high << 8 | low
         stream &= 0x7FFFFFFF
         frame = self._frame = Frame(kind, flags, stream, length, self._started_ns)
         self._started_ns = None
-        misplaced = (kind in _ON_STREAM and not stream) or (kind in _ON_CONNECTION and stream)
-        if misplaced or length != _LENGTHS.get(kind, length):
+        misplaced = (kind in ON_STREAM and not stream) or (kind in ON_CONNECTION and stream)
+        if misplaced or length != FRAME_LENGTHS.get(kind, length):
             self._lose_sync(time_ns, None)
             return position + 1
         position += HEADER_BYTES

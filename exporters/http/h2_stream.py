@@ -25,6 +25,7 @@ from exporters.http.messages import (
 
 if TYPE_CHECKING:
     from exporters.http.h2_frames import Frame
+    from exporters.http.held import HeldItems
     from exporters.http.layers import Layer
 
 VERSION = "HTTP/2"
@@ -34,6 +35,27 @@ _EVENT_STREAM = b"text/event-stream"
 # Chromium's names, by what it sends for them: RFC 9218's urgency, and the weights of RFC 7540 §5.3.
 _URGENCIES = ("VeryHigh", "High", "Medium", "Low", "VeryLow")
 _WEIGHTS = ((238, "VeryHigh"), (202, "High"), (165, "Medium"), (129, "Low"), (0, "VeryLow"))
+
+
+MAX_LOSSES = 100
+"""Of one stream that are kept apart: losses of a connection may concern each of its streams, and so may a peer's
+frames that are malformed, of a few bytes each."""
+
+MAX_INTERIM = 1000
+"""Responses before the final one that are kept. Servers send one or two."""
+
+MAX_NOTES = 10
+"""Of one stream: they are for people."""
+
+
+def add_loss(losses: list[Lost], lost: Lost) -> None:
+    """Remember ``lost``, together with the one before it where nothing is between them, or there are too many."""
+    last = losses[-1] if losses else None
+    same = last is not None and (last.offset, last.reason) == (lost.offset, lost.reason)
+    if last is not None and (same or len(losses) >= MAX_LOSSES):
+        losses[-1] = replace(last, length=last.length + lost.length)
+    else:
+        losses.append(lost)
 
 
 class Half:
@@ -95,7 +117,11 @@ class Half:
         if expected is None:
             return None
         body = self.body.build() if self.body is not None else NO_BODY
-        return expected - len(body.data) - body.lost_bytes
+        return expected - len(body.data) - body.lost_bytes - body.omitted_bytes
+
+    def doubt(self, most: int, reason: str) -> None:
+        """Up to ``most`` bytes may have been lost here."""
+        add_loss(self.doubts, Lost(len(self.body.data) if self.body is not None else 0, most, reason))
 
     def settle_doubts(self) -> tuple[str, ...]:
         """What became of losses that may have hit the stream: a hole in the body, nothing, or a note."""
@@ -116,8 +142,8 @@ class StreamExchange:
     """A stream: the two halves and what is known of it as a whole."""
 
     __slots__ = (
-        "adopted", "held", "held_bytes", "inner", "interim", "lost", "notes", "number", "outcome", "priority",
-        "pushed", "request", "response", "stream_id", "tunnels",
+        "adopted", "held", "held_enough", "inner", "interim", "interim_left_out", "lost", "notes", "number",
+        "outcome", "priority", "pushed", "request", "response", "stream_id", "tunnels",
     )  # fmt: skip
 
     def __init__(self, stream_id: int, number: int) -> None:
@@ -126,14 +152,15 @@ class StreamExchange:
         self.request = Half()
         self.response = Half()
         self.interim: list[Response] = []
-        self.lost: tuple[Lost, ...] = ()
-        self.notes: tuple[str, ...] = ()
+        self.interim_left_out = 0
+        self.lost: list[Lost] = []
+        self.notes: list[str] = []
         self.outcome = Outcome.COMPLETE
         self.priority: str | None = None
         self.pushed = False
         self.tunnels = False  # CONNECT: what the client sends depends on the answer
-        self.held: list[tuple[Side, int, bytes]] = []
-        self.held_bytes = 0
+        self.held: HeldItems | None = None
+        self.held_enough = False
         self.adopted: Request | None = None  # an HTTP/1 request that was upgraded
         self.inner: Layer | None = None
 
@@ -162,7 +189,7 @@ class StreamExchange:
             if side is Side.CLIENT:
                 self._begin_request(half)
         elif side is Side.SERVER and pseudo:  # one that turns out to have been an interim response
-            self.interim.append(self._interim(half, half.started_ns or frame.started_ns))
+            self._add_interim(half, half.started_ns or frame.started_ns)
             half.take_head(pairs, unknown)
             half.head_bytes = size
             half.started_ns = frame.started_ns
@@ -171,7 +198,7 @@ class StreamExchange:
             half.unknown += unknown
         status = half.pseudo.get(b":status", b"")
         if side is Side.SERVER and half.fields is not None and len(status) == 3 and status[:1] == b"1":
-            self.interim.append(self._interim(half, frame.started_ns))
+            self._add_interim(half, frame.started_ns)
             self.response = Half()
 
     def lose_fields(self, side: Side, frame: Frame, lost: Lost | None) -> None:
@@ -179,10 +206,15 @@ class StreamExchange:
         half = self.half(side)
         half.touch(frame.started_ns)
         if lost is not None:
-            self.lost += (lost,)
+            add_loss(self.lost, lost)
         what = "trailers" if half.fields is not None else "header section"
         whose = "request" if side is Side.CLIENT else "response"
-        self.notes += (f"the {what} of the {whose} {'is malformed' if lost is None else 'was lost'}",)
+        self.note(f"the {what} of the {whose} {'is malformed' if lost is None else 'was lost'}")
+
+    def note(self, text: str) -> None:
+        """Something that is to be told of the stream."""
+        if text not in self.notes and len(self.notes) < MAX_NOTES:
+            self.notes.append(text)
 
     def _begin_request(self, half: Half) -> None:
         method = half.pseudo.get(b":method")
@@ -199,20 +231,20 @@ class StreamExchange:
         if self.priority is None:
             self.priority = next(name for least, name in _WEIGHTS if weight >= least)
 
-    def _interim(self, half: Half, started_ns: int) -> Response:
-        return Response(
-            half.status,
-            b"",
-            VERSION,
-            half.fields or NO_FIELDS,
-            started_ns,
-            started_ns,
-            half.head_bytes,
+    def _add_interim(self, half: Half, started_ns: int) -> None:
+        if len(self.interim) >= MAX_INTERIM:
+            self.interim_left_out += 1
+            return
+        fields = half.fields or NO_FIELDS
+        self.interim.append(
+            Response(half.status, b"", VERSION, fields, started_ns, started_ns, half.head_bytes)
         )
 
     def build(self, connection: Connection, ended_ns: int) -> Exchange:
         """The exchange as it is now."""
         notes = (*self.notes, *self.request.settle_doubts(), *self.response.settle_doubts())
+        if self.interim_left_out:
+            notes += (f"{self.interim_left_out} more interim responses are not shown",)
         return Exchange(
             connection,
             self.number,
@@ -221,7 +253,7 @@ class StreamExchange:
             self.outcome,
             ended_ns,
             tuple(self.interim),
-            self.lost,
+            tuple(self.lost),
             self.stream_id,
             self.pushed,
             self.priority,

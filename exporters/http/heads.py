@@ -20,12 +20,13 @@ from dataclasses import dataclass
 
 from exporters.http.messages import NO_FIELDS, Fields
 
-# Every expression here is linear in its input: none has two neighbouring repetitions that can match the same
-# byte, so that no head, however made, costs more than its size.
+# Every expression here is linear in its input: neighbouring repetitions that can match the same byte give none
+# of it back, and what is searched for anywhere is of limited length, so that no head, however made, costs more
+# than its size.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ \t\r\n]+) HTTP/([0-9])\.([0-9])\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t]([^\r\n]*))?\r?\n")
-_FIELD_LINE = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*([^\r\n]*)\r?\n", re.MULTILINE)
+_FIELD_LINE = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*+([^\r\n]*+)\r?\n", re.MULTILINE)
 TOKEN = re.compile(_TOKEN)
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 _TRAILING_SPACE = re.compile(rb"[ \t]\r?\n")
@@ -41,7 +42,24 @@ KNOWN_METHODS = frozenset(
 and 5323). Another token is a method only where a request must begin."""
 
 REQUEST_START = re.compile(rb"(?:" + b"|".join(sorted(KNOWN_METHODS)) + rb") [^ \t\r\n]+ HTTP/1\.[01]\r?\n")
-RESPONSE_START = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\r\n]*)?\r?\n")
+RESPONSE_START = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\r\n]{0,256}+)?\r?\n")
+_BEFORE_STATUS = b"HTTP/1."
+
+MAX_PREFIX_BYTES = 20
+"""How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
+
+
+def can_begin_request(prefix: bytes, known: bool) -> bool:
+    """Whether ``prefix``, of any length, can be the beginning of a request, of a ``known`` method."""
+    method, space, _ = prefix.partition(b" ")
+    if known:
+        return method in KNOWN_METHODS if space else any(name.startswith(method) for name in KNOWN_METHODS)
+    return TOKEN.fullmatch(method.rstrip(b"\t")) is not None
+
+
+def can_begin_response(prefix: bytes) -> bool:
+    """Whether ``prefix``, of any length, can be the beginning of a response."""
+    return prefix.startswith(_BEFORE_STATUS) or _BEFORE_STATUS.startswith(prefix)
 
 
 @dataclass(slots=True)

@@ -29,10 +29,10 @@ from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
 from exporters.http.heads import parse_request_head, parse_response_head
 from exporters.http.http1_exchange import Pending, request_framing, response_framing
-from exporters.http.http1_owner import Framing, Turn
-from exporters.http.http1_reader import MessageReader, State
+from exporters.http.http1_owner import Framing, State, Turn
+from exporters.http.http1_reader import MessageReader
 from exporters.http.http2 import Http2Layer
-from exporters.http.messages import Connection, Lost, Outcome, Response
+from exporters.http.messages import Connection, Lost, Outcome
 from exporters.http.websocket import WebSocketLayer
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def _upgrade_to_http2(context: Context, exchange: Exchange) -> Layer:
     layer = Http2Layer(context, exchange.connection, joined=False)
     if exchange.request is not None:
         layer.adopt(exchange)
+    else:
+        context.notes.exchanges += 1
+        context.emit(exchange)
     return layer
 
 
@@ -87,9 +90,9 @@ class Http1Layer:
         self._readers[sender].data(time_ns, data)
         self._settle()
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
-        self._readers[sender].gap(time_ns, length, reason)
+        self._readers[sender].gap(time_ns, length, reason, exact)
         self._settle()
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
@@ -204,10 +207,10 @@ class Http1Layer:
         if self._inner is not None:
             self._inner.data(side, time_ns, data)
 
-    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
+    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str, exact: bool) -> None:
         """See Owner."""
         if self._inner is not None:
-            self._inner.gap(side, time_ns, length, reason)
+            self._inner.gap(side, time_ns, length, reason, exact=exact)
 
     # Requests.
 
@@ -262,9 +265,7 @@ class Http1Layer:
         self._readers[Side.SERVER].doubtful = pending.head is None
         self._answering = pending
         if head.status < 200 and head.status != 101:
-            pending.interim += (
-                Response(head.status, head.reason, head.version, head.fields, *times, len(data)),
-            )
+            pending.add_interim(head, times, len(data))
             return framing
         pending.response = head
         pending.response_bytes = len(data)
@@ -296,6 +297,11 @@ class Http1Layer:
         self._outstanding.popleft()
         pending.response_ended = pending.request_ended = True
         self._uploading = None
+        while self._outstanding:
+            later = self._outstanding[0]
+            later.request_ended = True
+            later.notes += ("not answered: the connection went on in another protocol",)
+            self._fail(later, Outcome.CLOSED, time_ns)
         self._readers[Side.CLIENT].state = State.SWITCHED
         opened, tls = self._connection.opened, self._connection.tls
         authority = self._connection.authority

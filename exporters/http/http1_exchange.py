@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _NO_BODY_STATUS = frozenset((204, 304))
 
 
+MAX_INTERIM = 1000
+"""Responses before the final one that are kept. Servers send one or two."""
+
+
 class Pending:
     """An exchange while it comes in."""
 
@@ -33,7 +37,9 @@ class Pending:
         "head",
         "head_bytes",
         "interim",
+        "interim_left_out",
         "lost",
+        "notes",
         "number",
         "outcome",
         "request_body",
@@ -64,7 +70,9 @@ class Pending:
         self.response_body: BodyBuilder | None = None
         self.response_trailers = NO_FIELDS
         self.response_ended = False
-        self.interim: tuple[Response, ...] = ()
+        self.interim: list[Response] = []
+        self.interim_left_out = 0
+        self.notes: tuple[str, ...] = ()
         self.lost: tuple[Lost, ...] = ()
         self.outcome = Outcome.COMPLETE
 
@@ -74,6 +82,13 @@ class Pending:
         return self.head is not None and (
             self.head.method == b"CONNECT" or self.head.fields.get(b"upgrade") is not None
         )
+
+    def add_interim(self, head: ResponseHead, times: tuple[int, int], size: int) -> None:
+        """A response before the final one (RFC 9110 §15.2)."""
+        if len(self.interim) < MAX_INTERIM:
+            self.interim.append(Response(head.status, head.reason, head.version, head.fields, *times, size))
+        else:
+            self.interim_left_out += 1
 
     def build(self, connection: Connection, ended_ns: int) -> Exchange:
         """The exchange as it is now."""
@@ -104,8 +119,19 @@ class Pending:
                 _build_body(self.response_body, answer.fields),
                 self.response_trailers,
             )
+        notes = self.notes
+        if self.interim_left_out:
+            notes += (f"{self.interim_left_out} more interim responses are not shown",)
         return Exchange(
-            connection, self.number, request, response, self.outcome, ended_ns, self.interim, self.lost
+            connection,
+            self.number,
+            request,
+            response,
+            self.outcome,
+            ended_ns,
+            tuple(self.interim),
+            self.lost,
+            notes=notes,
         )
 
 
@@ -118,9 +144,14 @@ def _build_body(body: BodyBuilder | None, fields: Fields) -> Body:
     return body.build(codings)
 
 
+def _transfer_codings(fields: Fields) -> list[bytes]:
+    """Those that change how a body is framed: ``identity`` of RFC 2616 §3.6 does not."""
+    return [coding for coding in fields.tokens(b"transfer-encoding") if coding != b"identity"]
+
+
 def request_framing(head: RequestHead) -> int:
     """How a request's body is framed (RFC 9112 §6.3)."""
-    codings = head.fields.tokens(b"transfer-encoding")
+    codings = _transfer_codings(head.fields)
     if codings:
         return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNKNOWN
     length = head.fields.get(b"content-length")
@@ -137,7 +168,7 @@ def response_framing(method: bytes | None, head: ResponseHead) -> int:
         return Framing.SWITCHED
     if method == b"HEAD" or status < 200 or status in _NO_BODY_STATUS:
         return 0
-    codings = head.fields.tokens(b"transfer-encoding")
+    codings = _transfer_codings(head.fields)
     if codings:
         return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNTIL_CLOSE
     length = head.fields.get(b"content-length")

@@ -19,6 +19,22 @@ class Framing(IntEnum):
     UNKNOWN = -4
 
 
+class State(IntEnum):
+    """What the next byte of a direction is; see http1_reader."""
+
+    HEAD = 0
+    LENGTH = 1
+    UNTIL_CLOSE = 2
+    CHUNK_SIZE = 3
+    CHUNK_DATA = 4
+    CHUNK_END = 5
+    TRAILERS = 6
+    RESYNC = 7
+    SWITCHED = 8
+    SKIP = 9
+    DOUBT = 10
+
+
 class Turn(IntEnum):
     """Whether a message may begin now."""
 
@@ -45,5 +61,5 @@ class Owner(Protocol):
     def switched_data(self, side: Side, time_ns: int, data: bytes) -> None:
         """``side`` sent ``data`` in another protocol."""
 
-    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str) -> None:
-        """``side`` sent ``length`` bytes in another protocol, which were not captured."""
+    def switched_gap(self, side: Side, time_ns: int, length: int, reason: str, exact: bool) -> None:
+        """``side`` sent ``length`` bytes, or up to so many, in another protocol, which were not captured."""

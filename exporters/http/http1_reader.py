@@ -15,14 +15,21 @@ head never searched again, so that any split of the input costs the same.
 from __future__ import annotations
 
 import re
-from collections import deque
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
-from exporters.http.heads import HEAD_END, KNOWN_METHODS, REQUEST_START, RESPONSE_START, TOKEN, parse_fields
-from exporters.http.http1_owner import Framing, Owner, Turn
+from exporters.http.heads import (
+    HEAD_END,
+    MAX_PREFIX_BYTES,
+    REQUEST_START,
+    RESPONSE_START,
+    can_begin_request,
+    can_begin_response,
+    parse_fields,
+)
+from exporters.http.held import Held, HeldItems
+from exporters.http.http1_owner import Framing, Owner, State, Turn
 from exporters.http.messages import NO_FIELDS, Fields, Lost
 
 if TYPE_CHECKING:
@@ -34,42 +41,8 @@ MAX_CHUNK_LINE_BYTES = 16 * 1024
 MAX_START_LINE_BYTES = 64 * 1024
 """How far back from the end of a line a start line is looked for when synchronising."""
 
-MAX_PREFIX_BYTES = 20
-"""How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
-
-_RESPONSE = b"HTTP/1."
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 _START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
-
-
-def _plausible(side: Side, prefix: bytes, strict: bool) -> bool:
-    """Whether ``prefix``, of any length, can be the beginning of a head."""
-    if side is Side.SERVER:
-        return prefix.startswith(_RESPONSE) or _RESPONSE.startswith(prefix)
-    method, space, _ = prefix.partition(b" ")
-    if strict:
-        return method in KNOWN_METHODS if space else any(known.startswith(method) for known in KNOWN_METHODS)
-    return TOKEN.fullmatch(method.rstrip(b"\t")) is not None
-
-
-class State(IntEnum):
-    """What the next byte is."""
-
-    HEAD = 0
-    LENGTH = 1
-    UNTIL_CLOSE = 2
-    CHUNK_SIZE = 3
-    CHUNK_DATA = 4
-    CHUNK_END = 5
-    TRAILERS = 6
-    RESYNC = 7
-    SWITCHED = 8
-    SKIP = 9
-    DOUBT = 10
-
-
-_Held = tuple[int, bytes | None, int, str]
-"""(time, data, gap length, gap reason) of an item that waits; data is None for a gap."""
 
 
 class MessageReader:
@@ -81,7 +54,7 @@ class MessageReader:
         self.state = State.HEAD
         self.doubtful = False  # set by the owner when it does not know whether the message has a body
         self._doubted = 0
-        self.waiting: deque[_Held] | None = None
+        self.waiting: HeldItems | None = None  # what comes, as long as the other direction has to go first
         self._side = side
         self._owner = owner
         self._limits = limits
@@ -91,19 +64,13 @@ class MessageReader:
         self._started_ns: int | None = None
         self._recognised = joined  # whether a message begins here is for its head to show
         self._remaining = 0
-        self._waiting_bytes = 0
-
-    @property
-    def between_messages(self) -> bool:
-        """Nothing of a next message has come in."""
-        return self.state is State.HEAD and not self._rest
 
     # Input.
 
     def data(self, time_ns: int, data: bytes) -> None:
         """The next bytes of the direction."""
         if self.waiting is not None:
-            self._hold((time_ns, data, 0, ""), len(data))
+            self.waiting.hold(Held(self._side, time_ns, data))
         elif self._rest:
             self._rest += data
             used = self._consume(self._rest, time_ns)
@@ -114,25 +81,27 @@ class MessageReader:
             if used < len(data):
                 self._rest += data[used:] if used else data
 
-    def gap(self, time_ns: int, length: int, reason: str) -> None:
-        """The next ``length`` bytes of the direction were not captured."""
+    def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
+        """The next ``length`` bytes of the direction were not captured; or up to so many."""
         if self.waiting is not None:
-            self._hold((time_ns, None, length, reason), 0)
+            self.waiting.hold(Held(self._side, time_ns, None, length, reason, exact))
             return
         self._notes.lost_bytes += length
         if self.state is State.DOUBT and not self._rest:
             self._frame(self._doubted, time_ns)  # something was sent: a body, in all likelihood
         state = self.state
-        if state is State.UNTIL_CLOSE:
-            self.body.lose(length, reason)
-        elif state is State.LENGTH or (state is State.CHUNK_DATA and length <= self._remaining):
-            self._gap_in_body(time_ns, length, reason)
-        elif state is State.SWITCHED:
-            self._owner.switched_gap(self._side, time_ns, length, reason)
+        if state is State.SWITCHED:
+            self._owner.switched_gap(self._side, time_ns, length, reason, exact)
         elif state is State.HEAD and self._turn_to_wait():
             self._notes.lost_bytes -= length
             self.wait()
-            self.gap(time_ns, length, reason)
+            self.gap(time_ns, length, reason, exact)
+        elif not exact:
+            self._lose_sync(time_ns, Lost(0, length, reason))
+        elif state is State.UNTIL_CLOSE:
+            self.body.lose(length, reason)
+        elif state is State.LENGTH or (state is State.CHUNK_DATA and length <= self._remaining):
+            self._gap_in_body(time_ns, length, reason)
         else:
             self._lose_sync(time_ns, Lost(0, length, reason))
 
@@ -145,26 +114,25 @@ class MessageReader:
 
     def wait(self) -> None:
         """Hold what comes until ``resume``."""
-        self.waiting = deque()
-        self._waiting_bytes = 0
+        self.waiting = HeldItems()
 
     def resume(self) -> None:
         """Read what was held, until the owner has the reader wait again."""
         held, self.waiting = self.waiting, None
         while held:
             if self.waiting is not None:
-                self.waiting.extend(held)
+                self.waiting.hold_all(held)
                 return
-            time_ns, data, length, reason = held.popleft()
-            if data is None:
-                self.gap(time_ns, length, reason)
+            item = held.take()
+            if item.data is None:
+                self.gap(item.time_ns, item.length, item.reason, item.exact)
             else:
-                self.data(time_ns, data)
+                self.data(item.time_ns, item.data)
 
     @property
     def waits_too_long(self) -> bool:
         """More waits than the limit allows."""
-        return self.waiting is not None and self._waiting_bytes > self._limits.waiting_bytes
+        return self.waiting is not None and self.waiting.bytes > self._limits.waiting_bytes
 
     def drop(self) -> None:
         """Nothing more of the direction can be read, and what waits neither."""
@@ -178,11 +146,6 @@ class MessageReader:
         self._notes.skipped_bytes += len(self._rest)
         self._rest.clear()
 
-    def _hold(self, held: _Held, size: int) -> None:
-        assert self.waiting is not None  # noqa: S101  (the callers' condition, told to mypy)
-        self.waiting.append(held)
-        self._waiting_bytes += size
-
     # The states.
 
     def _consume(self, source: bytes | bytearray, time_ns: int) -> int:
@@ -195,7 +158,7 @@ class MessageReader:
             position = step
             if self.waiting is not None:
                 if position < end:
-                    self._hold((time_ns, bytes(source[position:]), 0, ""), end - position)
+                    self.waiting.hold(Held(self._side, time_ns, bytes(source[position:])))
                 return end
         return position
 
@@ -212,7 +175,11 @@ class MessageReader:
             self._started_ns, self._searched = time_ns, 0
         if self._searched < MAX_PREFIX_BYTES:
             prefix = bytes(source[position : position + MAX_PREFIX_BYTES])
-            if not _plausible(self._side, prefix, self._recognised):
+            if not (
+                can_begin_response(prefix)
+                if self._side is Side.SERVER
+                else can_begin_request(prefix, self._recognised)
+            ):
                 return self._refuse_head(position, time_ns, 1)
         end = HEAD_END.search(source, position + max(self._searched - 2, 0))
         if end is not None:
@@ -265,13 +232,13 @@ class MessageReader:
 
     def _doubt(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         """Whether there is a body where the request may have been HEAD: not if a response begins here."""
-        start = bytes(source[position : position + len(_RESPONSE)])
-        if start == _RESPONSE:
-            self._end_message(time_ns)
-        elif _RESPONSE.startswith(start):
-            return -1
-        else:
+        start = bytes(source[position : position + MAX_PREFIX_BYTES])
+        if not can_begin_response(start):
             self._frame(self._doubted, time_ns)
+        elif can_begin_response(start + b" "):
+            self._end_message(time_ns)
+        else:
+            return -1
         return position
 
     def resolve_doubt(self, time_ns: int) -> None:
@@ -391,7 +358,7 @@ class MessageReader:
         self._end_message(time_ns)
         if length > inside:
             self._notes.lost_bytes -= length - inside
-            self.gap(time_ns, length - inside, reason)
+            self.gap(time_ns, length - inside, reason, exact=True)
 
     def _malformed(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         self._lose_sync(time_ns, None, keep=True)

@@ -12,29 +12,24 @@ have the hole where the loss was; the others are marked.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.h2_frames import (
-    END_HEADERS,
-    END_STREAM,
-    MAX_SYNC_STREAM,
-    PADDED,
-    PRIORITY,
-    FrameReader,
-    FrameType,
-)
+from exporters.http.h2_frames import FrameReader
 from exporters.http.h2_stream import StreamExchange
+from exporters.http.h2_sync import END_HEADERS, END_STREAM, MAX_SYNC_STREAM, PADDED, PRIORITY, FrameType
+from exporters.http.h2_tunnel import hold, is_open, open_inner, release
+from exporters.http.held import Held
 from exporters.http.hpack import MAX_BLOCK_BYTES, Decoder, HpackError
-from exporters.http.messages import Connection, Lost, Outcome
-from exporters.http.websocket import WebSocketLayer
+from exporters.http.messages import Lost, Outcome
 
 if TYPE_CHECKING:
     from capture.streams import Tls
     from exporters.http.h2_frames import Frame
     from exporters.http.layers import Context
-    from exporters.http.messages import Exchange, FieldPair
+    from exporters.http.messages import Connection, Exchange, FieldPair
 
 MAX_OPEN_STREAMS = 10_000
 """Streams of one connection that are collected: more than any server allows at a time (100 to 1000). The end of
@@ -52,13 +47,14 @@ _NO_ERROR = 0
 class _Block:
     """A field block that is coming in: HEADERS or PUSH_PROMISE, and the CONTINUATION frames after it."""
 
-    __slots__ = ("data", "frame", "lost", "size")
+    __slots__ = ("data", "frame", "lost", "size", "too_big")
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self.data = bytearray()
         self.lost: Lost | None = None
         self.size = frame.wire_bytes
+        self.too_big = False
 
 
 class Http2Layer:
@@ -99,17 +95,18 @@ class Http2Layer:
         """See Layer."""
         self._readers[sender].data(time_ns, data)
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
-        self._readers[sender].gap(time_ns, length, reason)
+        self._readers[sender].gap(time_ns, length, reason, exact)
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
         """See Layer: not in HTTP/2, but perhaps in a tunnel through it; in which one is not known."""
 
     def closed(self, sender: Side, time_ns: int) -> None:
         """See Layer."""
-        if sender is Side.SERVER:
-            self._fail_all(Outcome.CLOSED, time_ns)
+        if sender is Side.SERVER:  # what the client sent before it may still be to come
+            for stream in [stream for stream in self._streams.values() if not stream.response.ended]:
+                self._fail(stream, Outcome.CLOSED, time_ns)
 
     def finish(self, time_ns: int, outcome: Outcome) -> None:
         """See Layer."""
@@ -129,7 +126,7 @@ class Http2Layer:
                 self._extend_block(side, block, frame, payload)
             return
         if block is not None:  # RFC 9113 §6.2: nothing may come between; the rest of the block was lost
-            self._end_block(side, block, None, frame.started_ns)
+            self._end_block(side, block, frame.started_ns, whole=False)
         if frame.type in (FrameType.HEADERS, FrameType.PUSH_PROMISE):
             self._begin_block(side, frame, payload)
         elif frame.type == FrameType.RST_STREAM:
@@ -158,7 +155,7 @@ class Http2Layer:
         if stream.inner is not None:
             stream.inner.data(side, time_ns, piece)
         elif stream.tunnels:
-            self._hold(stream, side, piece, time_ns)
+            hold(self._context, stream, Held(side, time_ns, piece))
         else:
             half.body_to_fill(self._context.limits.body_bytes).add(piece, time_ns)
 
@@ -169,7 +166,9 @@ class Http2Layer:
             return
         if stream.inner is not None:
             stream.inner.gap(side, frame.started_ns, length, reason)
-        elif not stream.tunnels:
+        elif stream.tunnels:
+            hold(self._context, stream, Held(side, frame.started_ns, None, length, reason))
+        else:
             stream.half(side).body_to_fill(self._context.limits.body_bytes).lose(length, reason)
 
     def data_ended(self, side: Side, frame: Frame, time_ns: int) -> None:
@@ -188,19 +187,25 @@ class Http2Layer:
 
     def sync_lost(self, side: Side, lost: Lost | None, most: int, time_ns: int) -> None:
         """See FrameOwner."""
-        self._decoders[side].forget()
         self._incomplete = self._incomplete or side is Side.CLIENT
         block, self._blocks[side] = self._blocks[side], None
         if block is not None:
-            self._end_block(side, block, lost, time_ns)
+            block.lost = lost
+            self._end_block(side, block, time_ns, whole=False)
+        self._decoders[side].forget()
         if lost is None:
             self._context.notes.malformed += 1
-            lost = Lost(0, 0, "malformed")
+        reason = "malformed" if lost is None else lost.reason
         for stream in self._streams.values():
             half = stream.half(side)
-            if not half.ended and stream.inner is None:
-                offset = len(half.body.data) if half.body is not None else 0
-                half.doubts.append(Lost(offset, most, lost.reason))
+            if half.ended:
+                continue
+            if stream.inner is not None:
+                stream.inner.gap(side, time_ns, most, reason, exact=False)
+            elif stream.tunnels:
+                hold(self._context, stream, Held(side, time_ns, None, most, reason, exact=False))
+            else:
+                half.doubt(most, reason)
 
     # Field blocks.
 
@@ -211,7 +216,7 @@ class Http2Layer:
         else:
             block.data += self._fragment(side, frame, payload)
         if frame.flags & END_HEADERS:
-            self._end_block(side, block, block.lost, frame.ended_ns)
+            self._end_block(side, block, frame.ended_ns, whole=True)
 
     def _fragment(self, side: Side, frame: Frame, payload: bytes) -> bytes:
         """The field block fragment inside a HEADERS or PUSH_PROMISE frame (RFC 9113 §6.2 and §6.6)."""
@@ -239,21 +244,22 @@ class Http2Layer:
             block.lost = frame.lost
         elif len(block.data) + len(payload) <= MAX_BLOCK_BYTES:
             block.data += payload
+        else:
+            block.too_big = True
         if frame.flags & END_HEADERS:
-            self._end_block(side, block, block.lost, frame.ended_ns)
+            self._end_block(side, block, frame.ended_ns, whole=True)
 
-    def _end_block(self, side: Side, block: _Block, lost: Lost | None, time_ns: int) -> None:
-        """The block is whole, or will not be: then ``lost`` or its missing END_HEADERS says so."""
+    def _end_block(self, side: Side, block: _Block, time_ns: int, *, whole: bool) -> None:
+        """Nothing more comes of the block. What is not ``whole`` is not decoded: what it says is not known."""
         self._blocks[side] = None
-        frame = block.frame
+        frame, lost = block.frame, block.lost
         pairs: list[FieldPair] | None = None
         unknown = 0
-        if lost is None and block.lost is None:
-            try:
+        if whole and lost is None and not block.too_big:
+            with contextlib.suppress(HpackError):
                 pairs, unknown = self._decoders[side].decode(bytes(block.data))
-            except HpackError:
-                self._context.notes.malformed += 1
         if pairs is None:
+            self._context.notes.malformed += lost is None
             self._decoders[side].forget()
         announced = frame.promised if frame.type == FrameType.PUSH_PROMISE else frame.stream
         stream = self._stream(announced) if announced else None
@@ -264,40 +270,25 @@ class Http2Layer:
             stream.take_fields(sender, frame, pairs, unknown, block.size)
         else:
             stream.lose_fields(sender, frame, lost)
-        if sender is Side.SERVER:
-            self._decide_tunnel(stream, time_ns)
+        self._decide_tunnel(stream, time_ns)
         if frame.flags & END_STREAM or frame.promised:
             self._end_half(stream, sender, time_ns)
 
-    # Tunnels: CONNECT (RFC 9113 §8.5) and extended CONNECT (RFC 8441).
-
-    def _hold(self, stream: StreamExchange, side: Side, piece: bytes, time_ns: int) -> None:
-        """What comes before the answer to CONNECT."""
-        if stream.held_bytes + len(piece) > self._context.limits.waiting_bytes:
-            self._context.notes.skipped_bytes += len(piece)
-            return
-        stream.held.append((side, time_ns, piece))
-        stream.held_bytes += len(piece)
-
     def _decide_tunnel(self, stream: StreamExchange, time_ns: int) -> None:
-        status = stream.response.pseudo.get(b":status", b"")
-        if not stream.tunnels or len(status) != 3 or status[:1] == b"1":
+        """What a CONNECT becomes, once both its request and its answer have come."""
+        status = stream.response.status
+        if not stream.tunnels or status is None or status < 200:
             return
         stream.tunnels = False
-        exchange = stream.build(self._connection, time_ns)
-        if status[:1] == b"2" and exchange.request is not None:
-            if exchange.request.protocol == b"websocket":
-                stream.inner = WebSocketLayer(self._context, exchange)
-            elif exchange.request.protocol is None:
-                tunnel = Connection(self._connection.opened, None, exchange.request.target)
-                stream.inner = self._context.open_layer(self._context, tunnel, False)
+        early = None
+        if is_open(stream):
+            body, stream.response.body = stream.response.body, None
+            early = body.build() if body is not None else None
+            exchange = stream.build(self._connection, time_ns)
+            stream.inner = open_inner(self._context, self._connection, exchange)
+            if exchange.request is not None and exchange.request.protocol is None:
                 self._emit(exchange)
-        held, stream.held = stream.held, []
-        for side, held_ns, piece in held:
-            if stream.inner is not None:
-                stream.inner.data(side, held_ns, piece)
-            else:
-                stream.half(side).body_to_fill(self._context.limits.body_bytes).add(piece, held_ns)
+        release(self._context, stream, early)
 
     # Streams.
 
@@ -341,14 +332,14 @@ class Http2Layer:
             self._end(stream, frame.ended_ns)
             return
         by = "client" if side is Side.CLIENT else "server"
-        stream.notes += (f"reset by the {by}, error {'not recorded' if code is None else code}",)
+        stream.note(f"reset by the {by}, error {'not recorded' if code is None else code}")
         self._fail(stream, Outcome.CANCELLED, frame.ended_ns)
 
     def _go_away(self, last_stream: int, time_ns: int) -> None:
         """RFC 9113 §6.8: the server will not answer the client's streams after ``last_stream``."""
         for stream_id, stream in list(self._streams.items()):
             if stream_id > last_stream and stream_id % 2 and not stream.response.seen:
-                stream.notes += ("not answered: the server had sent GOAWAY",)
+                stream.note("not answered: the server had sent GOAWAY")
                 self._fail(stream, Outcome.CANCELLED, time_ns)
 
     def _fail_all(self, outcome: Outcome, time_ns: int) -> None:

@@ -34,7 +34,7 @@ class Limits:
     ``outstanding``: requests without a response on one connection. No client pipelines as many; a connection
     of which one direction is not captured would collect them for ever.
     ``half_closed``: connections of which one side has closed, as where the other's end is not recorded.
-    ``socket_bytes``: of the messages of one WebSocket, or of one stream of events.
+    ``socket_bytes``: of the messages of one WebSocket, inflated.
     """
 
     body_bytes: int = 256 * MIB
@@ -72,8 +72,8 @@ class Layer(Protocol):
     def data(self, sender: Side, time_ns: int, data: bytes) -> None:
         """``sender`` sent ``data``."""
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
-        """``sender`` sent ``length`` bytes that were not captured."""
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
+        """``sender`` sent ``length`` bytes that were not captured; or, if not ``exact``, up to so many."""
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
         """From here on the bytes are the plaintext of a TLS session inside this layer."""

@@ -52,10 +52,10 @@ class Fields:
         if self._index is None:
             index = {name.lower(): value for name, value in self.pairs}
             if len(index) < len(self.pairs):
-                index = {}
+                values: dict[bytes, list[bytes]] = {}
                 for name, value in self.pairs:
-                    lower = name.lower()
-                    index[lower] = index[lower] + b", " + value if lower in index else value
+                    values.setdefault(name.lower(), []).append(value)
+                index = {name: b", ".join(each) for name, each in values.items()}
             self._index = index
         return self._index
 

@@ -7,12 +7,13 @@ the first bytes of either side decide, then steps aside. What is no HTTP is drop
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.h2_frames import HEADER_BYTES, PREFACE, FrameType, find_frames, plausible
+from exporters.http.h2_sync import HEADER_BYTES, PREFACE, FrameType, find_frames, plausible
 from exporters.http.heads import REQUEST_START, RESPONSE_START, TOKEN
 from exporters.http.http1 import Http1Layer
 from exporters.http.http2 import Http2Layer
@@ -113,7 +114,7 @@ class OpaqueLayer:
     def data(self, sender: Side, time_ns: int, data: bytes) -> None:
         """See Layer."""
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
@@ -139,6 +140,7 @@ class SniffingLayer:
         self._connection = connection
         self._joined = joined
         self._start = (bytearray(), bytearray())
+        self._times: tuple[deque[tuple[int, int]], ...] = (deque(), deque())  # of _start, where joined
         self._places = ([0] * len(PROTOCOLS), [0] * len(PROTOCOLS))
         self._held: list[tuple[Side, int, bytes]] = []
         self._late = False
@@ -156,23 +158,25 @@ class SniffingLayer:
         start = self._start[sender]
         if self._joined:
             start += data
-            self._decide_joined(sender, time_ns, len(data))
+            self._times[sender].append((len(data), time_ns))
+            self._decide_joined(sender, len(data))
             return
         self._held.append((sender, time_ns, data))
         start += data[: MAX_SNIFFED_BYTES + 1 - len(start)]
         if len(start) <= MAX_MAGIC_BYTES or b"\n" in data or len(start) > MAX_SNIFFED_BYTES:
             self._decide(sender, bytes(start))
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
         if self._layer is not None:
-            self._layer.gap(sender, time_ns, length, reason)
+            self._layer.gap(sender, time_ns, length, reason, exact=exact)
             return
         notes = self._context.notes
         notes.lost_bytes += length
         notes.skipped_bytes += len(self._start[sender])
         self._joined = True
-        self._start[sender].clear()
+        for each in self._start[sender], self._times[sender]:
+            each.clear()
         self._places[sender][:] = [0] * len(PROTOCOLS)
         self._held.clear()
 
@@ -206,7 +210,7 @@ class SniffingLayer:
                 self._take(protocol.layer)
                 return
             verdicts.append(verdict)
-        if Verdict.MORE in verdicts:
+        if Verdict.MORE in verdicts and len(start) <= MAX_SNIFFED_BYTES:
             return
         if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
             self._context.notes.streams_encrypted += 1
@@ -231,18 +235,28 @@ class SniffingLayer:
         for sender, time_ns, data in held:
             self.data(sender, time_ns, data)
 
-    def _decide_joined(self, side: Side, time_ns: int, new: int) -> None:
+    def _decide_joined(self, side: Side, new: int) -> None:
         window, places = self._start[side], self._places[side]
         for index, protocol in enumerate(PROTOCOLS):
             places[index] = protocol.find(side, window, places[index], len(window) - new)
             if places[index] == FOUND:
                 self._layer = layer = protocol.layer(self._context, self._connection, True)
                 for sender in (side.other, side):
-                    if self._start[sender]:
-                        layer.data(sender, time_ns, bytes(self._start[sender]))
+                    position = 0
+                    for length, time_ns in self._times[sender]:
+                        layer.data(sender, time_ns, bytes(self._start[sender][position : position + length]))
+                        position += length
                 return
         if len(window) > 2 * MAX_SNIFFED_BYTES:
             surplus = len(window) - MAX_SNIFFED_BYTES
             self._context.notes.skipped_bytes += surplus
             del window[:surplus]
             places[:] = [max(place - surplus, 1) for place in places]
+            self._forget_times(self._times[side], surplus)
+
+    def _forget_times(self, times: deque[tuple[int, int]], surplus: int) -> None:
+        while surplus:
+            length, time_ns = times.popleft()
+            if length > surplus:
+                times.appendleft((length - surplus, time_ns))
+            surplus -= min(length, surplus)

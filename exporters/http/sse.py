@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from exporters.http.messages import Response
 
-_LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +34,37 @@ class _Parser:
 
     def __init__(self) -> None:
         self.events: list[ServerSentEvent] = []
-        self._rest = b""
-        self._searched_from_start = True
+        self._rest = bytearray()  # a line of which the end has not come, or what may be a byte order mark
+        self._at_start = True
+        self._after_cr = False  # an LF that comes next belongs to the line end before it
         self._name = ""
         self._event_id = ""
         self._data: list[str] = []
         self._skipping = False
 
     def data(self, time_ns: int, block: bytes) -> None:
-        """The next bytes. A CR at their end waits for the LF that may follow it."""
-        text = self._rest + block
-        if self._searched_from_start and text:
-            if codecs.BOM_UTF8.startswith(text) and len(text) < len(codecs.BOM_UTF8):
-                self._rest = text
-                return
-            text = text.removeprefix(codecs.BOM_UTF8)
-            self._searched_from_start = False
+        """The next bytes. Those that were searched for the end of a line are not searched again."""
+        searched = len(self._rest)
+        self._rest += block
         position = 0
-        for match in _LINE.finditer(text):
-            if match[2] == b"\r" and match.end() == len(text):
-                break
-            self._line(time_ns, match[1])
+        if self._at_start:
+            if len(self._rest) < len(codecs.BOM_UTF8) and codecs.BOM_UTF8.startswith(self._rest):
+                return
+            position = len(codecs.BOM_UTF8) if self._rest.startswith(codecs.BOM_UTF8) else 0
+            self._at_start, searched = False, position
+        elif self._after_cr and block:
+            position = searched = 1 if self._rest.startswith(b"\n") else 0
+            self._after_cr = False
+        for match in _LINE_END.finditer(self._rest, searched):
+            self._line(time_ns, bytes(self._rest[position : match.start()]))
             position = match.end()
-        self._rest = text[position:]
+            self._after_cr = position == len(self._rest) and match[0] == b"\r"
+        del self._rest[:position]
 
     def hole(self) -> None:
         """Bytes were lost: the event around them is, too, and all up to the next empty line."""
-        self._rest = b""
-        self._searched_from_start = False
+        self._rest.clear()
+        self._at_start = self._after_cr = False
         self._data.clear()
         self._name = ""
         self._skipping = True

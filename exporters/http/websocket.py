@@ -26,6 +26,17 @@ _DEFLATE_TAIL = b"\x00\x00\xff\xff"  # RFC 7692 §7.2.2
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 """Of one message: what deflate can make of a frame has to end somewhere, and no user reads more."""
 
+MAX_MESSAGES = 100_000
+"""Of one WebSocket: one a second for a day. An empty one is two bytes on the wire, and some hundred in memory."""
+
+MAX_FINAL_BLOCKS = 16
+"""Of one message. A sender that makes any makes one, and the context is set up again after each."""
+
+_WINDOW_BYTES = 32 * 1024
+"""How far back deflate refers (RFC 1951 §2)."""
+
+_UNFINISHED = "it was begun and never finished"
+
 
 class Opcode(IntEnum):
     """RFC 6455 §5.2."""
@@ -41,13 +52,41 @@ class Opcode(IntEnum):
 class _Message:
     """A message while it comes in."""
 
-    __slots__ = ("compressed", "data", "lost", "opcode")
+    __slots__ = ("compressed", "data", "lost", "opcode", "problem")
 
-    def __init__(self, opcode: int, compressed: bool) -> None:
+    def __init__(self, opcode: int, compressed: bool, problem: str | None = None) -> None:
         self.opcode = opcode
         self.compressed = compressed
+        self.problem = problem
         self.data = bytearray()
         self.lost = 0
+
+
+class _Inflater:
+    """Undoes permessage-deflate, a message at a time (RFC 7692 §7.2.2)."""
+
+    def __init__(self, keeps_context: bool) -> None:
+        self._keeps_context = keeps_context
+        self._window = b""
+        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def inflate(self, data: bytes, limit: int) -> tuple[bytes, bool]:
+        """What a message says, and whether ``limit`` bytes were enough for it; zlib.error where it is malformed."""
+        if not self._keeps_context:
+            self._window, self._stream = b"", zlib.decompressobj(-zlib.MAX_WBITS)
+        rest, inflated = data + _DEFLATE_TAIL, bytearray()
+        for _ in range(MAX_FINAL_BLOCKS):
+            inflated += self._stream.decompress(rest, limit + 1 - len(inflated))
+            if len(inflated) > limit:
+                return bytes(inflated[:limit]), False
+            ended, rest = self._stream.eof, self._stream.unused_data
+            if ended or self._keeps_context:
+                self._window = (self._window + inflated)[-_WINDOW_BYTES:]
+            if not ended:
+                return bytes(inflated), True
+            # RFC 7692 §7.2.3.4: a block that says it is the last one ends the message, and not the context.
+            self._stream = zlib.decompressobj(-zlib.MAX_WBITS, zdict=self._window)
+        raise zlib.error(f"more than {MAX_FINAL_BLOCKS} last blocks")
 
 
 class _Direction:
@@ -61,8 +100,9 @@ class _Direction:
         self._from_client = side is Side.CLIENT
         self._deflated = deflated
         self._keeps_context = keeps_context
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if deflated else None
+        self._inflater = _Inflater(keeps_context) if deflated else None
         self._rest = bytearray()
+        self._last_ns = 0
         self._message: _Message | None = None  # a data message that is not complete
         self._current: _Message | None = None  # whose frame's payload is coming in
         self._final = False
@@ -70,8 +110,14 @@ class _Direction:
         self._offset = 0
         self._remaining = 0
 
+    @property
+    def inside(self) -> bool:
+        """Something has begun that is not over."""
+        return bool(self._rest) or self._message is not None or self._current is not None
+
     def data(self, time_ns: int, data: bytes) -> None:
         self.wire_bytes += len(data)
+        self._last_ns = time_ns
         if self.broken is not None:
             self._owner.skipped(len(data))
             return
@@ -92,19 +138,34 @@ class _Direction:
             self._end_frame(time_ns)
         del self._rest[:position]
 
-    def gap(self, time_ns: int, length: int, reason: str) -> None:
-        self.wire_bytes += length
-        if self._current is None or length > self._remaining:
-            self.broken = (
-                self.broken or f"the messages after a loss of {length} bytes ({reason}) are not known"
-            )
+    def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
+        if exact:
+            self.wire_bytes += length
+        self._last_ns = time_ns
+        if self.broken is not None:
+            return
+        if self._current is None or not exact or length > self._remaining:
+            if self._current is not None and exact:
+                self._current.lost += self._remaining
             self._rest.clear()
+            self.end("bytes were lost")
+            most = "" if exact else "up to "
+            self.broken = f"the messages after a loss of {most}{length} bytes ({reason}) are not known"
             return
         self._current.lost += length
         self._remaining -= length
         self._offset += length
         if not self._remaining:
             self._end_frame(time_ns)
+
+    def end(self, problem: str) -> None:
+        """No more can be read: what has begun is shown as far as it came, and ``problem`` is why."""
+        begun = self._message, self._current
+        self._message = self._current = None
+        for message in dict.fromkeys(begun):
+            if message is not None:
+                message.problem = message.problem or problem
+                self._emit(message, self._last_ns)
 
     def _header(self, position: int) -> int:
         """Read the frame header at ``position`` (RFC 6455 §5.2); its size, 0 where more bytes are needed."""
@@ -126,13 +187,17 @@ class _Direction:
     def _begin_frame(self, first: int) -> None:
         opcode = first & 0x0F
         self._final = bool(first & _FIN)
-        if opcode == Opcode.CONTINUATION:
-            self._current = self._message or _Message(Opcode.BINARY, False)
-        else:
-            self._current = _Message(opcode, self._deflated and bool(first & _RSV1))
         if opcode not in tuple(Opcode):
+            self.end(_UNFINISHED)
             self.broken = f"a frame of type {opcode}, which does not exist"
-        elif opcode < Opcode.CLOSE and not self._final:
+            return
+        if opcode == Opcode.CONTINUATION:
+            self._current = self._message or _Message(Opcode.BINARY, False, "its beginning is missing")
+        else:
+            if opcode < Opcode.CLOSE:
+                self.end(_UNFINISHED)  # RFC 6455 §5.4: the fragments of messages are not mixed
+            self._current = _Message(opcode, self._deflated and bool(first & _RSV1))
+        if opcode < Opcode.CLOSE and not self._final:
             self._message = self._current
 
     def _payload(self, piece: bytes) -> None:
@@ -156,28 +221,28 @@ class _Direction:
             self._message = None
         if message.opcode == Opcode.CLOSE:
             self.closed = True
-        data, problem = bytes(message.data), "bytes were lost" if message.lost else None
+        self._emit(message, time_ns)
+
+    def _emit(self, message: _Message, time_ns: int) -> None:
+        data, problem = bytes(message.data), message.problem or ("bytes were lost" if message.lost else None)
         if message.compressed:
             data, problem = self._inflate(data, problem)
-        self._owner.messages.append(
+        self._owner.add(
             WebSocketMessage(time_ns, self._from_client, message.opcode, data, message.lost, problem)
         )
 
     def _inflate(self, data: bytes, problem: str | None) -> tuple[bytes, str | None]:
         if self._inflater is None:
-            return data, "its deflate context was lost"
+            return data, problem or "its deflate context was lost"
         if problem is None:
             try:
-                inflated = self._inflater.decompress(data + _DEFLATE_TAIL, MAX_INFLATED_BYTES)
+                data, whole = self._owner.inflate(self._inflater, data)
             except zlib.error as error:
                 problem = str(error)
             else:
-                if self._inflater.unconsumed_tail:
-                    problem = f"only the first {MAX_INFLATED_BYTES} inflated bytes are kept"
-                data = inflated
-        if not self._keeps_context:
-            self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        elif problem is not None:
+                if not whole:
+                    problem = f"only the first {len(data)} inflated bytes are kept"
+        if problem is not None and self._keeps_context:
             self._inflater = None
         return data, problem
 
@@ -190,6 +255,7 @@ class WebSocketLayer:
         self._context = context
         self._exchange = exchange
         self._kept_bytes = 0
+        self._not_kept = 0
         self._finished = False
         fields = exchange.response.fields if exchange.response is not None else NO_FIELDS
         extensions = (fields.get(b"sec-websocket-extensions") or b"").lower()
@@ -203,9 +269,9 @@ class WebSocketLayer:
         """See Layer."""
         self._directions[sender].data(time_ns, data)
 
-    def gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
+    def gap(self, sender: Side, time_ns: int, length: int, reason: str, *, exact: bool = True) -> None:
         """See Layer."""
-        self._directions[sender].gap(time_ns, length, reason)
+        self._directions[sender].gap(time_ns, length, reason, exact)
 
     def tls_started(self, time_ns: int, tls: Tls) -> None:
         """See Layer: there is no TLS inside a WebSocket."""
@@ -219,11 +285,16 @@ class WebSocketLayer:
             return
         self._finished = True
         client, server = self._directions
-        if outcome is Outcome.CLOSED or (client.closed and server.closed):
+        inside = client.inside or server.inside
+        for side in self._directions:
+            side.end(f"it is not whole: {outcome.value}")
+        if (outcome is Outcome.CLOSED and not inside) or (client.closed and server.closed):
             outcome = Outcome.COMPLETE
         exchange = self._exchange
         request, response = exchange.request, exchange.response
         notes = tuple(side.broken for side in self._directions if side.broken is not None)
+        if self._not_kept:
+            notes += (f"{self._not_kept} more messages are not shown",)
         self._context.notes.exchanges += 1
         self._context.notes.unfinished += outcome is not Outcome.COMPLETE
         self._context.emit(
@@ -238,11 +309,28 @@ class WebSocketLayer:
             )
         )
 
+    def add(self, message: WebSocketMessage) -> None:
+        """``message`` is over."""
+        if len(self.messages) < MAX_MESSAGES:
+            self.messages.append(message)
+        else:
+            self._not_kept += 1
+
     def room(self, size: int) -> int:
         """How much of ``size`` more bytes may be kept."""
+        if len(self.messages) >= MAX_MESSAGES:
+            return 0
         room = min(size, self._context.limits.socket_bytes - self._kept_bytes)
         self._kept_bytes += room
         return room
+
+    def inflate(self, inflater: _Inflater, data: bytes) -> tuple[bytes, bool]:
+        """What ``data``, which was kept and is no longer, says, as far as there is room for it."""
+        self._kept_bytes -= len(data)
+        room = self._context.limits.socket_bytes - self._kept_bytes
+        inflated, whole = inflater.inflate(data, min(MAX_INFLATED_BYTES, room))
+        self._kept_bytes += len(inflated)
+        return inflated, whole
 
     def skipped(self, size: int) -> None:
         """``size`` bytes could not be read."""

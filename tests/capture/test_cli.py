@@ -9,15 +9,18 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from processes import PLAINTAP
 from recording import plaintap
 
 from capture.cli import main
+from capture.ledger import Account, Ledger
 from capture.streams import Data, Endpoint, Side, StreamOpened
 from exporters.packets import PcapngExporter
 from exporters.pcapng import SectionMetadata
 
 README = Path(__file__).parents[2] / "README.md"
+NOTHING = Account(0, 0, 0, 0, 0, {})
 COMMANDS = sorted(main.commands)
 
 
@@ -178,3 +181,26 @@ def test_what_an_archive_shows_is_not_asked_of_a_capture(tmp_path, options):
     assert "--har" in done.stderr
     assert not (tmp_path / "a.pcapng").exists()
     assert " of --har." in plaintap("record", "--help").stdout.split(options[0])[1].split("  --")[0]
+
+
+def test_bytes_that_found_no_connection_in_the_file_are_told(monkeypatch, tmp_path):
+    class Late:
+        """Records bytes of a connection that is over."""
+
+        def __init__(self, plan, exporter, say):
+            self._exporter = exporter
+
+        def run(self):
+            self._exporter.write(Data(7, 10**18, Side.CLIENT, b"too late"))
+            ledger = Ledger(NOTHING, NOTHING, 0, 0, 0, 0, 0, ())
+            self._exporter.finish(ledger)
+            return ledger
+
+    monkeypatch.setattr("capture.cli.Recorder", Late)
+    path, account = tmp_path / "a.pcapng", tmp_path / "ledger.json"
+    arguments = ["-w", str(path), "--ledger", str(account)]
+    said = CliRunner().invoke(main, ["record", *arguments]).output
+    told = "8 bytes came after the end of their connection had been written"
+    assert f"Warning: {told}" in said
+    assert json.loads(account.read_text())["orphan_bytes"] == 8
+    assert told.encode() in path.read_bytes()

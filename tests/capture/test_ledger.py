@@ -170,6 +170,14 @@ def test_losses_are_said_with_reason_and_remedy():
     assert "1,234,567 bytes lost (ring-full)" in ledger.lines()[1]
 
 
+def test_bytes_that_are_not_in_the_file_are_said():
+    ledger = replace(balance(counters(), Tally()), orphan_bytes=1234)
+    assert ledger.warnings() == [
+        "1,234 bytes came after the end of their connection had been written: they are not in the file."
+    ]
+    assert ledger.as_json()["orphan_bytes"] == 1234
+
+
 def test_what_could_not_be_seen_is_said():
     tally = Tally(unreadable={(7, "node", None): 5, (8, "java", "conscrypt"): 1})
     said = "\n".join(balance(counters(events_ring_full=3, table_full=4), tally).warnings())

@@ -69,6 +69,17 @@ def test_odd_names_and_arguments(tmp_path):
     assert process.command_line == f"'{program}' 60"
 
 
+def test_a_path_that_is_no_text_is_shown_with_escapes(tmp_path):
+    program = tmp_path / os.fsdecode(b"\xff") / os.fsdecode(b"odd\xfe")
+    program.parent.mkdir()
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as child:
+        process = read_process(child.pid)
+        child.kill()
+    assert process.exe == f"{tmp_path}/\\xff/odd\\xfe"
+    assert process.comm == "odd\\xfe"
+
+
 def test_zeros_behind_a_title_are_no_arguments():
     with subprocess.Popen([sys.executable, "-c", "input()", "", ""], stdin=subprocess.PIPE) as child:
         process = read_process(child.pid)

@@ -215,3 +215,15 @@ def test_bytes_that_only_begin_like_tls_are_cleartext() -> None:
     assert isinstance(items[0], StreamOpened)
     assert items[0].tls is None
     assert texts(items)[0] == b"\x16\x03is no TLS at all"
+
+
+def test_a_capture_of_headers_alone_is_two_gaps() -> None:
+    tcp = Tcp()
+    packets = tcp.handshake()
+    for _ in range(50):
+        packets += [tcp.client(b"x" * 100), tcp.server(b"y" * 1400), tcp.server(b"z" * 1400)]
+    opened, *items = read_streams(io.BytesIO(pcap(frames([*packets, *tcp.finish()]), snaplen=54)))
+    assert isinstance(opened, StreamOpened)
+    gaps = [(item.sender, item.length) for item in items if isinstance(item, Gap)]
+    assert gaps == [(CLIENT, 50 * 100), (SERVER, 50 * 2800)]
+    assert len(items) == 4

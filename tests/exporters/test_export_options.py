@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import har_schema
 import pytest
+from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, field, fields, frame
+from h2_by_hand import talk as h2_talk
 from http_streams import Conversation, read, read_in_splits
 from hypothesis import given
 from hypothesis import strategies as st
@@ -314,7 +316,9 @@ def curl_arguments(command: str, folder: Path) -> list[str]:
     curl.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n[[ "$*" == *@-* ]] && cat\nexit 0\n')
     curl.chmod(0o755)
     path = f"{folder}:/usr/bin:/bin"
-    done = subprocess.run(["sh", "-c", command], env={"PATH": path}, capture_output=True, check=True)
+    script = folder / "script"
+    script.write_text(command)
+    done = subprocess.run(["sh", script], env={"PATH": path}, capture_output=True, check=True)
     return done.stdout.decode("latin-1").split("\0")
 
 
@@ -327,13 +331,41 @@ def test_curl_commands_say_what_was_sent(tmp_path: Path) -> None:
     text, binary = written(found[:1], "curl"), written(found[1:], "curl")
     arguments = curl_arguments(text, tmp_path)
     assert "--globoff" in arguments
-    assert arguments[-2] == "http://a/a?b='c'&d=$e"
+    assert arguments[-3:-1] == ["--url", "http://a/a?b='c'&d=$e"]
     assert arguments[arguments.index("--data-raw") + 1] == body.decode()
     assert {"X-Odd: a'b $(c)", "Empty;", "Accept-Encoding: gzip", "--compressed", "--http1.1"} <= set(
         arguments
     )
     assert "--request" not in arguments
     assert "\0".join(curl_arguments(binary, tmp_path)).endswith("\0\x00\xff\x01")
+
+
+@pytest.mark.parametrize("body", [b"long text, " * 20_000, b'{"a":"\0b"}\n', b"<\xc3\xa9>" * 40_000])
+def test_a_body_that_is_no_argument_goes_through_a_pipe(tmp_path: Path, body: bytes) -> None:
+    arguments = curl_arguments(written(exchange(body=body, kind="application/json"), "curl"), tmp_path)
+    at = arguments.index("@-")
+    assert arguments[at + 1 : at + 3] == ["--url", "http://a/"]
+    assert "\0".join(arguments[at + 3 :]).encode("latin-1") == body
+
+
+def test_a_body_of_no_type_is_sent_without_one(tmp_path: Path) -> None:
+    talk = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    found = read(talk.server(b"HTTP/1.1 204 N\r\n\r\n").items)
+    arguments = curl_arguments(written(found, "curl"), tmp_path)
+    assert arguments[arguments.index("Content-Type:") - 1] == "--header"
+
+
+def test_what_a_client_sent_is_no_option_of_curl(tmp_path: Path) -> None:
+    def get(scheme: bytes, name: bytes, value: bytes) -> str:
+        head = fields((b":method", b"GET"), (b":path", b"/x"), (b":scheme", scheme), (b":authority", b"a"))
+        talk = h2_talk().client(frame(HEADERS, END_STREAM | END_HEADERS, 1, head + field(name, value)))
+        return written(read(talk.server(frame(HEADERS, END_STREAM | END_HEADERS, 1, OK)).items), "curl")
+
+    assert get(b"-o/tmp/x", b"a", b"b").startswith("# GET -o/tmp/x://a/x: its scheme is none")
+    for name, value in ((b"@/etc/hostname", b""), (b"x", b"a\r\nHost: b")):
+        arguments = curl_arguments(get(b"https", name, value), tmp_path)
+        assert not any("hostname" in argument or "Host" in argument for argument in arguments)
+        assert arguments[-3:] == ["--url", "https://a/x", ""]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -352,7 +384,7 @@ def test_a_curl_command_goes_to_the_unix_socket(path: str, option: str) -> None:
     talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     command = written(read(talk.items), "curl")
     assert f" {option} " in command
-    assert command.endswith("http://docker/v1/x\n")
+    assert command.endswith("--url http://docker/v1/x\n")
 
 
 def test_what_cannot_be_sent_again_says_so() -> None:
@@ -367,7 +399,7 @@ def test_what_cannot_be_sent_again_says_so() -> None:
 def test_a_host_that_is_none_is_sent_again_as_it_was() -> None:
     talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: [\r\n\r\n")
     talk.server(b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
-    assert written(read(talk.items), "curl").strip().endswith("'http://[/'")
+    assert written(read(talk.items), "curl").strip().endswith("--url 'http://[/'")
 
 
 def test_a_transcript() -> None:

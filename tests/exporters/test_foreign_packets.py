@@ -88,6 +88,30 @@ def test_link_types_tags_and_tunnels(link_type: int, wrap: Any) -> None:
     assert items[1].time_ns - opened.time_ns == 3 * STEP_US * 1000
 
 
+@pytest.mark.parametrize(
+    ("client", "server"),
+    [
+        ("02:00:00:00:00:01", "02:00:00:00:00:02"),
+        ("02:01:00:00:00:01", "02:02:00:00:00:02"),
+        ("02:00:0a:00:00:01", "02:03:0a:00:00:02"),
+        ("02:01:00:00:00:05", "02:02:00:00:00:05"),
+    ],
+)
+def test_any_two_hardware_addresses_are_one_connection_s(client: str, server: str) -> None:
+    tcp = Tcp()
+    packets = [*tcp.handshake(), tcp.client(HELLO), tcp.server(b"answer"), *tcp.finish()]
+    ways = {CLIENT[1]: {"src": client, "dst": server}, SERVER[1]: {"src": server, "dst": client}}
+    items = read([bytes(Ether(**ways[packet[TCP].sport]) / packet) for packet in packets])
+    assert [type(item) for item in items].count(StreamOpened) == 1
+    assert text(items) == HELLO + b"answer"
+
+
+def test_a_link_type_beside_the_length_of_a_frame_check_sequence() -> None:
+    tcp = Tcp()
+    packets = [*tcp.handshake(), tcp.client(HELLO), *tcp.finish()]
+    assert text(read([bytes(Ether(**MAC) / packet) for packet in packets], 0x44000001)) == HELLO
+
+
 def six(tcp: TCP, *headers: Any) -> Any:
     """The segment in IPv6 with extension headers."""
     packet = IPv6(src="2001:db8::1", dst="2001:db8::2")

@@ -423,6 +423,34 @@ def test_what_cannot_be_decoded_is_kept_as_it_was_sent() -> None:
         assert response["_decodingProblem"]
 
 
+def test_what_the_limit_cut_is_not_the_coding_s_fault() -> None:
+    for coding, pack in CODINGS.items():
+        packed = pack(os.urandom(300_000))
+        talk = Conversation().client(GET).server(answer(packed, b"Content-Encoding: " + coding.encode()))
+        (exchange,) = exchanges(talk.items, Limits(body_bytes=200_000))
+        response = EntryMaker().entry_of(exchange)["response"]
+        assert response["_decodingProblem"] == "only the first 200000 bytes, before decoding, are kept"
+
+
+def test_bytes_that_were_lost_are_not_the_coding_s_fault() -> None:
+    for coding, pack in CODINGS.items():
+        packed = pack(os.urandom(300_000))
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Encoding: %s\r\n\r\n"
+        talk = Conversation().client(GET).server(head % (len(packed), coding.encode()), packed[:100_000])
+        talk.gap(Side.SERVER, 100_000).server(packed[200_000:])
+        problem = "bytes were lost, and what comes after them cannot be decoded"
+        assert entry_of(talk)["response"]["_decodingProblem"] == problem
+
+
+def test_codings_without_end_are_a_problem() -> None:
+    for kind in (b"text/plain", b"text/event-stream"):
+        coding = b"Content-Encoding: " + b", ".join([b"gzip"] * 2000)
+        talk = Conversation().client(GET).server(answer(b"x", b"Content-Type: " + kind, coding))
+        response = entry_of(talk)["response"]
+        assert response["_decodingProblem"] == "more than 8 codings on top of each other"
+        assert body_of(response["content"]) == b"x"
+
+
 def test_a_decompression_bomb_stops_at_the_limit() -> None:
     bomb = gzip.compress(gzip.compress(bytes(50_000_000)))
     talk = Conversation().client(GET).server(answer(bomb, b"Content-Encoding: gzip, gzip"))

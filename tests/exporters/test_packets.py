@@ -481,6 +481,15 @@ class TestExporter:
             expected.append(item)
             assert merged(read(b"".join(pieces))) == merged(expected)
 
+    @pytest.mark.parametrize("session", [None, tls()])
+    def test_a_large_gap_is_not_collected(self, session: Tls | None) -> None:
+        sizes: list[int] = []
+        exporter = PcapngExporter(lambda data: sizes.append(len(data)), METADATA)
+        for item in Transcript(tls=session).client(b"x").lose(SERVER, 1 << 28).items:
+            exporter.write(item)
+        assert len(sizes) > 1
+        assert max(sizes) < 2 * packets.FLUSH_BYTES
+
     def test_bytes_without_a_stream_are_counted(self) -> None:
         exporter = PcapngExporter(lambda data: None, METADATA)
         exporter.write(Data(9, START_NS, CLIENT, b"12345"))
@@ -518,6 +527,8 @@ class TestExporter:
         exporter = PcapngExporter(pieces.append, METADATA)
         for item in Transcript().client(b"x" * 3_000_000).items:
             exporter.write(item)
+        assert max(map(len, pieces)) < 2 * packets.FLUSH_BYTES
+        exporter.flush()
         assert len(b"".join(pieces)) > 3_000_000
 
     def test_memoryviews_are_not_kept(self) -> None:

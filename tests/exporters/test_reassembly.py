@@ -51,7 +51,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.samp
         "a b",
         'q"uote',
         "back\\slash",
-        "\udc80raw\udcff",
+        "\\udc80raw\\udcff",
         "tab\tnew\nline\0",
         "=",
         "key=value",

@@ -9,7 +9,7 @@ import pytest
 from http_streams import STEP_NS, Conversation, read, read_in_splits, split
 
 from capture.streams import Data, Side, Tls
-from exporters.http import Limits, Notes
+from exporters.http import ExchangeReader, Limits, Notes
 from exporters.http.messages import Outcome
 from exporters.http.urls import exchange_url
 
@@ -47,8 +47,6 @@ def test_a_request_and_its_response() -> None:
 def test_an_exchange_comes_out_when_its_last_byte_is_in() -> None:
     talk = Conversation().client(GET).server(OK)
     assert read(talk.items[:2])[0].outcome is Outcome.UNFINISHED
-    from exporters.http import ExchangeReader
-
     reader = ExchangeReader()
     ended = [len(reader.feed(item)) for item in talk.items]
     assert ended == [0, 0, 1]
@@ -408,8 +406,6 @@ def test_bodies_over_the_limit_are_counted_and_not_kept() -> None:
 
 def test_requests_that_are_never_answered_are_not_collected_for_ever() -> None:
     limits = Limits(outstanding=10)
-    from exporters.http import ExchangeReader
-
     reader = ExchangeReader(limits)
     talk = Conversation()
     for _ in range(100):
@@ -420,8 +416,6 @@ def test_requests_that_are_never_answered_are_not_collected_for_ever() -> None:
 
 
 def test_half_closed_streams_are_not_collected_for_ever() -> None:
-    from exporters.http import ExchangeReader
-
     reader = ExchangeReader(Limits(half_closed=8))
     for stream in range(100):
         for item in Conversation(stream=stream).client(GET).closes(Side.CLIENT).items:
@@ -440,3 +434,68 @@ def test_times_of_an_upload_and_a_download() -> None:
     assert exchange.request.ended_ns - exchange.request.started_ns == 2 * STEP_NS
     assert exchange.response.started_ns - exchange.request.ended_ns == STEP_NS
     assert exchange.response.ended_ns - exchange.response.started_ns == 2 * STEP_NS
+
+
+def test_a_coding_of_none_does_not_frame_a_body() -> None:
+    identity = b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n"
+    post = b"POST / HTTP/1.1\r\nHost: a\r\n" + identity + b"up"
+    talk = Conversation().client(post).server(b"HTTP/1.1 200 OK\r\n" + identity + b"ab")
+    talk.client(GET).server(OK)
+    assert bodies(talk) == [(b"up", b"ab"), (b"", b"ok")]
+
+
+def test_what_was_asked_before_the_protocol_changed_is_told() -> None:
+    switched = b"HTTP/1.1 101 S\r\nUpgrade: other\r\n\r\n"
+    later = b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab"
+    talk = Conversation().client(GET, later).server(switched).closes(Side.SERVER).closes(Side.CLIENT)
+    found = read_in_splits(talk.items)
+    assert sorted((each.request.target, each.outcome) for each in found if each.request) == [
+        (b"/", Outcome.COMPLETE),
+        (b"/later", Outcome.CLOSED),
+    ]
+    assert [each.notes for each in found if each.response is None] == [
+        ("not answered: the connection went on in another protocol",)
+    ]
+
+
+def test_an_upgrade_to_http2_that_was_not_asked_for() -> None:
+    talk = Conversation(handshake_seen=False).server(b"HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n")
+    notes = Notes()
+    (exchange,) = read(talk.closes(Side.SERVER).closes(Side.CLIENT).items, notes=notes)
+    assert exchange.request is None
+    assert exchange.response is not None
+    assert exchange.response.status == 101
+    assert notes.exchanges == 1
+
+
+def test_a_server_that_begins_like_http2_is_not_held_for_ever() -> None:
+    talk = Conversation().server(b"\0\0\0\4\0\0\0\0\0", b"x" * 1000)
+    reader = ExchangeReader()
+    for item in talk.items:
+        reader.feed(item)
+    assert reader.notes.streams_not_http == 0
+    for _ in range(70):
+        reader.feed(Data(1, talk.now_ns, Side.SERVER, bytes(1000)))
+    assert reader.notes.streams_not_http == 1
+
+
+def test_a_message_that_tells_what_a_connection_is_keeps_its_times() -> None:
+    talk = Conversation(handshake_seen=False).client(b"GET /a HTTP/1.1\r")
+    talk.waits(5_000_000_000).client(b"\nHost: a\r\n\r\n").server(OK)
+    (exchange,) = read_in_splits(talk.items)
+    assert exchange.request is not None
+    assert exchange.request.started_ns == talk.items[1].time_ns
+    assert exchange.request.ended_ns == talk.items[2].time_ns
+
+
+def test_times_of_a_connection_that_is_long_undecided() -> None:
+    talk = Conversation(handshake_seen=False)
+    for _ in range(300):
+        talk.client(bytes(1000))
+    talk.client(b"\nGET /a HTTP/1.1\r\n").client(b"Host: a\r\n\r\n").server(OK)
+    (exchange,) = read(talk.items)
+    assert exchange.request is not None
+    assert (exchange.request.started_ns, exchange.request.ended_ns) == (
+        talk.items[-3].time_ns,
+        talk.items[-2].time_ns,
+    )

@@ -66,6 +66,14 @@ def test_an_event_with_a_hole_is_none() -> None:
     assert [event.data for event in events(talk)] == ["one", "three"]
 
 
+@pytest.mark.parametrize("end", [b"\r\r", b"\n\r", b"\r\r\n", b"\r\n\r"])
+def test_a_cr_ends_a_line_whatever_follows(end: bytes) -> None:
+    talk = Conversation().client(GET).server(STREAM + b"\r\n", chunk(b"data: a" + end))
+    assert [event.data for event in events(talk)] == ["a"]
+    talk.server(chunk(b"\ndata: b\n\n"))
+    assert [(event.time_ns, event.data) for event in events(talk)] == [(at(2), "a"), (at(3), "b")]
+
+
 @given(st.binary(max_size=100), st.integers(1, 20))
 def test_events_do_not_depend_on_the_split(data: bytes, size: int) -> None:
     text = (

@@ -226,6 +226,80 @@ def test_an_inflation_bomb_is_stopped() -> None:
     assert message.problem.startswith("only the first")
 
 
+def test_messages_that_end_with_a_last_block_keep_the_context() -> None:
+    """RFC 7692 §7.2.3.4, whose example is the first message."""
+    last = bytes.fromhex("f348cdc9c907000000")[:-1]
+    kept = zlib.compressobj(wbits=-15, zdict=b"Hello")
+    talk = socket(b"permessage-deflate").server(frame(TEXT, last, first=0xC0))
+    talk.server(frame(TEXT, deflate(kept, b"Hello, Hello"), first=0xC0))
+    talk.server(frame(TEXT, last, first=0xC0))
+    _, found = only(talk)
+    assert [(message.data, message.problem) for message in found] == [
+        (b"Hello", None),
+        (b"Hello, Hello", None),
+        (b"Hello", None),
+    ]
+
+
+def test_last_blocks_without_end_are_a_problem() -> None:
+    talk = socket(b"permessage-deflate").server(frame(TEXT, b"\x03\x00" * 1000, first=0xC0))
+    _, (message,) = only(talk)
+    assert message.problem == "more than 16 last blocks"
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (frame(TEXT, b"first", first=0), b"first"),
+        (frame(TEXT, b"first part of more")[:7], b"first"),
+        (frame(TEXT, b"fi", first=0) + frame(0, b"rst part")[:5], b"first"),
+        (frame(TEXT, b"first") + b"\x81", None),
+    ],
+)
+def test_a_message_that_was_not_finished_is_shown_as_such(sent: bytes, shown: bytes | None) -> None:
+    talk = socket().server(sent).closes(Side.SERVER).closes(Side.CLIENT)
+    exchange, found = only(talk)
+    assert exchange.outcome is Outcome.CLOSED
+    if shown is None:
+        assert [(message.data, message.problem) for message in found] == [(b"first", None)]
+    else:
+        problem = "it is not whole: the connection was closed"
+        assert [(message.data, message.problem) for message in found] == [(shown, problem)]
+
+
+def test_a_message_inside_another_one() -> None:
+    talk = socket().server(frame(TEXT, b"first", first=0), frame(TEXT, b"second"), frame(0, b"third"))
+    _, found = only(talk)
+    assert [(message.data, message.problem) for message in found] == [
+        (b"first", "it was begun and never finished"),
+        (b"second", None),
+        (b"third", "its beginning is missing"),
+    ]
+
+
+def test_what_came_of_a_message_before_a_loss_over_its_end() -> None:
+    talk = socket().server(frame(TEXT, b"0123456789")[:7]).gap(Side.SERVER, 50)
+    exchange, (message,) = only(talk)
+    assert (message.data, message.lost_bytes, message.problem) == (b"01234", 5, "bytes were lost")
+    assert exchange.notes == ("the messages after a loss of 50 bytes (ring-full) are not known",)
+
+
+def test_what_is_inflated_counts_for_the_limit() -> None:
+    bomb = frame(BINARY, deflate(zlib.compressobj(wbits=-15), bytes(1_000_000)), first=0xC0)
+    talk = socket(b"permessage-deflate; server_no_context_takeover").server(bomb, bomb, bomb, bomb)
+    _, found = only(talk, Limits(socket_bytes=2_500_000))
+    assert [len(message.data) for message in found[:2]] == [1_000_000, 1_000_000]
+    assert sum(len(message.data) for message in found) <= 2_500_000
+    assert all(message.problem is not None for message in found[2:])
+
+
+def test_messages_beyond_their_number_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.http.websocket.MAX_MESSAGES", 3)
+    exchange, found = only(socket().server(frame(PING, b"") * 5, frame(TEXT, b"x")))
+    assert len(found) == 3
+    assert exchange.notes == ("3 more messages are not shown",)
+
+
 def test_messages_beyond_the_limit_are_counted() -> None:
     talk = socket().server(frame(TEXT, b"12345"), frame(TEXT, b"67890"))
     _, (first, second) = only(talk, Limits(socket_bytes=7))

@@ -1,0 +1,138 @@
+"""What the parsers' worst inputs cost: work that grows with the input, and memory that does not."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from h2_by_hand import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, OK, frame, talk
+from h2_by_hand import GET as H2_GET
+from http_streams import Conversation, read
+
+from capture.streams import Side
+from exporters.har import EntryMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+TIMES = 8
+
+
+def export(talk: Conversation) -> None:
+    """All that an export does with a connection."""
+    maker = EntryMaker()
+    for exchange in read(talk.items):
+        assert maker.entry_of(exchange) is not None
+
+
+def event_stream(body: bytes, piece: int) -> Conversation:
+    """A response that is a stream of events, in pieces."""
+    talk = Conversation().client(GET)
+    talk.server(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    for start in range(0, len(body), piece):
+        talk.server(body[start : start + piece])
+    return talk
+
+
+def unfinished_line(size: int) -> Conversation:
+    """A stream of events that ends inside a line."""
+    return event_stream(b"data: " + bytes(size), size + 6)
+
+
+def long_event(size: int) -> Conversation:
+    """One event in pieces as TCP has them."""
+    return event_stream(b"data: " + b"x" * size + b"\n\n", 1400)
+
+
+def answered(head: bytes, before: bytes = b"") -> Conversation:
+    """A response with a head of fields."""
+    return (
+        Conversation().client(GET).server(before, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n", head, b"\r\nx")
+    )
+
+
+def spaces_in_a_field(size: int) -> Conversation:
+    """That do not end as a field line does."""
+    return Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\nx:" + b" " * size + b"\rb\r\n\r\n")
+
+
+def charsets(size: int) -> Conversation:
+    """A media type that has the word again and again."""
+    return answered(b"Content-Type: " + b"charset" * (size // 7) + b"\r\n")
+
+
+def equal_fields(size: int) -> Conversation:
+    """Fields of one name, which are one list."""
+    return answered(b"a:\r\n" * (size // 4))
+
+
+def interim_responses(size: int) -> Conversation:
+    """Responses before the final one."""
+    return answered(b"", b"HTTP/1.1 100 \r\n\r\n" * (size // 17))
+
+
+def broken_status_lines(size: int) -> Conversation:
+    """What a reader that has lost its place looks at."""
+    talk = Conversation().client(GET).gap(Side.SERVER, 5).client(GET)
+    return talk.server(b"HTTP/1.1 200 " * (size // 13) + b"\rx\n")
+
+
+def h2_equal_fields(size: int) -> Conversation:
+    """Of one byte each: references to one entry."""
+    conversation = talk().client(frame(HEADERS, END_HEADERS | END_STREAM, 1, H2_GET))
+    conversation.server(frame(HEADERS, END_STREAM, 1, OK + b"\x40\x01a\x00"))
+    for start in range(0, size, 16_000):
+        conversation.server(frame(CONTINUATION, 0, 1, b"\xbe" * min(size - start, 16_000)))
+    return conversation.server(frame(CONTINUATION, END_HEADERS, 1))
+
+
+def h2_malformed_blocks(size: int) -> Conversation:
+    """Each of which the stream remembers."""
+    conversation = talk().client(frame(HEADERS, END_HEADERS | END_STREAM, 1, H2_GET))
+    return conversation.server(frame(HEADERS, END_HEADERS, 1, b"\xff" * 7) * (size // 16))
+
+
+def socket_frames(size: int) -> Conversation:
+    """Empty messages, and last deflate blocks inside one."""
+    upgrade = b"Upgrade: websocket\r\n\r\n"
+    socket = Conversation().client(GET[:-2] + upgrade)
+    socket.server(b"HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" + upgrade)
+    socket.server(b"\x89\x00" * (size // 4))
+    return socket.server(b"\xc1\x7f" + (size // 2).to_bytes(8, "big") + b"\x03\x00" * (size // 4))
+
+
+LINEAR: list[tuple[Callable[[int], Conversation], int]] = [
+    (unfinished_line, 1 << 17),
+    (long_event, 1 << 17),
+    (spaces_in_a_field, 1 << 17),
+    (charsets, 1 << 17),
+    (equal_fields, 1 << 17),
+    (interim_responses, 1 << 19),
+    (broken_status_lines, 1 << 15),
+    (h2_equal_fields, 1 << 17),
+    (h2_malformed_blocks, 1 << 19),
+    (socket_frames, 1 << 17),
+]
+"""Each parser's worst input known, and a size at which work that grows with the square shows."""
+
+
+def cost(make: Callable[[int], Conversation], size: int) -> float:
+    """Seconds of processor time, the least of three runs."""
+    talk = make(size)
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        export(talk)
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+@pytest.mark.parametrize(("make", "size"), LINEAR, ids=[make.__name__ for make, _ in LINEAR])
+def test_work_grows_with_the_input(make: Callable[[int], Conversation], size: int) -> None:
+    small, large = cost(make, size // TIMES), cost(make, size)
+    # Work that grows with the square costs 64 times as much; what a run costs besides its input is 1 ms.
+    assert large < TIMES * 3 * max(small, 0.001)

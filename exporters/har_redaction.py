@@ -141,10 +141,9 @@ class Redaction:
         posted = {**posted, "params": redacted}
         if redacted == params:
             return posted
-        if posted["mimeType"].lower().startswith("multipart/"):
-            del posted[
-                "text"
-            ]  # parts would have to be put together again: their parameters say what there was
+        if posted["mimeType"].lower().startswith("multipart/") or "encoding" in posted:
+            # Parts, and bytes, would have to be put together again: their parameters say what there was.
+            del posted["text"]
             posted.pop("encoding", None)
             posted["comment"] = "the text is left out, because a part of it is redacted"
             return posted

@@ -158,6 +158,11 @@ def timed_blocks(body: Body, fields: Fields, limit: int) -> Iterator[tuple[int, 
             return
 
 
+def has_controls(data: bytes | bytearray) -> bool:
+    """Whether there are bytes in it that no text has, whatever its charset."""
+    return _CONTROLS.search(data) is not None
+
+
 def charset_of(content_type: bytes, data: bytes | bytearray) -> str | None:
     """The charset by Content-Type, byte order mark, or the document itself; None where none of them tells.
 
@@ -184,7 +189,7 @@ def text_of(data: bytes | bytearray, content_type: bytes) -> str | None:
     Of bytes in another charset there is text only if they are the same in UTF-8, that is ASCII.
     """
     kind = _kind_of(content_type)
-    if kind is Kind.BINARY or (kind is Kind.UNKNOWN and _CONTROLS.search(data)):
+    if kind is Kind.BINARY or (kind is Kind.UNKNOWN and has_controls(data)):
         return None
     try:
         text = str(data, "utf-8")

@@ -17,7 +17,7 @@ NOT_RECORDED_PATH = "/(not-recorded)"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 _AUTHORITY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%@\[\]\-]+")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://")
-_UNSAFE = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e|]")
+_UNSAFE = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]")
 
 
 def exchange_url(exchange: Exchange) -> str:
@@ -32,7 +32,7 @@ def exchange_url(exchange: Exchange) -> str:
     if target is not None and _ABSOLUTE.match(target):
         return _escape(target)
     scheme = _scheme(connection) if request.scheme is None else request.scheme.decode("latin-1").lower()
-    if request.protocol == b"websocket" or _is_websocket(exchange):
+    if _is_websocket(request):
         scheme = "wss" if scheme == "https" else "ws" if scheme == "http" else scheme
     authority = _authority(request, connection, scheme)
     if target is None:
@@ -59,13 +59,9 @@ def _scheme(connection: Connection) -> str:
     return "https" if connection.tls is not None else "http"
 
 
-def _is_websocket(exchange: Exchange) -> bool:
-    response = exchange.response
-    return (
-        response is not None
-        and response.status == 101
-        and (response.fields.get(b"upgrade") or b"").lower() == b"websocket"
-    )
+def _is_websocket(request: Request) -> bool:
+    """Also one that was refused: the client asked for ws: or wss: (RFC 6455 §4.1)."""
+    return (request.protocol or request.fields.get(b"upgrade") or b"").lower() == b"websocket"
 
 
 def _authority(request: Request, connection: Connection, scheme: str) -> str:
@@ -102,7 +98,10 @@ def _connect_url(target: bytes) -> str:
 
 
 def _escape(target: bytes) -> str:
-    """As it was sent, but for bytes that no URI may contain (RFC 3986 §2), which are percent-encoded."""
+    """As it was sent, but for bytes that end or change a URL where it is read again, which are percent-encoded.
+
+    Browsers send, and show, more than RFC 3986 §2 allows: ``[]{}|^`` and backticks.
+    """
     text = target.decode("latin-1")
     if _UNSAFE.search(text) is None:
         return text

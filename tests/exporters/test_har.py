@@ -303,7 +303,7 @@ def test_query_strings_and_cookies() -> None:
     }
     assert expired["expires"] == "2015-10-21T07:28:00Z"
     assert (lasting["value"], lasting["expires"]) == ("x=y", "2023-11-14T22:14:20Z")
-    assert strange == {"name": "", "value": "strange"}
+    assert strange == {"name": "", "value": "strange", "httpOnly": False, "secure": False}
 
 
 def post(body: bytes, kind: bytes, *fields: bytes) -> Conversation:

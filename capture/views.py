@@ -283,8 +283,10 @@ class View:
             (ended.local_reset, Direction.SENT, True),
             (ended.peer_reset, Direction.RECEIVED, True),
         )
-        for time, reset, direction in sorted((time, reset, d) for time, d, reset in ends if time is not None):
-            yield StreamClosed(self.announced.connection, time, self._senders[direction], reset)
+        seen = sorted((time, reset, direction) for time, direction, reset in ends if time is not None)
+        for time, reset, direction in seen:
+            final = len(seen) == 1 and direction is Direction.SENT and not reset
+            yield StreamClosed(self.announced.connection, time, self._senders[direction], reset, final)
 
     def _endpoints(self) -> tuple[Endpoint, Endpoint]:
         """Local and remote."""

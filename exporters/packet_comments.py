@@ -46,6 +46,10 @@ TLS_BARE: Final = "bare"
 CONTINUES: Final = "continues"
 """The word of a SYN that begins no connection but goes on with one, after lost bytes."""
 
+END: Final = "end"
+END_CLOSED: Final = "closed"
+"""The word of a FIN after which there is nothing more: its process closed the socket, and no other FIN is seen."""
+
 CONTINUES_HINT: Final = (
     "This is no new connection: after lost bytes the stream goes on under new sequence numbers, "
     "so that what follows is dissected."

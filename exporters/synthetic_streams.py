@@ -253,18 +253,21 @@ class SyntheticStream:
 
     # Ends
 
-    def close(self, sender: Side, time_ns: int, *, reset: bool) -> bool:
-        """FIN or RST; whether the connection is over."""
+    def close(self, sender: Side, time_ns: int, *, reset: bool, final: bool = False) -> bool:
+        """FIN or RST; whether the connection is over, as after a ``final`` FIN it is."""
         self.settle()
         if reset:
             self._segment(sender, time_ns, RST | ACK)
             return True
         if self.finished is sender:
             return False
+        if final:
+            words = {packet_comments.END: packet_comments.END_CLOSED}
+            self._comments += (packet_comments.format_words(words),)
         self._segment(sender, time_ns, FIN | ACK)
         if self.finished is None:
             self.finished = sender
-            return False
+            return final
         self._segment(sender.other, time_ns, ACK)
         return True
 

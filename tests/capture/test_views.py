@@ -155,6 +155,21 @@ def test_a_connection_without_fin_or_reset_has_no_close():
     assert list(view.close(replace(ended(1), local_fin=None, peer_fin=None))) == []
 
 
+def test_the_end_is_final_where_the_peer_s_is_never_seen():
+    view = View(distant(1))
+    opened(view)
+    alone, *rest = view.close(replace(ended(1), local_fin=9, peer_fin=None))
+    assert (alone.sender, alone.reset, alone.final, rest) == (Side.CLIENT, False, True, [])
+    for ends in (
+        {"peer_fin": 7},
+        {"peer_reset": 12},
+        {"local_reset": 12},
+        {"local_fin": None, "peer_fin": 7},
+    ):
+        event = replace(ended(1), **{"local_fin": 9, "peer_fin": None, **ends})
+        assert not any(item.final for item in view.close(event))
+
+
 @pytest.mark.parametrize("likely", Side)
 def test_who_listens_tells_the_side_if_nothing_else_does(likely):
     older = distant(1, Role.UNKNOWN, local_port=80, remote_port=50_000)

@@ -116,6 +116,15 @@ def test_a_preface_that_is_never_finished_is_written_all_the_same(move: str) -> 
     assert timeless(read(capture(stream.items))) == timeless(stream.items)
 
 
+@pytest.mark.parametrize("session", [None, tls("http/1.1"), tls("h2")])
+@pytest.mark.parametrize("framing", Framing)
+def test_a_final_end_is_told_as_such(session: Tls | None, framing: Framing) -> None:
+    stream = Transcript(tls=session).client(REQUEST).close(CLIENT, final=True)
+    again = Transcript(tls=session).client(REQUEST).close(CLIENT)
+    for items in (stream.items, again.items):
+        assert timeless(read(capture(items, framing))) == timeless(items)
+
+
 def test_cleartext_http_is_dissected_on_any_port(tmp_path: Path) -> None:
     ports = (80, 8080, 45123, 3000, 8000, 9999, 5000)
     streams = [stream.exchange(2).close() for stream in numbered(ports)]

@@ -126,7 +126,8 @@ class Conversation:
             tls = packet_comments.read_tls(words)
             if tls is not None and "side" not in words:
                 self._items.append(TlsStarted(self._stream, segment.time_ns, tls))
-                self._set_framing(words["tls"])
+                if words["tls"] != packet_comments.TLS_INSIDE:
+                    self._set_framing(words["tls"])
 
     def goes_on(self, segment: Segment) -> bool:
         """See ByteSink: a comment says so."""

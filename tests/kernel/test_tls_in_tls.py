@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from https_client import sample_body
 from processes import PYTHON, free_port, running, wait_for_port
-from recording import decoded, entries, path_of, record_command, warnings
+from recording import decoded, entries, record_command, warnings
 
 if TYPE_CHECKING:
     from servers import Servers

@@ -24,9 +24,9 @@ from exporters.har_fields import (
 )
 from exporters.har_streams import describe_streams
 from exporters.har_timings import iso_time, timings_of
-from exporters.http.content import Content, charset_of, decode_content, has_controls, text_of
+from exporters.http.content import Content, charset_of, decode_content, has_controls, readable_type, text_of
 from exporters.http.messages import LOST_TO_LIMIT, Outcome
-from exporters.http.urls import address_text, exchange_url
+from exporters.http.urls import address_text, exchange_url, unusable_target
 from exporters.resource_types import resource_type
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def _request(exchange: Exchange, limit: int) -> Json:
     unknown = [name for name, value in (("method", request.method), ("url", request.target)) if value is None]
     if unknown:
         result["_unknown"] = unknown
+    if (unusable := unusable_target(request)) is not None:
+        result["_target"] = field_text(unusable)
     if request.trailers:
         result["_trailers"] = _headers(request.trailers, request.version)
     if request.body.data or (request.body.wire_bytes and result["method"] not in _BODYLESS):
@@ -225,6 +227,7 @@ def _content(response: Response, decoded: Content) -> Json:
     if text is None:
         content["text"] = base64.b64encode(data).decode("ascii")
         content["encoding"] = "base64"
+        content["mimeType"] = field_text(readable_type(kind)) or NO_MIME_TYPE
         charset = charset_of(kind, data)
         if charset is not None:
             content["_charset"] = charset

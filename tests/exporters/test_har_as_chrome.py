@@ -176,6 +176,25 @@ def test_a_form_in_another_charset_has_parameters() -> None:
     assert "text" not in redacted, "base64 cannot be redacted in part"
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        (b"text/plain; charset=binary; a=b", b"\xff", "text/plain; a=b"),
+        (b'text/plain;charset="utf-7"', b"\xff", "text/plain"),
+        (b"text/plain; charset=binary", b"text", "text/plain; charset=binary"),
+        (b"text/plain; charset=Shift_JIS", b"\x93\xfa", "text/plain; charset=Shift_JIS"),
+    ],
+)
+def test_devtools_are_not_told_of_a_charset_that_they_do_not_know(
+    kind: bytes, body: bytes, shown: str
+) -> None:
+    talk = Conversation().client(GET)
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Type: ", kind, b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    response = entry_of(talk)["response"]
+    assert response["content"]["mimeType"] == shown
+    assert response["headers"][0]["value"] == kind.decode()
+
+
 def test_a_file_that_curl_sends_as_a_form_has_no_parameters() -> None:
     talk = Conversation().client(
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"

@@ -107,7 +107,7 @@ def _authority_text(named: bytes, scheme: str) -> str | None:
         host, port = text.rpartition("@")[2], ""
     if not _is_host(host) or (port and not (port.isdigit() and len(port) <= 5 and int(port) <= 0xFFFF)):
         return None
-    return text.removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
+    return text.removesuffix(_DEFAULT_PORTS.get(scheme, ":")).removesuffix(":")
 
 
 def _is_host(host: str) -> bool:

@@ -129,6 +129,51 @@ def test_urls_are_as_browsers_write_them(target: bytes, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("a:8080", "a:8080"), ("a:", "a"), ("user:p@a", "user:p@a"), ("[::1]:8080", "[::1]:8080"), ("a..b", "a..b"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"), ("10.0.0.1", "10.0.0.1"), ("a.", "a."), ("1.a", "1.a"),
+        *((none, "127.0.0.1") for none in ("a:99999", "a:b", ":80", "%", "a%41", "::1", "[::1", "[fe80::1%25eth0]",
+        "[1.2.3.4]", "999.1.1.1", "1.2.3.4.5", "1.2.3.4.5.", "a.0x1g.0x1f", "xn--a", "a b", "a/b", "a@b@", "a^b")),
+    ],
+)  # fmt: skip
+def test_a_host_that_is_none_is_the_address(host: str, shown: str) -> None:
+    talk = Conversation().client(b"GET /x HTTP/1.1\r\nHost: ", host.encode(), b"\r\n\r\n")
+    request = entry_of(talk)["request"]
+    assert request["url"] == f"http://{shown}/x"
+    assert pairs(request) == [("Host", host)]
+
+
+@pytest.mark.parametrize(
+    ("line", "url", "target"),
+    [
+        (b"GET http://u:p@b:1/x?y", "http://u:p@b:1/x?y", None),
+        (b"GET http://b:99999/x?y", "http://a/x?y", "http://b:99999/x?y"),
+        (b"GET http:///x", "http://a/x", "http:///x"),
+        (b"GET http://[::1", "http://a/", "http://[::1"),
+        (b"CONNECT b:443", "https://b:443", None),
+        (b"CONNECT b:443:443", "http://127.0.0.1", "b:443:443"),
+        (b"CONNECT http://b", "http://127.0.0.1", "http://b"),
+    ],
+)
+def test_a_target_that_names_no_host_is_told_apart(line: bytes, url: str, target: str | None) -> None:
+    talk = Conversation().client(line, b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    request = entry_of(talk)["request"]
+    assert (request["url"], request.get("_target")) == (url, target)
+
+
+@pytest.mark.parametrize("scheme", ["", "ht tp", "1a"])
+def test_a_scheme_that_is_none_is_the_connection_s(scheme: str) -> None:
+    talk = H2Talk()
+    talk.client.config.validate_outbound_headers = False
+    head = [(":method", "GET"), (":scheme", scheme), (":authority", "a"), (":path", "/")]
+    talk.client.send_headers(1, head, end_stream=True)
+    talk.pump()
+    talk.respond(1)
+    assert entry_of(talk.conversation)["request"]["url"] == "https://a/"
+
+
+@pytest.mark.parametrize(
     ("fields", "kind", "expected"),
     [
         (b"Sec-Fetch-Dest: empty", b"application/wasm", "wasm"),
@@ -189,7 +234,9 @@ def test_devtools_are_not_told_of_a_charset_that_they_do_not_know(
     kind: bytes, body: bytes, shown: str
 ) -> None:
     talk = Conversation().client(GET)
-    talk.server(b"HTTP/1.1 200 OK\r\nContent-Type: ", kind, b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    talk.server(
+        b"HTTP/1.1 200 OK\r\nContent-Type: ", kind, b"\r\nContent-Length: %d\r\n\r\n" % len(body), body
+    )
     response = entry_of(talk)["response"]
     assert response["content"]["mimeType"] == shown
     assert response["headers"][0]["value"] == kind.decode()

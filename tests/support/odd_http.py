@@ -63,11 +63,23 @@ TARGETS = (
     b"/" + b"y" * 9000,
     b"/\\..\\?",
 )
-TUNNELS = (b"a:443", b"a", b":443", b"[::1]:443", b"[::1", b"a:99999", b"/x", b"http://a:443", b"%", b"a:443:443")
+TUNNELS = (
+    b"a:443",
+    b"a",
+    b":443",
+    b"[::1]:443",
+    b"[::1",
+    b"a:99999",
+    b"/x",
+    b"http://a:443",
+    b"%",
+    b"a:443:443",
+)
 ANSWERS = (
     b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.0 999 \xff\xfe\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nX-Empty:\r\nX-Bytes: \xff\x80\r\nX-Utf: \xc3\xa9\r\nContent-Type:\r\nContent-Length: 1\r\n\r\n\x00",
+    b"HTTP/1.1 200 OK\r\nX-Empty:\r\nX-Bytes: \xff\x80\r\nX-Utf: \xc3\xa9\r\nContent-Type:\r\n"
+    b"Content-Length: 1\r\n\r\n\x00",
     b"HTTP/1.1 200 OK\r\nX-A: 1\r\n folded\r\nnot a field\r\nX-A: 1\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 302 Found\r\nLocation: \xff\r\nContent-Length: 0\r\n\r\n",
@@ -82,7 +94,8 @@ ANSWERS = (
     b"HTTP/1.1 204 No Content\r\n\r\n",
     b"HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 30\r\n\r\nid: \x00\ndata: \xff\xfe\n\ndata\n\nevent:",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 30\r\n\r\n"
+    b"id: \x00\ndata: \xff\xfe\n\ndata\n\nevent:",
 )
 POSTED = (
     (b"application/x-www-form-urlencoded", b"=&&%=%&a=\xff&" + b"&b" * 50),
@@ -121,7 +134,10 @@ def _conversations(big: int) -> Iterator[Conversation]:
     for answer in ANSWERS:
         yield talk().client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").server(answer)
     for kind, body in POSTED:
-        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (
+            kind,
+            len(body),
+        )
         yield talk().client(head, body).server(ok)
     yield talk().client(b"M#$%&'*+-.^_`|~ / HTTP/1.1\r\nHost: a\r\n\r\n").server(ok)
     yield from _big(talk(), big)
@@ -165,5 +181,7 @@ def _over_http2(talk: object, big: int) -> Iterator[Conversation]:
         spoken.client.send_headers(stream, [*head, ("priority", "u=999, \xff")], end_stream=True)
         spoken.pump()
         kind = ("content-type", "application/grpc")
-        spoken.respond(stream, b"\x00\xff\xff\xff\xffshort", [kind, ("x-empty", "")], trailers=[("grpc-status", "x")])
+        spoken.respond(
+            stream, b"\x00\xff\xff\xff\xffshort", [kind, ("x-empty", "")], trailers=[("grpc-status", "x")]
+        )
         yield spoken.conversation

@@ -470,6 +470,8 @@ class Connections:
             view.tls.established = session.established or view.tls.established
             if view.tls.started is None:
                 view.tls.started = session.started
+            if session.established is not None:
+                view.handshakes[number] = (session.started, session.established)
         if number in self._unbound:
             del self._unbound[number]
             self._unbound_bytes -= session.waiting_bytes
@@ -497,8 +499,10 @@ class Connections:
         if event.connection and session.connection != event.connection:
             yield from self._bind(event.session, session, event.connection)
         view = self._views.get(session.connection)
-        if view and view.tls.established is None:
-            view.tls.established = event.time
+        if view:
+            view.handshakes[event.session] = (event.started, event.time)
+            if view.tls.established is None:
+                view.tls.established = event.time
 
     def _freed(self, event: SessionFreed) -> Iterator[StreamItem]:
         session = self._sessions.get(event.session)

@@ -71,6 +71,8 @@ class Redaction:
         self._message(request)
         self._message(response)
         request["url"] = self._url(request["url"])
+        if "_target" in request:
+            request["_target"] = self._url(request["_target"])
         response["redirectURL"] = self._url(response["redirectURL"])
         if self._names:
             request["queryString"] = self._pairs(request["queryString"], self._names)
@@ -141,10 +143,9 @@ class Redaction:
         posted = {**posted, "params": redacted}
         if redacted == params:
             return posted
-        if posted["mimeType"].lower().startswith("multipart/"):
-            del posted[
-                "text"
-            ]  # parts would have to be put together again: their parameters say what there was
+        if posted["mimeType"].lower().startswith("multipart/") or "encoding" in posted:
+            # Parts, and bytes, would have to be put together again: their parameters say what there was.
+            del posted["text"]
             posted.pop("encoding", None)
             posted["comment"] = "the text is left out, because a part of it is redacted"
             return posted

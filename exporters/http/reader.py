@@ -73,6 +73,9 @@ class ExchangeReader:
     def _close(self, layer: Layer, item: StreamClosed) -> None:
         if not item.reset:
             layer.closed(item.sender, item.time_ns)
+            if item.final:
+                self._end(item.stream, item.time_ns, Outcome.CLOSED)
+                return
             if self._half_closed.setdefault(item.stream, item.sender) is item.sender:
                 if len(self._half_closed) > self._context.limits.half_closed:
                     self._end(next(iter(self._half_closed)), item.time_ns, Outcome.CLOSED)

@@ -74,7 +74,8 @@ def test_credentials_are_redacted_by_default() -> None:
     assert headers["Authorization"] == headers["Cookie"] == REDACTED
     assert headers["X-Other"] == "shown"
     assert [cookie["name"] for cookie in entry["request"]["cookies"]] == ["session", "theme"]
-    assert entry["response"]["cookies"] == [{"name": "session", "value": REDACTED, "path": "/"}]
+    flags = {"httpOnly": False, "secure": False}
+    assert entry["response"]["cookies"] == [{"name": "session", "value": REDACTED, **flags, "path": "/"}]
 
 
 def test_sensitive_keeps_them() -> None:

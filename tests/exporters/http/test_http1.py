@@ -415,6 +415,20 @@ def test_requests_that_are_never_answered_are_not_collected_for_ever() -> None:
     assert ended + len(reader.close()) == 100
 
 
+def test_an_exchange_ends_where_its_process_has_closed_the_socket() -> None:
+    from exporters.http import ExchangeReader
+
+    reader = ExchangeReader()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    talk = Conversation().client(GET).server(head, b"abc").closes(Side.CLIENT, final=True)
+    (found,) = [exchange for item in talk.items for exchange in reader.feed(item)]
+    assert found.outcome is Outcome.CLOSED
+    assert found.ended_ns == talk.items[-1].time_ns
+    assert found.response is not None
+    assert (bytes(found.response.body.data), found.response.body.complete) == (b"abc", False)
+    assert reader.close() == []
+
+
 def test_half_closed_streams_are_not_collected_for_ever() -> None:
     reader = ExchangeReader(Limits(half_closed=8))
     for stream in range(100):

@@ -56,11 +56,12 @@ def test_a_request_and_its_response() -> None:
 def test_the_sizes_are_those_of_the_frames() -> None:
     head = HeadersFrame(1, b"\x82\x87\x84", flags=["END_HEADERS", "END_STREAM"]).serialize()
     answer = HeadersFrame(1, b"\x88", flags=["END_HEADERS"]).serialize()
-    body = DataFrame(1, b"abc", flags=["PADDED", "END_STREAM"], pad_length=5).serialize()
+    body = DataFrame(1, b"abc", flags=["PADDED"], pad_length=5).serialize()
+    trailers = HeadersFrame(1, b"\x00\x01x\x01y", flags=["END_HEADERS", "END_STREAM"]).serialize()
     talk = (
         Conversation()
         .client(PREFACE, SettingsFrame(0).serialize(), head)
-        .server(SettingsFrame(0).serialize(), answer, body)
+        .server(SettingsFrame(0).serialize(), answer, body, trailers)
     )
     (exchange,) = read_in_splits(talk.items)
     assert exchange.request is not None
@@ -68,7 +69,8 @@ def test_the_sizes_are_those_of_the_frames() -> None:
     assert exchange.request.head_bytes == len(head)
     assert exchange.response.head_bytes == len(answer)
     assert exchange.response.body.data == b"abc"
-    assert exchange.response.body.wire_bytes == len(body)
+    assert exchange.response.trailers.pairs == ((b"x", b"y"),)
+    assert exchange.response.body.wire_bytes == len(body) + len(trailers)
 
 
 def test_a_hundred_interleaved_streams() -> None:

@@ -181,10 +181,13 @@ def timed_blocks(body: Body, fields: Fields, limit: int) -> Iterator[tuple[int, 
 
 def readable_type(content_type: bytes) -> bytes:
     """The media type without a charset that no browser knows: devtools show nothing of bytes in one."""
-    found = _CHARSET.search(content_type)
-    if found is None or _BROWSERS_CHARSET.fullmatch(found[1]):
-        return content_type
-    return content_type[: found.start()] + content_type[found.end() :].removeprefix(b'"')
+    media_type, *parameters = content_type.split(b";")
+    kept = (
+        parameter
+        for parameter in parameters
+        if not (found := _CHARSET.match(parameter)) or _BROWSERS_CHARSET.fullmatch(found[1])
+    )
+    return b";".join((media_type, *kept))
 
 
 def has_controls(data: bytes | bytearray) -> bool:

@@ -10,24 +10,32 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from exporters.text_redaction import USER_INFO, NamedValues
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What is in the name of an option that takes a secret: --password, --oauth2-bearer, --data-raw, --cookie-jar.
 _SECRET_NAME: Final = re.compile(
-    r"auth|bearer|cert|cookie|cred|data|form|header|json|key|pass|pw|secret|sid|sign|token|user",
+    r"auth|bearer|cert|cookie|cred|data|form|header|json|key|login|pass|pw|secret|sid|sign|token|user",
     re.IGNORECASE,
 )
-# Options of one letter that take one with some common program: curl, wget, mysql, psql, sshpass, redis-cli.
-_SECRET_LETTERS: Final = frozenset("abdEFHpuU")
+# Options of one letter that take one with some common program: curl, wget, mysql, psql, sshpass, redis-cli, ldapsearch.
+_SECRET_LETTERS: Final = frozenset("abdEFHpuUw")
 _LONG_VALUE_OPTIONS: Final = frozenset(("-jar", "-cp", "-m"))  # that look like letters in a row
 _LETTERS: Final = re.compile(r"-[A-Za-z0-9]{1,4}")
 _URL: Final = re.compile(r"\w[\w+.-]*://")
-_USER_INFO: Final = re.compile(r"(?<=://)[^/?#]*@")
 _PAIR: Final = re.compile(r"[\w.-]+(?:=|:(?!\d+(?:/|$)))")
 _PLAIN: Final = re.compile(r"[\w./:+,@%~*-]+")
-# A word of that length that is no path, host or sentence: a token, most likely.
-_LONG: Final = re.compile(r"(?=.*\d)[A-Za-z0-9_-]{20,}")
+# A word of that length that is no path, host or sentence: a token, most likely; so is what is base64 (its slashes make
+# it look like a path, which is rarely written in both cases with a number), or a JWT (RFC 7519).
+_LONG: Final = re.compile(
+    r"(?=.*\d)[A-Za-z0-9_-]{20,}"
+    r"|(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{19,}={0,2}"
+    r"|eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_.-]+"
+)
+# What is a password with many programs, in the same word: no port, and no letters in a row.
+_PASSWORD: Final = re.compile(r"-p(?!\d+$)\S{3,}")
 
 
 def redacted_command(text: str, redacted: str, names: frozenset[str]) -> str:
@@ -65,7 +73,8 @@ def _takes_secret(word: str, names: frozenset[str]) -> bool:
 
 def _word(word: str, redacted: str, names: frozenset[str]) -> str:
     if _URL.match(word):
-        return shlex.quote(_USER_INFO.sub("", word)) if not names else _url(word, redacted, names)
+        word = USER_INFO.sub("", word)
+        return NamedValues(names).url(word) if names else shlex.quote(word)
     if word.startswith("--"):
         name, equals, value = word.partition("=")
         if not equals or (
@@ -74,20 +83,12 @@ def _word(word: str, redacted: str, names: frozenset[str]) -> str:
             return shlex.quote(word)
         return f"{name}={redacted}"
     if word.startswith("-"):
-        return word if word in _LONG_VALUE_OPTIONS or _LETTERS.fullmatch(word) else word[:2] + redacted
+        plain = word in _LONG_VALUE_OPTIONS or (_LETTERS.fullmatch(word) and not _PASSWORD.fullmatch(word))
+        return word if plain else word[:2] + redacted
     if _harmless(word):
         return shlex.quote(word)
     pair = _PAIR.match(word)
     return (pair[0] if pair else "") + redacted
-
-
-def _url(word: str, redacted: str, names: frozenset[str]) -> str:
-    start, mark, query = _USER_INFO.sub("", word).partition("?")
-    pairs = (
-        f"{name}={redacted}" if equals and name.lower() in names else name + equals + value
-        for name, equals, value in (pair.partition("=") for pair in query.split("&"))
-    )
-    return start + mark + "&".join(pairs)
 
 
 def _harmless(word: str) -> bool:

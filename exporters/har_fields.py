@@ -64,7 +64,7 @@ def parameters(query: str) -> list[Json]:
     if not query:
         return []
     pairs = []
-    for pair in query.split("&", MAX_PARAMETERS):
+    for pair in query.split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]:
         name, _, value = pair.partition("=")
         if pair:
             pairs.append({"name": _unquote(name), "value": _unquote(value)})

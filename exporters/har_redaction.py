@@ -8,20 +8,19 @@ entries: they are replaced, never changed.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from exporters.command_redaction import redacted_command
+from exporters.http.hpack import UNKNOWN
+from exporters.http.websocket import Opcode
+from exporters.text_redaction import REDACTED, NamedValues
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exporters.har_fields import Json
-
-REDACTED = "(redacted)"
-"""Stands for a value: visible, and no value of anything."""
 
 CREDENTIAL_HEADERS = frozenset(
     (
@@ -43,37 +42,51 @@ CREDENTIAL_HEADERS = frozenset(
 )
 """What Chrome's sanitised export leaves out, and other fields that carry the same."""
 
-_URL_HEADERS = frozenset((":path", "referer", "location", "content-location"))
-_WITH_JSON = re.compile("json|event-stream", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^/?#]*@")
+_CREDENTIAL_NAME = re.compile(
+    r"token$|secret|passw|jwt|bearer|credential|signature|csrf|xsrf|cookie|^dpop$|authori[sz]ation"
+    r"|session-?id|(?:^|[-_])(?:api|access|auth|subscription|private|account|functions)[-_]?key$|^apikey$",
+    re.IGNORECASE,
+)
+"""Fields that are called what credentials are: X-Vault-Token, Api-Key, X-Amz-Signature."""
+
+_URL_HEADERS = frozenset(
+    (
+        ":path", ":authority", "host", "origin", "referer", "location", "content-location", "link", "refresh"
+    )
+)  # fmt: skip
+_NAME = re.compile(r":?[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
+_NOT_RECORDED = UNKNOWN.decode()
+
+MAX_PROTOCOL_CHARACTERS = 40
+"""Of a WebSocket's subprotocol. Longer ones are tokens: where a browser sets no field, programs put them there."""
 
 
 class Redaction:
     """What is redacted: header fields, and parameters, form and JSON fields by their names."""
 
-    def __init__(self, headers: frozenset[str], names: frozenset[str]) -> None:
-        self._redacted_headers = headers
+    def __init__(self, sensitive: bool, names: frozenset[str]) -> None:
+        self._sensitive = sensitive
         self._names = names
+        self._values = NamedValues(names)
         # The same names come again and again; whether they are to be looked at is decided once.
         self._concerns = lru_cache(maxsize=4096)(self._header_concerns)
 
     @classmethod
     def of(cls, sensitive: bool = False, names: Iterable[str] = ()) -> Redaction:
         """Credentials unless ``sensitive``, and what is called one of ``names``, wherever it is."""
-        chosen = frozenset(name.lower() for name in names)
-        return cls(chosen if sensitive else CREDENTIAL_HEADERS | chosen, chosen)
+        return cls(sensitive, frozenset(name.lower() for name in names))
 
     def __call__(self, entry: Json) -> Json:
         """``entry`` as it may be shown; it is changed, but for what it may share with other entries."""
-        if not self._redacted_headers:
+        if self._sensitive and not self._names:
             return entry
         request, response = entry["request"], entry["response"]
         self._message(request)
         self._message(response)
-        request["url"] = self._url(request["url"])
+        request["url"] = self._values.url(request["url"])
         if "_target" in request:
-            request["_target"] = self._url(request["_target"])
-        response["redirectURL"] = self._url(response["redirectURL"])
+            request["_target"] = self._values.url(request["_target"])
+        response["redirectURL"] = self._values.url(response["redirectURL"])
         if self._names:
             request["queryString"] = self._pairs(request["queryString"], self._names)
             if "postData" in request:
@@ -84,7 +97,7 @@ class Redaction:
 
     def command_line(self, text: str) -> str:
         """A command line without the secrets in its arguments."""
-        return redacted_command(text, REDACTED, self._names) if self._redacted_headers else text
+        return text if self._sensitive and not self._names else redacted_command(text, REDACTED, self._names)
 
     def _message(self, message: Json) -> None:
         message["headers"] = self._headers(message["headers"])
@@ -94,7 +107,7 @@ class Redaction:
             interim["headers"] = self._headers(interim["headers"])
         if message["cookies"]:
             named = self._names
-            if not self._redacted_headers.isdisjoint(("cookie", "set-cookie")):
+            if not self._sensitive or not self._names.isdisjoint(("cookie", "set-cookie")):
                 named = frozenset(cookie["name"].lower() for cookie in message["cookies"])
             message["cookies"] = self._pairs(message["cookies"], named)
 
@@ -104,12 +117,29 @@ class Redaction:
 
     def _header_concerns(self, name: str) -> bool:
         lower = name.lower()
-        return lower in self._redacted_headers or lower in _URL_HEADERS
+        return self._is_credential(lower) or lower in _URL_HEADERS or lower == "sec-websocket-protocol"
+
+    def _is_credential(self, name: str) -> bool:
+        if name in self._names:
+            return True
+        if self._sensitive:
+            return False
+        known = name in CREDENTIAL_HEADERS or _CREDENTIAL_NAME.search(name) is not None
+        return (known and not name.startswith(":")) or _NAME.fullmatch(name) is None
 
     def _header(self, header: Json) -> Json:
-        if header["name"].lower() in self._redacted_headers:
-            return {**header, "value": REDACTED}
-        return {**header, "value": self._url(header["value"])}
+        name, value = header["name"], header["value"]
+        lower = name.lower()
+        if not self._is_credential(lower):
+            if lower == "sec-websocket-protocol":
+                return header if self._sensitive else {**header, "value": _protocols(value)}
+            shown = self._values.url(value)
+            return header if shown == value else {**header, "value": shown}
+        if name == _NOT_RECORDED:
+            return header if value == _NOT_RECORDED else {**header, "value": REDACTED}
+        # A line that is no field may have a secret anywhere but in what looks like a name.
+        start = _NAME.match(name)
+        return {**header, "name": name if start is None else start[0], "value": REDACTED}
 
     def _pairs(self, pairs: list[Json], names: frozenset[str]) -> list[Json]:
         return [
@@ -117,85 +147,68 @@ class Redaction:
             for pair in pairs
         ]
 
-    def _url(self, url: str) -> str:
-        """A URL, without the password that may be in it, and with its named parameters redacted."""
-        if "@" in url:
-            url = _USER_INFO.sub(f"{REDACTED}@", url)
-        if not self._names or "?" not in url:
-            return url
-        start, _, query = url.partition("?")
-        query, mark, fragment = query.partition("#")
-        return f"{start}?{self._form(query)}{mark}{fragment}"
-
-    def _form(self, text: str) -> str:
-        """URL-encoded pairs, as they were sent but for the values."""
-        return "&".join(
-            f"{name}={REDACTED}" if equals and name.lower() in self._names else pair
-            for pair in text.split("&")
-            for name, equals, _ in (pair.partition("="),)
-        )
-
     def _posted(self, posted: Json) -> Json:
+        kind = posted["mimeType"].lower()
         params = posted.get("params")
-        if params is None:
-            return self._content(posted, posted["mimeType"])
+        if params is None or not kind.startswith("multipart/"):
+            if params is not None:
+                posted = {**posted, "params": self._pairs(params, self._names)}
+            return self._content(posted, kind)
         redacted = self._pairs(params, self._names)
+        redacted = [
+            {**part, "value": self._values.json(part["value"])} if "value" in part else part
+            for part in redacted
+        ]
+        named = any(part["name"].lower() in self._names for part in params)
+        if not named and redacted == params and not self._values.has_key(_text_of(posted)):
+            return posted
+        # Parts would have to be put together again: their parameters say what there was.
         posted = {**posted, "params": redacted}
-        if redacted == params:
-            return posted
-        if posted["mimeType"].lower().startswith("multipart/") or "encoding" in posted:
-            # Parts, and bytes, would have to be put together again: their parameters say what there was.
-            del posted["text"]
-            posted.pop("encoding", None)
-            posted["comment"] = "the text is left out, because a part of it is redacted"
-            return posted
-        return {**posted, "text": self._form(posted["text"])}
+        del posted["text"]
+        posted.pop("encoding", None)
+        posted["comment"] = "the text is left out, because a part of it is redacted"
+        return posted
 
     def _content(self, content: Json, mime_type: str) -> Json:
-        """JSON with its named fields redacted, also of several documents in a row, as events are."""
+        """A form, or else any text, since JSON is sent under many names, with its named fields redacted."""
         text = content.get("text")
-        if text is None or _WITH_JSON.search(mime_type) is None:
+        if text is None:
             return content
-        if content.get("encoding") == "base64":
-            shown = base64.b64decode(text).decode("latin-1").replace("\0", "").lower()
-            if any(name in shown for name in self._names):
-                return {
-                    **content,
-                    "text": REDACTED,
-                    "encoding": "",
-                    "comment": "its charset cannot be redacted in part",
-                }
+        form = mime_type.lower().startswith("application/x-www-form-urlencoded")
+        if content.get("encoding") != "base64":
+            redacted = self._values.form(text) if form else self._values.json(text)
+            return content if redacted == text else {**content, "text": redacted}
+        if form:
+            shown = base64.b64decode(text).decode("latin-1")
+            redacted = base64.b64encode(self._values.form(shown).encode("latin-1")).decode("ascii")
+            return {**content, "text": redacted}
+        if not self._values.has_key(_text_of(content)):
             return content
-        redacted = self.json_text(text)
-        return content if redacted == text else {**content, "text": redacted}
+        comment = "its charset cannot be redacted in part"
+        return {**content, "text": REDACTED, "encoding": "", "comment": comment}
 
     def _messages(self, entry: Json) -> None:
         """The JSON inside of WebSocket messages and events."""
-        for key in ("_webSocketMessages", "_eventSourceMessages"):
-            for message in entry.get(key, ()):
-                message["data"] = self.json_text(message["data"])
-
-    def json_text(self, text: str) -> str:
-        """``text`` with the values of named JSON fields replaced, and nothing else changed."""
-        pattern = _key_pattern(self._names)
-        decoder = json.JSONDecoder()
-        pieces: list[str] = []
-        position = 0
-        for key in pattern.finditer(text):
-            if key.start() < position:
-                continue  # inside a value that was replaced
-            try:
-                end = decoder.raw_decode(text, key.end())[1]
-            except (ValueError, RecursionError):
-                end = len(text)  # a value that is cut off: what is left of it goes as well
-            pieces += (text[position : key.end()], json.dumps(REDACTED))
-            position = end
-        return "".join((*pieces, text[position:]))
+        for message in entry.get("_eventSourceMessages", ()):
+            message["data"] = self._values.json(message["data"])
+        for message in entry.get("_webSocketMessages", ()):
+            if message["opcode"] == Opcode.TEXT and "encoding" not in message:
+                message["data"] = self._values.json(message["data"])
+            elif self._values.has_key(_text_of({"text": message["data"], "encoding": "base64"})):
+                message["data"] = REDACTED
 
 
-def _key_pattern(names: frozenset[str]) -> re.Pattern[str]:
-    alternatives = "|".join(re.escape(name) for name in sorted(names))
-    return re.compile(rf'"(?:{alternatives})"\s*:\s*', re.IGNORECASE)
+def _text_of(content: Json) -> str:
+    """What may be JSON in a content, also in UTF-16 or among other bytes."""
+    text: str = content["text"]
+    if content.get("encoding") != "base64":
+        return text
+    return base64.b64decode(text).decode("latin-1").replace("\0", "")
+
+
+def _protocols(value: str) -> str:
+    members = (member.strip() for member in value.split(","))
+    return ", ".join(REDACTED if len(member) > MAX_PROTOCOL_CHARACTERS else member for member in members)
 
 
 def without_bodies(entry: Json) -> Json:

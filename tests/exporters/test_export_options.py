@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import har_schema
 import pytest
-from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, field, fields, frame
+from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, PINGS, field, fields, frame
 from h2_by_hand import talk as h2_talk
 from http_streams import Conversation, read, read_in_splits
 from hypothesis import given
@@ -24,6 +25,7 @@ from exporters.filters import ExchangeFilter
 from exporters.har import EntryMaker, write_har
 from exporters.har_redaction import CREDENTIAL_HEADERS, REDACTED, Redaction
 from exporters.http import Limits
+from exporters.text_redaction import NamedValues
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +49,13 @@ def exchange(
         head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     response = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n{answer_fields}\r\n"
     return read(Conversation().client(head.encode() + b"\r\n", body).server(response.encode(), answer).items)
+
+
+def socket(message: bytes) -> list[Exchange]:
+    """A WebSocket that says something."""
+    upgrade = b"Upgrade: websocket\r\n\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade)
+    return read(talk.server(b"HTTP/1.1 101 S\r\n" + upgrade, message).items)
 
 
 def exported(found: list[Exchange], redaction: Redaction, bodies: bool = True) -> dict[str, Any]:
@@ -120,16 +129,133 @@ JSON_BODY = (
             answer_fields="Content-Type: text/event-stream\r\n",
         ),
         exchange(answer_fields=f"X: y\r\nToken: {SECRET}\r\n"),
+        exchange("/?%74oken=" + SECRET),
+        exchange("/a;token=" + SECRET),
+        exchange("/?" + "a&" * 10_000 + "token=" + SECRET),
+        exchange(answer_fields=f"Location: http://b/#x=1&token={SECRET}\r\n"),
+        exchange(answer_fields=f"Link: <http://b/?token={SECRET}>; rel=next, </?token={SECRET}>\r\n"),
+        exchange(body=b"%74oken=" + SECRET.encode(), kind="application/x-www-form-urlencoded"),
+        exchange(body=f"token={SECRET}&a=\xe9".encode("latin-1"), kind="application/x-www-form-urlencoded"),
+        exchange(body=b"a=1&" * 10_001 + b"token=s3cr3t", kind="application/x-www-form-urlencoded"),
+        exchange(
+            answer=f"token={SECRET}&scope=a".encode(),
+            answer_fields="Content-Type: application/x-www-form-urlencoded\r\n",
+        ),
+        exchange(
+            body=f'--X\r\nContent-Disposition: form-data; name="token"; filename="f"\r\n\r\n{SECRET}\r\n--X--'.encode(),
+            kind="multipart/form-data; boundary=X",
+        ),
+        exchange(
+            body=f'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\n{SECRET}\xff\r\n--X--'.encode(
+                "latin-1"
+            ),
+            kind="multipart/form-data; boundary=X",
+        ),
+        exchange(
+            body=b'--X\r\nContent-Disposition: form-data; name="a"\r\n\r\n{"token":"s3cr3t"}\r\n--X--',
+            kind="multipart/form-data; boundary=X",
+        ),
+        exchange(body=f'{{"token":"{SECRET}"}}'.encode(), kind="text/plain"),
+        exchange(body=b'{"\\u0054ok\\u0065n":"s3cr3t"}', kind="application/json"),
+        exchange(
+            answer=f'call({{"token":"{SECRET}"}})'.encode(), answer_fields="Content-Type: text/javascript\r\n"
+        ),
+        exchange(
+            answer=f"x={{\"token\":'{SECRET}'}}".encode(), answer_fields="Content-Type: text/javascript\r\n"
+        ),
+        exchange(answer=f'\0{{"token":"{SECRET}"}}'.encode()),
+        socket(b'\x82\x12{"token":"s3cr3t"}'),
+        socket(b'\x81\x13{"token":"s3cr3t\xff"}'),
     ],
 )
 def test_names_are_redacted_wherever_they_are(found: list[Exchange]) -> None:
-    shown = json.dumps(exported(found, Redaction.of(names=["TOKEN"])))
+    entry = exported(found, Redaction.of(names=["TOKEN"]))
+    shown = json.dumps(entry)
+    for content in (entry["request"].get("postData", {}), entry["response"]["content"]):
+        if content.get("encoding") == "base64":
+            shown += base64.b64decode(content["text"]).decode("latin-1")
     assert SECRET not in shown
     assert REDACTED in shown or "left out" in shown
 
 
+def test_a_script_keeps_what_is_behind_a_redacted_value() -> None:
+    script = b'f({"token":t.value,"b":1});g({"token":\'it\\\'s\',"c":2})'
+    found = exchange(answer=script, answer_fields="Content-Type: text/javascript\r\n")
+    shown = exported(found, Redaction.of(names=["token"]))["response"]["content"]["text"]
+    assert shown == f'f({{"token":"{REDACTED}","b":1}});g({{"token":"{REDACTED}","c":2}})'
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Private-Token",
+        "X-CSRFToken",
+        "Api-Key",
+        "apikey",
+        "X-Vault-Token",
+        "X-Shopify-Access-Token",
+        "DPoP",
+        "X-Amz-Signature",
+        "Ocp-Apim-Subscription-Key",
+        "Cookie2",
+        "Mcp-Session-Id",
+        "Authorization\t",
+    ],
+)
+def test_fields_that_are_called_like_credentials(name: str) -> None:
+    entry = exported(exchange(fields=f"{name}: {SECRET}\r\n"), Redaction.of())
+    assert entry["request"]["headers"][1] == {"name": name.strip(), "value": REDACTED}
+
+
+@pytest.mark.parametrize(
+    "name", ["Sec-WebSocket-Key", "Idempotency-Key", "X-RateLimit-Tokens-Left", "X-Author"]
+)
+def test_fields_that_are_not(name: str) -> None:
+    entry = exported(exchange(fields=f"{name}: shown\r\n"), Redaction.of())
+    assert entry["request"]["headers"][1] == {"name": name, "value": "shown"}
+
+
+def test_what_is_no_field_is_no_name() -> None:
+    found = exchange(fields=f"Authorization\0: Bearer {SECRET}\r\n{SECRET} {SECRET}\r\n")
+    entry = exported(found, Redaction.of())
+    assert [header["name"] for header in entry["request"]["headers"]][:2] == ["Host", "Authorization"]
+    assert f"Bearer {SECRET}" not in json.dumps(entry)
+    assert SECRET in json.dumps(exported(found, Redaction.of(sensitive=True)))
+
+
+def test_a_field_whose_name_was_not_recorded_may_be_a_credential() -> None:
+    block = b"\x82\x84\x87" + field(b":authority", b"a") + b"\x7f\x00" + b"\x06s3cr3t" + b"\xbf"
+    talk = Conversation(handshake_seen=False, tls=Tls(alpn="h2"))
+    talk.client(frame(HEADERS, END_STREAM | END_HEADERS, 1, block) + PINGS)
+    found = read(talk.server(frame(HEADERS, END_STREAM | END_HEADERS, 1, OK) + PINGS).items)
+    headers = exported(found, Redaction.of())["request"]["headers"]
+    assert headers[-2:] == [
+        {"name": "(not recorded)", "value": REDACTED},
+        {"name": "(not recorded)", "value": "(not recorded)"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        exchange(answer_fields=f"Location: //u:{SECRET}@b/\r\n"),
+        exchange(answer_fields=f"Refresh: 0; url=https://u:{SECRET}@b/\r\n"),
+        exchange(fields=f"Origin: https://u:{SECRET}@b\r\n"),
+        read(Conversation().client(f"GET / HTTP/1.1\r\nHost: u:{SECRET}@a\r\n\r\n".encode()).items),
+        read(Conversation().client(f"CONNECT u:{SECRET}@a:443 HTTP/1.1\r\nHost: a\r\n\r\n".encode()).items),
+        exchange(
+            fields=f"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{SECRET}, v4.k8s\r\n"
+        ),
+    ],
+)
+def test_credentials_in_other_places(found: list[Exchange]) -> None:
+    shown = json.dumps(exported(found, Redaction.of()))
+    assert SECRET not in shown
+    assert REDACTED in shown
+
+
 def test_the_rest_of_redacted_json_is_as_it_was() -> None:
-    redacted = Redaction.of(names=["token"]).json_text(JSON_BODY)
+    redacted = NamedValues(frozenset(["token"])).json(JSON_BODY)
     assert redacted == (
         f'{{"Token": "{REDACTED}", "deep": [{{"token":"{REDACTED}", "n": 1.50}}], "x-token": "kept", '
         f'"text": "\\"token\\": no key", "token" : "{REDACTED}"'
@@ -155,7 +281,7 @@ def replaced(value: Any) -> Any:
 
 @given(VALUES)
 def test_json_is_redacted_at_any_depth(value: Any) -> None:
-    text = Redaction.of(names=["token"]).json_text(json.dumps(value))
+    text = NamedValues(frozenset(["token"])).json(json.dumps(value))
     assert json.loads(text) == replaced(value)
 
 
@@ -180,6 +306,15 @@ def test_json_is_redacted_at_any_depth(value: Any) -> None:
         (f"http a/ token={SECRET}", f"http a/ token={REDACTED}"),
         (f"http 'https://a/?token={SECRET}&b=1'", f"http https://a/?token={REDACTED}&b=1"),
         ("login 0123456789abcdef0123456789abcdef", f"login {REDACTED}"),
+        ("tool eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dozjgNryP4J3jVmN", f"tool {REDACTED}"),
+        ("aws set k wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", f"aws set k {REDACTED}"),
+        ("mysql -pfoo -h db", f"mysql -p{REDACTED} -h db"),
+        ("ssh -p22 -p 2222", f"ssh -p22 -p {REDACTED}"),
+        (f"ldapsearch -w {SECRET} -x", f"ldapsearch -w {REDACTED} -x"),
+        (f"app --login {SECRET}", f"app --login {REDACTED}"),
+        ("node src/components2/some-file.js", "node src/components2/some-file.js"),
+        ("java com.example.v2.MyMainClass", "java com.example.v2.MyMainClass"),
+        ("tar xf /srv/Data2/Archive/BigFile.tar", "tar xf /srv/Data2/Archive/BigFile.tar"),
         ("curl https://a/cookies -o authorization.txt", "curl https://a/cookies -o authorization.txt"),
         ("python3 -m http.server 8000", "python3 -m http.server 8000"),
         ("java -jar app.jar --port=80", "java -jar app.jar --port=80"),

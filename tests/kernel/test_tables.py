@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kernel_state import table_values
+from kernel_state import empty_table, table_values
 from processes import ROOT, running
 from recording import record
 
@@ -123,3 +123,37 @@ def test_a_call_that_moves_nothing_is_in_flight_no_more(kernel: Kernel, tmp_path
     found = [kernel.table("connections").Leaf.from_buffer_copy(value) for value in values]
     assert any(connection.position[0] > 1 << 16 for connection in found)
     assert [list(connection.in_flight) for connection in found] == [[0, 0]] * len(found)
+
+
+RECEIVER = """
+import socket, sys, threading, time
+listener = socket.create_server(("127.0.0.1", 0))
+sender = socket.create_connection(listener.getsockname())
+reader, _ = listener.accept()
+sys.stdin.readline()
+sender.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+reader.recv(100)
+thread = threading.Thread(target=reader.recv, args=(100,))
+thread.start()
+time.sleep(0.3)
+print("waits", flush=True)
+sys.stdin.readline()
+sender.sendall(bytes(97))
+thread.join()
+"""
+
+
+def test_the_bytes_of_a_call_whose_connection_has_gone_are_lost_not_unexplained(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RECEIVER]
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin
+        assert program.stdout
+        with record(tmp_path / "gone.pcapng", "-p", program.pid) as recording:
+            program.stdin.write("go\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "waits\n"
+            assert empty_table(recording.process.pid, "connections") == 2
+            program.communicate("go on\n")
+            done = recording.stop()
+    assert "off by" not in done.stderr
+    assert "97 bytes lost (table-full)" in done.stderr

@@ -161,14 +161,15 @@ INLINE void know_ends(struct connection *c, u64 sk)
 	c->addressed = 1;
 }
 
-/* Plaintext that waits in user space for its connection must find it announced. */
+/* Plaintext that waits in user space for its connection must find it announced, or hear that it is not wanted. */
 INLINE void tell_bound(struct connection *c, struct session *s, u64 id)
 {
 	know_ends(c, s->sk);
-	if (c->unwanted)
+	if (has_setting(DROP_TLS))
 		return;
-	announce(c, id >> 32, id);
-	put_session_event(SAMPLE_BOUND, s, 0, id);
+	if (!c->unwanted)
+		announce(c, id >> 32, id);
+	put_session_event(SAMPLE_BOUND, s, c->unwanted, id);
 }
 
 /* What an older read gave, by a session that had no name, is this one's (older_reads.bpf.h). */

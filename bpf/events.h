@@ -28,7 +28,8 @@ enum sample_kind {
 	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */
 	SAMPLE_HELLO = 3,	/* payload: TLS records as they crossed the socket, while the handshake is in the clear */
 	SAMPLE_END = 4,		/* struct end_sample: the socket is gone, nothing more will come */
-	SAMPLE_BOUND = 5,	/* a TLS session's socket became known (or changed): session → connection */
+	SAMPLE_BOUND = 5,	/* a TLS session's socket became known (or changed): session → connection; position is
+				 * 1 if that is not wanted: it was not announced, nor will be */
 	SAMPLE_HANDSHAKE = 6,	/* a TLS handshake function returned success; position holds its start time */
 	SAMPLE_EXEC = 7,	/* payload: file name, NUL, arguments each ended by NUL */
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */

@@ -111,7 +111,8 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	if (c->unwanted)
 		return COUNTER_FILTERED;
 	if (c->protocol == PROTOCOL_TLS)
-		return c->hello_left[d] && !(flags & NOT_IN_USER_SPACE) ? FATE_HELLO : COUNTER_SUPPRESSED;
+		return c->hello_left[d] && !(flags & NOT_IN_USER_SPACE) && !has_setting(DROP_TLS) ? FATE_HELLO :
+			COUNTER_SUPPRESSED;
 	if (mirrored.lookup(&id))
 		return COUNTER_MIRRORED;
 	if (c->protocol == PROTOCOL_HTTP && has_setting(DROP_HTTP))
@@ -227,6 +228,9 @@ INLINE int io_exit(long result)
 		if (call->direction == DIRECTION_RECEIVED)
 			note_copied(c, sk);
 		ready = moved(call, c, result, id);
+	} else if (!c || c->id != call->id) {
+		/* The connection's entry has gone, or is another's: what the socket layer counted is nobody's. */
+		count(COUNTER_LOST_TABLE_FULL, call->reported);
 	}
 	if (!result && call->direction == DIRECTION_RECEIVED && c && c->id == call->id && c->untold)
 		note_end(c, sk);

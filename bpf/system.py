@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import struct
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _NUMBERS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298},
-    "aarch64": {"bpf": 280, "perf_event_open": 241},
+    "x86_64": {"bpf": 321, "perf_event_open": 298, "fstatfs": 138},
+    "aarch64": {"bpf": 280, "perf_event_open": 241, "fstatfs": 44},
 }
+_OVERLAYFS_SUPER_MAGIC = 0x794C7630
 # The same on every architecture: added after the tables were unified.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
@@ -233,6 +235,16 @@ def has_raw_tracepoint(name: str) -> bool:
     finally:
         os.close(program)
     return True
+
+
+def is_overlay(fd: int) -> bool:
+    """Whether an open file is on an overlay file system (statfs(2)): the inode behind it is another one's."""
+    status = ctypes.create_string_buffer(256)
+    try:
+        _libc()("fstatfs", fd, status)
+    except OSError:
+        return False
+    return int.from_bytes(status.raw[:8], sys.byteorder) == _OVERLAYFS_SUPER_MAGIC
 
 
 def run_raw_tracepoint(program: int, arguments: Sequence[int]) -> None:

@@ -161,9 +161,15 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	job.session = s->id;
 	job.connection = s->connection;
 	job.position = __sync_fetch_and_add(&s->position[d], n);
-	if (c) {
+	if (c)
 		c->session_position[d] = job.position + n;
-		if (c->unwanted || has_setting(DROP_TLS)) {
+	/* Also of connections that are not known yet. */
+	if (has_setting(DROP_TLS)) {
+		count(COUNTER_PLAINTEXT_FILTERED, n);
+		return 0;
+	}
+	if (c) {
+		if (c->unwanted) {
 			count(COUNTER_PLAINTEXT_FILTERED, n);
 			return 0;
 		}

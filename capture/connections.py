@@ -453,7 +453,8 @@ class Connections:
     def _deliver(self, session: _Session, event: BytesMoved) -> Iterator[StreamItem]:
         view = self._views.get(session.connection)
         if view is None:
-            self.tally.filtered_plaintext += len(event.payload)
+            # It has ended, or its announcement found no room.
+            self.tally.late_plaintext += len(event.payload)
             return
         view.readable = True
         view.tls.library = self._library_name(session.library) or view.tls.library
@@ -480,17 +481,24 @@ class Connections:
                 yield from self._deliver(session, event)
 
     def _abandon(self, number: int) -> None:
+        self.tally.unknown_association += self._take_waiting(number)
+
+    def _take_waiting(self, number: int) -> int:
+        """Give up the plaintext of a session that waits for its connection; its bytes."""
         session = self._sessions[number]
-        del self._unbound[number]
+        self._unbound.pop(number, None)
         self._unbound_bytes -= session.waiting_bytes
-        self.tally.unknown_association += sum(len(event.payload) for event in session.waiting)
+        given_up = sum(len(event.payload) for event in session.waiting)
         for event in session.waiting:
             self._holes.give_up(number, event.direction, event.position + event.length)
         session.waiting, session.waiting_bytes = [], 0
+        return given_up
 
     def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
         session = self._session(event.session, event.library)
-        if session.connection != event.connection:
+        if event.unwanted:
+            self.tally.filtered_plaintext += self._take_waiting(event.session)
+        elif session.connection != event.connection:
             yield from self._bind(event.session, session, event.connection)
 
     def _established(self, event: SessionEstablished) -> Iterator[StreamItem]:

@@ -142,13 +142,17 @@ class ConnectionEnded:
 
 @dataclass(frozen=True, slots=True)
 class SessionBound:
-    """A TLS session's records were seen to go over this connection."""
+    """A TLS session's records were seen to go over this connection.
+
+    ``unwanted``: the user did not ask for it, and it is not announced.
+    """
 
     session: int
     connection: int
     time: int
     pid: int
     library: int
+    unwanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +342,9 @@ class Decoder:
         )  # fmt: skip
 
     def _bound(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionBound:
-        return SessionBound(head[7], head[6], head[5] + self.clock_offset, head[10], head[12])
+        return SessionBound(
+            head[7], head[6], head[5] + self.clock_offset, head[10], head[12], unwanted=bool(head[8])
+        )
 
     def _established(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionEstablished:
         return SessionEstablished(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
+from bpf.system import is_overlay
 from capture.errors import PlaintapError
 from capture.older_reads import find_older_reads
 from capture.processes import ExecutableFile, Version, discover_files
@@ -49,6 +50,9 @@ class TlsFiles:
         self._leases = leases
         # All by device and inode.
         self._seen: dict[tuple[int, int], Version] = {}
+        self._inodes: Counter[tuple[int, Version]] = Counter()  # of those: whatever the device
+        # Files of overlays that are one file below, by the one that has the probes.
+        self._same: dict[tuple[int, int], list[ExecutableFile]] = {}
         self._leased: dict[tuple[int, int], tuple[ExecutableFile, Lease]] = {}
         self._readable: set[int] = set()  # inodes
         self._written: dict[tuple[int, int], tuple[ExecutableFile, BinaryIO]] = {}
@@ -73,19 +77,34 @@ class TlsFiles:
 
     def look_again(self) -> list[Look]:
         """Files that someone opened for writing, when none has them open any more."""
+        same = []
         for lease in self._leases.take_ended():
             for key, (file, held) in list(self._leased.items()):
                 if held is lease:
                     del self._leased[key]
                     self._written[key] = (file, lease.file)
+                    same += self._same.pop(key, [])
         written, self._written = self._written, {}
-        for key in written:
-            self._seen.pop(key, None)
-        return [look for file, opened in written.values() if (look := self._look_into(file, opened))]
+        for key in (*written, *((file.device, file.inode) for file in same)):
+            self._forget(key)
+        looks = [look for file, opened in written.values() if (look := self._look_into(file, opened))]
+        return looks + self._look(same)
 
     def has_seen(self, inode: int, version: Version) -> bool:
         """Whether a file with this inode number was looked at as it is. The kernel's device may not be stat's."""
-        return any(key[1] == inode and seen == version for key, seen in self._seen.items())
+        return self._inodes[inode, version] > 0
+
+    def _note(self, key: tuple[int, int], version: Version) -> None:
+        self._forget(key)
+        self._seen[key] = version
+        self._inodes[key[1], version] += 1
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        version = self._seen.pop(key, None)
+        if version:
+            self._inodes[key[1], version] -= 1
+            if not self._inodes[key[1], version]:
+                del self._inodes[key[1], version]
 
     def has_probes(self, inode: int) -> bool:
         """Whether the file was found to have a TLS library that can be probed."""
@@ -107,7 +126,7 @@ class TlsFiles:
             _, lease = self._leased[key]
             if lease.granted:
                 if not lease.broken:
-                    self._seen[key] = file.version  # another name or mode: nobody wrote to it
+                    self._note(key, file.version)  # another name or mode: nobody wrote to it
                 return None
             lease.end()
             del self._leased[key]
@@ -117,9 +136,31 @@ class TlsFiles:
         except (FileNotFoundError, ProcessLookupError):
             return None
         except OSError as error:
-            self._seen[key] = file.version
+            self._note(key, file.version)
             return Look(file, None, error.strerror)
+        if opened and self._has_probes_below(file, opened):
+            opened.close()
+            return None
         return self._look_into(file, opened) if opened else None
+
+    def _has_probes_below(self, file: ExecutableFile, opened: BinaryIO) -> bool:
+        """Whether it is a file of an overlay whose layer's file has probes by another overlay already.
+
+        Each container shows the files of its image under a device of its own; a probe is in the inode below.
+        """
+        if not self._inodes[file.inode, file.version]:
+            return False
+        for key, (other, lease) in self._leased.items():
+            if (
+                (other.inode, other.version) == (file.inode, file.version)
+                and not lease.broken
+                and is_overlay(opened.fileno())
+                and is_overlay(lease.file.fileno())
+            ):
+                self._same.setdefault(key, []).append(file)
+                self._note((file.device, file.inode), file.version)
+                return True
+        return False
 
     def _look_into(self, file: ExecutableFile, opened: BinaryIO) -> Look | None:
         key = (file.device, file.inode)
@@ -128,7 +169,7 @@ class TlsFiles:
             self._written[key] = (file, opened)
             return None
         file = replace(file, version=Version.of(os.fstat(opened.fileno())))
-        self._seen[key] = file.version
+        self._note(key, file.version)
         problem = None
         try:
             if probes := self._catalog.probes_for(lease.path):

@@ -425,10 +425,20 @@ def test_plaintext_that_never_finds_a_socket_is_counted_as_such():
     assert recording.tally.unknown_association == 2 * len(REQUEST)
 
 
-def test_plaintext_of_a_connection_that_is_not_wanted_is_counted_as_filtered():
+def test_plaintext_of_a_connection_that_was_not_announced_is_lost():
+    """Its end came before, or its announcement found no room in the ring."""
     recording = Recording().feed(plaintext(7, SENT, 0, REQUEST, 99))
     assert recording.items == []
-    assert recording.tally.filtered_plaintext == len(REQUEST)
+    assert (recording.tally.late_plaintext, recording.tally.filtered_plaintext) == (len(REQUEST), 0)
+
+
+def test_waiting_plaintext_of_a_connection_that_is_not_wanted_is_filtered():
+    recording = Recording().feed(plaintext(7, SENT, 0, REQUEST))
+    recording.feed(SessionBound(7, 99, MIDDLE, 1001, 1, unwanted=True), SessionFreed(7, MIDDLE))
+    recording.finish()
+    assert recording.items == []
+    tally = recording.tally
+    assert (tally.filtered_plaintext, tally.unknown_association) == (len(REQUEST), 0)
 
 
 def test_waiting_plaintext_is_bounded_and_the_oldest_goes_first():

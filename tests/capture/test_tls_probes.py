@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -99,6 +100,43 @@ def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: 
     assert files._look([found]) == []
     (look,) = look_at(files, library)
     assert look.probes
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A library as two containers of one image have it."""
+    with contextlib.ExitStack() as mounts:
+        layers = tmp_path / "layers"
+        layers.mkdir()
+        # An overlay on an overlay would hide the inode.
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", layers], check=True)
+        mounts.callback(subprocess.run, ["umount", layers], check=True)
+        for name in ("image", "upper1", "work1", "upper2", "work2", "root1", "root2"):
+            (layers / name).mkdir()
+        shutil.copy(LIBSSL, layers / "image/libssl.so")
+        for number in "12":
+            options = f"lowerdir={layers}/image,upperdir={layers}/upper{number},workdir={layers}/work{number}"
+            root = layers / f"root{number}"
+            subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+            mounts.callback(subprocess.run, ["umount", "-l", root], check=True)
+        yield layers / "root1/libssl.so", layers / "root2/libssl.so"
+
+
+@pytest.mark.kernel  # for the right to mount
+def test_containers_of_one_image_share_their_probes(leases: Leases, containers: tuple[Path, Path]) -> None:
+    first, second = containers
+    assert first.stat().st_dev != second.stat().st_dev
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach([*look_at(files, first), *look_at(files, second)])
+    assert attached.inodes == [first.stat().st_ino]
+    # In the first one someone writes to it: the probes go with it, and the other gets its own.
+    version = Version.of(second.stat())
+    with first.open("r+b"):
+        wait_until(lambda: attached.released, "the probes to go")
+    probes.attach(files.look_again())
+    assert len(attached.inodes) >= 2
+    assert files.has_seen(second.stat().st_ino, version)
 
 
 @pytest.mark.kernel  # for the right to open files in /proc/PID/map_files

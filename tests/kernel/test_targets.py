@@ -61,6 +61,20 @@ def test_a_target_lets_through_what_fits(
     assert count == exchanges, said
 
 
+def test_tls_that_is_not_asked_for_leaves_no_stream(servers: Servers, tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcapng"
+    url = servers.url("https", "/bytes/17")
+    done = plaintap(
+        "record", "-w", capture, "--protocol", "http", "--", *curl_command(servers, url, "-o", os.devnull)
+    )
+    assert done.returncode == 0, done.stderr
+    assert ", 0 streams written" in done.stderr
+    assert re.search(
+        r"TLS: ([\d,]+) bytes returned by .* = 0 bytes captured \+ \1 bytes filtered", done.stderr
+    )
+    assert "cannot be read" not in done.stderr
+
+
 def test_ports_at_either_end(servers: Servers, tmp_path: Path) -> None:
     count, said = recorded(tmp_path / "a.pcapng", servers, "--port", servers.http)
     assert count == 1, said

@@ -79,6 +79,32 @@ def table_entries(pid: int, *names: str) -> dict[str, int]:
 
 def table_values(pid: int, *names: str) -> dict[str, list[bytes]]:
     """The values in those maps, as they are in the kernel's memory."""
+    return {
+        name: [_bytes(entry["value"]) for entry in entries]
+        for name, (_, entries) in _tables(pid, *names).items()
+    }
+
+
+def empty_table(pid: int, name: str) -> int:
+    """Delete all entries of that map; their number."""
+    ((number, entries),) = _tables(pid, name).values()
+    for entry in entries:
+        subprocess.run(
+            ["bpftool", "map", "delete", "id", str(number), "key", "hex", *_bare(entry["key"])], check=True
+        )
+    return len(entries)
+
+
+def _bare(values: list[str]) -> list[str]:
+    return [value.removeprefix("0x") for value in values]
+
+
+def _bytes(values: list[str]) -> bytes:
+    return bytes(int(value, 16) for value in values)
+
+
+def _tables(pid: int, *names: str) -> dict[str, tuple[int, list[dict[str, list[str]]]]]:
+    """Number and entries of each, as bpftool has them."""
     ids = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         # Descriptors come and go.
@@ -90,5 +116,5 @@ def table_values(pid: int, *names: str) -> dict[str, list[bytes]]:
         if table["id"] in ids and table.get("name") in {name[:15] for name in names}:
             dump = ["bpftool", "--json", "map", "dump", "id", str(table["id"])]
             entries = json.loads(subprocess.run(dump, capture_output=True, check=True).stdout)
-            found[str(table["name"])] = [bytes(int(byte, 16) for byte in entry["value"]) for entry in entries]
+            found[str(table["name"])] = (int(table["id"]), entries)
     return found

@@ -201,6 +201,19 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* (task, name): a process, by exec() or by itself, or a thread of it. */
+int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
+{
+	int zero = 0;
+	struct decisions *now = decisions.lookup(&zero);
+
+	if (!now || !has_setting(CHECK_COMMS))
+		return 0;
+	now->renamed = bpf_ktime_get_ns();
+	__sync_fetch_and_add(&now->epoch, 1);
+	return 0;
+}
+
 /* (task, …): a thread, maybe killed inside a call. */
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -209,7 +222,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	int live = 0;
 	struct tls_call_key key = {.tid = tid};
 
-	unwanted_call_ends(id);
+	forget_unwanted(id);
 	syscalls.delete(&tid);
 	pieces.delete(&tid);
 	splits.delete(&tid);

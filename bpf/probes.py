@@ -48,6 +48,7 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("sched_process_fork", "on_sched_process_fork"),
     ("sched_process_exec", "on_sched_process_exec"),
     ("sched_process_exit", "on_sched_process_exit"),
+    ("task_rename", "on_task_rename"),
 )
 
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.

@@ -87,6 +87,11 @@ class Tables:
     def _put(self, name: str, key: Any, choice: Choice) -> None:
         table = self._kernel.table(name)
         table[key] = table.Leaf(choice)
+        # What was decided before does not hold any more. The kernel side counts in small steps.
+        decisions = self._kernel.table("decisions")
+        leaf = decisions[decisions.Key(0)]
+        leaf.epoch += 1 << 32
+        decisions[decisions.Key(0)] = leaf
 
     def mirror(self, connection: int, mirrored: bool) -> None:
         """Copy a connection's bytes no more (they are shown from its other end), or forget it (it has ended)."""

@@ -172,6 +172,7 @@ class Connections:
         self._undecided: dict[int, View] = {}  # views with held content
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
+        self._now = 0  # the last tick's
         self._handlers: dict[type, Callable[..., Iterator[StreamItem]]] = {
             BytesMoved: self._moved,
             ConnectionAnnounced: self._announced,
@@ -286,7 +287,8 @@ class Connections:
 
     def _hold(self, view: View, content: Content) -> Iterator[StreamItem]:
         if not view.held:
-            view.held_since = content.time
+            # Of a call that has blocked, the content's time is its entry's.
+            view.held_since = max(content.time, self._now)
         view.held.append(content)
         view.held_bytes += len(content.data)
         if view.other and view.other.state is State.SHOWN:
@@ -511,6 +513,7 @@ class Connections:
 
     def tick(self, now: int) -> Iterator[StreamItem]:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
+        self._now = now
         for view in list(self._undecided.values()):
             if view.state is State.HOLDING and now - view.held_since > _patience(view):
                 yield from self._show(view)

@@ -134,6 +134,16 @@ def test_a_lone_server_is_shown_when_the_window_is_over():
     assert recording.stream.both == (REQUEST, b"")
 
 
+def test_what_a_server_sent_in_a_call_that_blocked_waits_for_its_client_as_ever():
+    """Its time is that of the call's entry."""
+    client, server = ends()
+    recording = Recording().tick(40 * SECOND_NS)
+    recording.feed(*server[:2]).tick(40 * SECOND_NS + SERVER_WINDOW_NS)
+    assert recording.streams == []
+    recording.feed(*client[:2])
+    assert recording.stream.opened.side is Side.CLIENT
+
+
 def test_a_distant_connection_does_not_wait():
     recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST))
     assert recording.stream.both == (REQUEST, b"")

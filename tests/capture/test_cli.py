@@ -9,9 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from processes import PLAINTAP
 from recording import plaintap
 
+from capture import cli, doctor
 from capture.cli import main
 from capture.streams import Data, Endpoint, Side, StreamOpened
 from exporters.packets import PcapngExporter
@@ -178,3 +180,19 @@ def test_what_an_archive_shows_is_not_asked_of_a_capture(tmp_path, options):
     assert "--har" in done.stderr
     assert not (tmp_path / "a.pcapng").exists()
     assert " of --har." in plaintap("record", "--help").stdout.split(options[0])[1].split("  --")[0]
+
+
+ESCAPE = "\x1b]0;gotcha\x07\x9b2J"
+ESCAPED = r"\x1b]0;gotcha\x07\x9b2J"
+
+
+def test_what_others_call_themselves_is_nothing_that_a_terminal_obeys(monkeypatch, capsys):
+    """A process's name and a file's may hold any bytes."""
+    monkeypatch.setattr(doctor, "examine_machine", lambda: [doctor.Check("kernel", "6.1", None)])
+    finding = doctor.Finding(1, ESCAPE, f"/tmp/{ESCAPE}", "OpenSSL", "3", f"{ESCAPE} is missed")
+    monkeypatch.setattr(doctor, "examine_processes", lambda *_: [finding])
+    said = CliRunner().invoke(main, ["doctor"]).output
+    assert said.count(ESCAPED) == 3
+    assert ESCAPE[0] not in said
+    cli._say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
+    assert capsys.readouterr().err == f"Warning: /tmp/{ESCAPED}: no probes.\nMore.\n"

@@ -71,9 +71,12 @@ class ProbeCatalog:
         if file is not None:
             self._load(file)
 
-    def probes_for(self, path: str) -> LibraryProbes | None:
-        """As capture.tls_libraries.probes_for: the probes of a file, or None; raises ElfError."""
-        with ElfFile(path) as elf:
+    def probes_for(self, path: str, place: str | None = None) -> LibraryProbes | None:
+        """As capture.tls_libraries.probes_for: the probes of a file, or None; raises ElfError.
+
+        ``place`` is where it was found, if ``path`` is a descriptor's.
+        """
+        with ElfFile(path, place) as elf:
             key = _key(elf)
             if key in self._entries:
                 entry = self._entries.pop(key)

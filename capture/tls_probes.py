@@ -171,7 +171,7 @@ class TlsFiles:
         self._note(key, file.version)
         problem = None
         try:
-            if probes := self._catalog.probes_for(lease.path):
+            if probes := self._catalog.probes_for(lease.path, file.path):
                 self._leased[key] = (file, lease)
                 if probes.level != "resolver":
                     self._readable.add(file.inode)

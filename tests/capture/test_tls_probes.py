@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ from capture.tls_probes import Look, TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from bpf.probes import UprobeSite
 
@@ -94,6 +94,29 @@ def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: 
     assert files._look([found]) == []
     (look,) = look_at(files, library)
     assert look.probes
+
+
+CONTAINER = """
+mount -t tmpfs tmpfs "$1"
+cp /lib/x86_64-linux-gnu/libssl.so.3 "$1"
+sed 's/OpenSSL 3\\.[0-9.]* /OpenSSL 3.0.99 /' /lib/x86_64-linux-gnu/libcrypto.so.3 >"$1/libcrypto.so.3"
+echo mounted
+read end
+"""
+
+
+@pytest.mark.kernel  # for the right to mount
+def test_a_container_s_library_has_the_version_of_its_own_companion(leases: Leases, tmp_path: Path) -> None:
+    """At the same path the host has none, or another."""
+    command = ["unshare", "--mount", "sh", "-ec", CONTAINER, "sh", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"mounted\n"
+        library = Path(f"/proc/{child.pid}/root{tmp_path}/libssl.so.3")
+        (look,) = look_at(TlsFiles(ProbeCatalog(), leases), library)
+        child.communicate(b"\n")
+    assert look.probes
+    assert "3.0.99" in look.probes.library
 
 
 @pytest.fixture

@@ -85,6 +85,8 @@ class ProbeCatalog:
                     return _decode(entry, elf) if entry else None
             found = find_probes(elf)
         self._entries[key] = _encode(found) if found else None
+        if len(self._entries) > MAX_ENTRIES:
+            del self._entries[next(iter(self._entries))]
         self._changed = True
         return found
 
@@ -92,8 +94,7 @@ class ProbeCatalog:
         """Write the file where something is new; whether it is up to date now."""
         if self._file is None or not self._changed:
             return self._file is not None
-        kept = dict(list(self._entries.items())[-MAX_ENTRIES:])
-        text = json.dumps({"code": self._code, "files": kept}, separators=(",", ":"))
+        text = json.dumps({"code": self._code, "files": self._entries}, separators=(",", ":"))
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".probes-")

@@ -451,6 +451,15 @@ def test_waiting_plaintext_of_a_connection_that_is_not_wanted_is_filtered():
     assert (tally.filtered_plaintext, tally.unknown_association) == (len(REQUEST), 0)
 
 
+def test_sessions_that_nobody_frees_are_forgotten(monkeypatch):
+    monkeypatch.setattr("capture.connections.MAX_SESSIONS", 10)
+    recording = Recording()
+    for session in range(1, 101):
+        recording.feed(plaintext(session, SENT, 0, REQUEST))
+    assert len(recording.connections._sessions) == 10
+    assert recording.tally.unknown_association == 90 * len(REQUEST)
+
+
 def test_waiting_plaintext_is_bounded_and_the_oldest_goes_first():
     size = MAX_UNBOUND_BYTES // 8
     recording = Recording()

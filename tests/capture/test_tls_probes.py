@@ -119,6 +119,20 @@ def test_a_container_s_library_has_the_version_of_its_own_companion(leases: Leas
     assert "3.0.99" in look.probes.library
 
 
+def test_of_many_files_the_first_are_forgotten(
+    leases: Leases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capture.tls_probes.MAX_SEEN", 3)
+    files = TlsFiles(ProbeCatalog(), leases)
+    paths = [tmp_path / str(number) for number in range(5)]
+    for path in paths:
+        path.write_bytes(b"no program")
+        look_at(files, path)
+    seen = [files.has_seen(path.stat().st_ino, Version.of(path.stat())) for path in paths]
+    assert seen == [False, False, True, True, True]
+    assert len(files._seen) == len(files._inodes) == 3
+
+
 @pytest.fixture
 def containers(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A library as two containers of one image have it."""

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 
 def _say(message: str) -> None:
-    """Talk goes to stderr; stdout is data."""
-    click.echo(message, err=True)
+    """Talk goes to stderr; stdout is data. Names of others' processes and files are in it."""
+    click.echo("\n".join(map(summary.printable, message.split("\n"))), err=True)
 
 
 class _Group(click.Group):
@@ -348,7 +348,7 @@ def examine(target: str | None, as_json: bool) -> None:
         click.echo(json.dumps(doctor.as_json(checks, findings)))
     else:
         for line in doctor.lines(checks, findings):
-            click.echo(line)
+            click.echo(summary.printable(line))
     if any(check.remedy for check in checks):
         sys.exit(1)
 

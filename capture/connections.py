@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from capture.answers import Answers
 from capture.endpoints import addresses, may_be_local
@@ -60,10 +60,16 @@ LINGER_NS = 2_000_000_000
 MAX_HELD_BYTES = 8 << 20
 # Plaintext whose socket is not known yet, over all sessions; the oldest is given up first.
 MAX_UNBOUND_BYTES = 16 << 20
+# Sessions that are remembered, those of processes that died and freed none too; the first seen goes first. What comes
+# of it later says its connection and library itself.
+MAX_SESSIONS = 65536
 
 # In the ledger, by connection: who loses on more has a problem that this many show.
 MAX_LISTED_LOSSES = 1000
+# Likewise processes whose TLS was not read: short-lived ones come by the thousand.
+MAX_LISTED_PROCESSES = 1000
 
+K = TypeVar("K")
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
 
@@ -110,6 +116,17 @@ class Tally:
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
     # (pid, comm) → bytes of TLS that the process passed on, between two others
     relayed: dict[tuple[int, str], int] = field(default_factory=dict)
+    # The same of processes beyond MAX_LISTED_PROCESSES.
+    unlisted_unread: int = 0  # connections
+    unlisted_ciphertext: int = 0
+
+    def note_unread(self, processes: dict[K, int], process: K, ciphertext: int) -> None:
+        """TLS of a process that was not read: add to ``unreadable`` or ``relayed``."""
+        if process in processes or len(processes) < MAX_LISTED_PROCESSES:
+            processes[process] = processes.get(process, 0) + ciphertext
+        else:
+            self.unlisted_unread += 1
+            self.unlisted_ciphertext += ciphertext
 
     def note_gap(self, view: View, content: Content) -> None:
         """What of a connection is shown as lost."""
@@ -174,6 +191,7 @@ class Connections:
         self._undecided: dict[int, View] = {}  # views with held content
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
+        self._now = 0  # the last tick's
         self._handlers: dict[type, Callable[..., Iterator[StreamItem]]] = {
             BytesMoved: self._moved,
             ConnectionAnnounced: self._announced,
@@ -293,7 +311,8 @@ class Connections:
 
     def _hold(self, view: View, content: Content) -> Iterator[StreamItem]:
         if not view.held:
-            view.held_since = content.time
+            # Of a call that has blocked, the content's time is its entry's.
+            view.held_since = max(content.time, self._now)
         view.held.append(content)
         view.held_bytes += len(content.data)
         if view.other and view.other.state is State.SHOWN:
@@ -399,12 +418,11 @@ class Connections:
             return
         a = view.announced
         if view.relayed:
-            self.tally.relayed[a.pid, a.comm] = self.tally.relayed.get((a.pid, a.comm), 0) + ciphertext
+            self.tally.note_unread(self.tally.relayed, (a.pid, a.comm), ciphertext)
             self._unexplained.pop(a.connection, None)
             return
         self._explain(view)
-        key = (a.pid, a.comm, view.tls.library)
-        self.tally.unreadable[key] = self.tally.unreadable.get(key, 0) + ciphertext
+        self.tally.note_unread(self.tally.unreadable, (a.pid, a.comm, view.tls.library), ciphertext)
 
     def _show_bare(self, view: View) -> Iterator[StreamItem]:
         """TLS that nothing can be said of but that it was: not readable, or a handshake that came to nothing."""
@@ -428,6 +446,8 @@ class Connections:
         session = self._sessions.get(number)
         if session is None:
             session = self._sessions[number] = _Session()
+            if len(self._sessions) > MAX_SESSIONS:
+                self._forget_session(next(iter(self._sessions)))
         session.library = library or session.library
         return session
 
@@ -513,17 +533,20 @@ class Connections:
                 view.tls.established = event.time
 
     def _freed(self, event: SessionFreed) -> Iterator[StreamItem]:
-        session = self._sessions.get(event.session)
-        if session and event.session in self._unbound:
-            self._abandon(event.session)
-        self._holes.forget_session(event.session)
-        self._sessions.pop(event.session, None)
+        self._forget_session(event.session)
         yield from ()
+
+    def _forget_session(self, number: int) -> None:
+        if number in self._unbound:
+            self._abandon(number)
+        self._holes.forget_session(number)
+        self._sessions.pop(number, None)
 
     # Time
 
     def tick(self, now: int) -> Iterator[StreamItem]:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
+        self._now = now
         for event in self._answers.expire(now):
             yield from self._handle(event)
         for view in list(self._undecided.values()):

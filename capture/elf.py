@@ -84,10 +84,14 @@ class Section:
 
 
 class ElfFile:
-    """One ELF file, open for look-ups. A context manager; every failure is an ElfError."""
+    """One ELF file, open for look-ups. A context manager; every failure is an ElfError.
 
-    def __init__(self, path: str) -> None:
+    ``place`` is where it was found, if ``path`` is a descriptor's: what lies beside it can be opened there.
+    """
+
+    def __init__(self, path: str, place: str | None = None) -> None:
         self.path = path
+        self.place = path if place is None else place
         self.view = FileView(path)
         try:
             self._read_headers()

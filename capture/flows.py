@@ -65,7 +65,8 @@ class Flow(Generic[P]):
         self.late_bytes = 0
         self._held: dict[int, P] = {}
         self._held_bytes = 0
-        self._waiting_since = 0
+        # When it was first looked at, not the piece's time: of a call that has blocked, that is its entry's.
+        self._waiting_since: int | None = None
         self._overlapped = False  # whether a piece that is held is
 
     def add(self, piece: P) -> Iterator[P | Hole]:
@@ -76,8 +77,11 @@ class Flow(Generic[P]):
             if self._held:
                 yield from self._consecutive()
         elif piece.position > self.position:
+            if piece.position in self._held:
+                self.late_bytes += piece.length
+                return
             if not self._held:
-                self._waiting_since = piece.time
+                self._waiting_since = None
                 self._overlapped = False
             self._overlapped |= piece.overlapped
             self._held[piece.position] = piece
@@ -90,17 +94,26 @@ class Flow(Generic[P]):
 
     def expire(self, now: int) -> Iterator[P | Hole]:
         """What has waited long enough."""
+        if not self._held:
+            return
         window = OVERLAP_WINDOW_NS if self._overlapped else REORDER_WINDOW_NS
-        if self._held and now - self._waiting_since > window:
+        if self._waiting_since is None:
+            self._waiting_since = now
+        elif now - self._waiting_since > window:
             yield from self.give_up()
 
     def give_up(self) -> Iterator[P | Hole]:
         """Everything that is held, with holes for what is missing before it."""
-        while self._held:
-            first = min(self._held)
-            yield Hole(self._held[first].time, first - self.position, self.position)
-            self.position = first
-            yield from self._consecutive()
+        for position in sorted(self._held):
+            piece = self._held.pop(position)
+            self._held_bytes -= piece.length
+            if position < self.position:
+                self.late_bytes += piece.length  # what came before it reaches into it
+                continue
+            if position > self.position:
+                yield Hole(piece.time, position - self.position, self.position)
+            self.position = position + piece.length
+            yield piece
 
     def finish(self, final: int, now: int) -> Iterator[P | Hole]:
         """The end: everything up to the position ``final``, which the kernel says was reached."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Connections of which nothing is to be seen: as many as people look through. Their number is given anyway.
 MAX_IDLE_LISTED = 1000
+# Processes whose TLS was not read, each in a line of its own on a terminal; the file lists more.
+MAX_SAID_PROCESSES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,9 @@ class Ledger:
     losses: tuple[ConnectionLoss, ...] = ()
     idle: tuple[IdleConnection, ...] = ()
     orphan_bytes: int = 0
+    # Of processes that are not in ``unreadable``: connections, and bytes.
+    unlisted_unread: int = 0
+    unlisted_ciphertext: int = 0
 
     @property
     def lost_bytes(self) -> int:
@@ -181,6 +186,7 @@ class Ledger:
             "table_overflows": self.table_overflows,
             "unlisted_addresses": self.unlisted_addresses,
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
+            "unlisted_unread": self.unlisted_unread,
             "losses": [asdict(loss) for loss in self.losses],
             "idle": len(self.idle),
             "idle_connections": [_idle_json(connection) for connection in self.idle[:MAX_IDLE_LISTED]],
@@ -243,7 +249,22 @@ class Ledger:
         for account, name in ((self.sockets, "sockets"), (self.tls, "TLS")):
             if account.residue:
                 found.append(f"the account of {name} is off by {account.residue} bytes: please report this.")
-        return [*found, *(unreadable.said() for unreadable in self.unreadable)]
+        return [*found, *self._unread()]
+
+    def _unread(self) -> list[str]:
+        """Whose TLS was not read: those with the most of it, and how much there is of others."""
+        most = list(self.unreadable)
+        if len(most) > MAX_SAID_PROCESSES:
+            most.sort(key=lambda unreadable: -unreadable.ciphertext)
+        lines = [unreadable.said() for unreadable in most[:MAX_SAID_PROCESSES]]
+        rest = most[MAX_SAID_PROCESSES:]
+        ciphertext = sum(unreadable.ciphertext for unreadable in rest) + self.unlisted_ciphertext
+        if rest or self.unlisted_unread:
+            more = f"{len(rest):,} more processes" if rest else "more processes"
+            if rest and self.unlisted_unread:
+                more = f"more than {more}"
+            lines.append(f"{more} used TLS that was not read: {_bytes(ciphertext)} of ciphertext were seen.")
+        return lines
 
 
 def balance(
@@ -318,6 +339,8 @@ def balance(
             counters["tcp_excess_sent"] + counters["tcp_excess_received"],
         ),
         tuple(_loss(loss) for loss in tally.losses.values()),
+        unlisted_unread=tally.unlisted_unread,
+        unlisted_ciphertext=tally.unlisted_ciphertext,
     )  # fmt: skip
 
 

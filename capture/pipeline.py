@@ -205,13 +205,15 @@ class Pipeline:
             if type(event) is ProgramExecuted:
                 self._names.executed(event)
         if event is not None:
-            self._now = event.time
+            # A call that has blocked tells when it began.
+            self._now = max(self._now, event.time)
         return True
 
     def tick(self, now: float) -> None:
         """What waits for time."""
         if jump := self._clock.adjust():
             self._decoder.clock_offset = self._clock.offset
+            self._now += jump
             self._warnings.append(
                 f"The wall clock jumped by {jump / 1e9:+,.1f} s; from here on times are by the new one."
             )

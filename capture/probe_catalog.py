@@ -71,9 +71,12 @@ class ProbeCatalog:
         if file is not None:
             self._load(file)
 
-    def probes_for(self, path: str) -> LibraryProbes | None:
-        """As capture.tls_libraries.probes_for: the probes of a file, or None; raises ElfError."""
-        with ElfFile(path) as elf:
+    def probes_for(self, path: str, place: str | None = None) -> LibraryProbes | None:
+        """As capture.tls_libraries.probes_for: the probes of a file, or None; raises ElfError.
+
+        ``place`` is where it was found, if ``path`` is a descriptor's.
+        """
+        with ElfFile(path, place) as elf:
             key = _key(elf)
             if key in self._entries:
                 entry = self._entries.pop(key)
@@ -82,6 +85,8 @@ class ProbeCatalog:
                     return _decode(entry, elf) if entry else None
             found = find_probes(elf)
         self._entries[key] = _encode(found) if found else None
+        if len(self._entries) > MAX_ENTRIES:
+            del self._entries[next(iter(self._entries))]
         self._changed = True
         return found
 
@@ -89,8 +94,7 @@ class ProbeCatalog:
         """Write the file where something is new; whether it is up to date now."""
         if self._file is None or not self._changed:
             return self._file is not None
-        kept = dict(list(self._entries.items())[-MAX_ENTRIES:])
-        text = json.dumps({"code": self._code, "files": kept}, separators=(",", ":"))
+        text = json.dumps({"code": self._code, "files": self._entries}, separators=(",", ":"))
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".probes-")

@@ -12,6 +12,8 @@ _HANDSHAKE_RECORD = 22
 _CLIENT_HELLO, _SERVER_HELLO = 1, 2
 _SERVER_NAME, _ALPN = 0, 16
 
+# In the first record: after its header (5 bytes), the message's (4) and the version.
+_RANDOM = slice(11, 43)
 # A hello longer than this is not looked at: post-quantum key shares and ECH make one about 2 KiB.
 MAX_HELLO_BYTES = 16384
 
@@ -38,7 +40,7 @@ class HelloReader:
     @property
     def random(self) -> bytes:
         """The hello's random value (RFC 8446 §4.1.2), its own in the world; short where the record is cut."""
-        return bytes(self._bytes[11:43])
+        return bytes(self._bytes[_RANDOM])
 
     def feed(self, data: bytes) -> Hello | None:
         """The hello, once; None while it is incomplete, or if there is none."""
@@ -46,11 +48,11 @@ class HelloReader:
             return None
         self._bytes += data
         message = self._message()
-        if message is None:
-            self.done = self.done or len(self._bytes) > MAX_HELLO_BYTES
-            return None
-        self.done = True
-        return _parse(message)
+        self.done = self.done or message is not None or len(self._bytes) > MAX_HELLO_BYTES
+        if self.done:
+            # Connections live long, and are many.
+            del self._bytes[_RANDOM.stop :]
+        return _parse(message) if message is not None else None
 
     def _message(self) -> bytes | None:
         """The first handshake message, joined over records (RFC 8446 §5.1)."""

@@ -388,7 +388,9 @@ def _label(elf: ElfFile, row: Library) -> str:
         return row.name
     version = _version(elf, row)
     if version is None and row.companion:
-        folder = Path(elf.path).resolve().parent
+        # Resolved, a path in another mount namespace (/proc/PID/root/…) would be one of ours.
+        place = Path(elf.place)
+        folder = (place if place.is_relative_to("/proc") else place.resolve()).parent
         for name in elf.needed:
             companion = str(folder / name)
             if re.fullmatch(row.companion, name) and file_exists(companion):

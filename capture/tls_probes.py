@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from capture.leases import Lease, Leases
     from capture.probe_catalog import ProbeCatalog
 
+# Files that are remembered as looked at, as many as the kernel side remembers; one more look costs little.
+MAX_SEEN = 65536
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -98,6 +101,8 @@ class TlsFiles:
         self._forget(key)
         self._seen[key] = version
         self._inodes[key[1], version] += 1
+        if len(self._seen) > MAX_SEEN:
+            self._forget(next(iter(self._seen)))
 
     def _forget(self, key: tuple[int, int]) -> None:
         version = self._seen.pop(key, None)
@@ -172,7 +177,7 @@ class TlsFiles:
         self._note(key, file.version)
         problem = None
         try:
-            if probes := self._catalog.probes_for(lease.path):
+            if probes := self._catalog.probes_for(lease.path, file.path):
                 self._leased[key] = (file, lease)
                 if probes.level != "resolver":
                     self._readable.add(file.inode)

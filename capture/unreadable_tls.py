@@ -8,6 +8,7 @@ its panics leave in the file. For warnings only: nothing is attached on this acc
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,17 @@ _RUSTLS = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
 _MATCH_BYTES = 64
 # The smallest program with rustls has more; most libraries of a process are smaller, and not worth a search.
 MIN_BYTES = 1 << 20
+# Processes, and files, of which the answer is kept: those of a busy machine at one time.
+MAX_REMEMBERED = 4096
 
 
 class UnreadableTls:
     """Names the TLS of processes, each file looked into once."""
 
     def __init__(self) -> None:
-        self._files: dict[tuple[int, int, Version], str | None] = {}
-        self._processes: dict[int, tuple[int, str | None]] = {}
+        # Oldest first.
+        self._files: OrderedDict[tuple[int, int, Version], str | None] = OrderedDict()
+        self._processes: OrderedDict[int, tuple[int, str | None]] = OrderedDict()
 
     def name(self, pid: int) -> str | None:
         """Whose TLS the process has, as far as that is recognised; None too if the process has ended unseen."""
@@ -47,13 +51,18 @@ class UnreadableTls:
             return known[1] if known else None
         found = next(filter(None, map(self._name_of, discover_files([pid]))), None)
         self._processes[pid] = (running.start_ticks, found)
+        if len(self._processes) > MAX_REMEMBERED:
+            self._processes.popitem(last=False)
         return found
 
     def _name_of(self, file: ExecutableFile) -> str | None:
         key = (file.device, file.inode, file.version)
-        if key not in self._files:
-            self._files[key] = _by_name(file.name) or _by_content(file.path)
-        return self._files[key]
+        if key in self._files:
+            return self._files[key]
+        found = self._files[key] = _by_name(file.name) or _by_content(file.path)
+        if len(self._files) > MAX_REMEMBERED:
+            self._files.popitem(last=False)
+        return found
 
 
 def _by_name(path: str) -> str | None:

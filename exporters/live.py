@@ -89,11 +89,16 @@ def follow(capture: int, output: BinaryIO, writer: int, maker: EntryMaker, limit
     har.close(notes)
 
 
+def give_way() -> None:
+    """Be no more urgent than NICE, however urgent the recorder is whose child this is."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
 def main(arguments: list[str]) -> None:
     """Run in the process that the recorder starts."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the recorder's end is ours
-    os.nice(NICE)
+    give_way()
     capture, archive, writer = (int(argument) for argument in arguments[:3])
     options = json.loads(arguments[3])
     limits = Limits(**options["limits"])

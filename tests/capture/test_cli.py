@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from processes import PLAINTAP
 from recording import plaintap
 
+from capture import cli, doctor
 from capture.cli import main
 from capture.ledger import Account, Ledger
 from capture.streams import Data, Endpoint, Side, StreamOpened
@@ -204,3 +205,19 @@ def test_bytes_that_found_no_connection_in_the_file_are_told(monkeypatch, tmp_pa
     assert f"Warning: {told}" in said
     assert json.loads(account.read_text())["orphan_bytes"] == 8
     assert told.encode() in path.read_bytes()
+
+
+ESCAPE = "\x1b]0;gotcha\x07\x9b2J"
+ESCAPED = r"\x1b]0;gotcha\x07\x9b2J"
+
+
+def test_what_others_call_themselves_is_nothing_that_a_terminal_obeys(monkeypatch, capsys):
+    """A process's name and a file's may hold any bytes."""
+    monkeypatch.setattr(doctor, "examine_machine", lambda: [doctor.Check("kernel", "6.1", None)])
+    finding = doctor.Finding(1, ESCAPE, f"/tmp/{ESCAPE}", "OpenSSL", "3", f"{ESCAPE} is missed")
+    monkeypatch.setattr(doctor, "examine_processes", lambda *_: [finding])
+    said = CliRunner().invoke(main, ["doctor"]).output
+    assert said.count(ESCAPED) == 3
+    assert ESCAPE[0] not in said
+    cli._say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
+    assert capsys.readouterr().err == f"Warning: /tmp/{ESCAPED}: no probes.\nMore.\n"

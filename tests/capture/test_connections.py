@@ -134,6 +134,16 @@ def test_a_lone_server_is_shown_when_the_window_is_over():
     assert recording.stream.both == (REQUEST, b"")
 
 
+def test_what_a_server_sent_in_a_call_that_blocked_waits_for_its_client_as_ever():
+    """Its time is that of the call's entry."""
+    client, server = ends()
+    recording = Recording().tick(40 * SECOND_NS)
+    recording.feed(*server[:2]).tick(40 * SECOND_NS + SERVER_WINDOW_NS)
+    assert recording.streams == []
+    recording.feed(*client[:2])
+    assert recording.stream.opened.side is Side.CLIENT
+
+
 def test_a_distant_connection_does_not_wait():
     recording = Recording().feed(distant(1), moved(1, SENT, 0, REQUEST))
     assert recording.stream.both == (REQUEST, b"")
@@ -439,6 +449,15 @@ def test_waiting_plaintext_of_a_connection_that_is_not_wanted_is_filtered():
     assert recording.items == []
     tally = recording.tally
     assert (tally.filtered_plaintext, tally.unknown_association) == (len(REQUEST), 0)
+
+
+def test_sessions_that_nobody_frees_are_forgotten(monkeypatch):
+    monkeypatch.setattr("capture.connections.MAX_SESSIONS", 10)
+    recording = Recording()
+    for session in range(1, 101):
+        recording.feed(plaintext(session, SENT, 0, REQUEST))
+    assert len(recording.connections._sessions) == 10
+    assert recording.tally.unknown_association == 90 * len(REQUEST)
 
 
 def test_waiting_plaintext_is_bounded_and_the_oldest_goes_first():

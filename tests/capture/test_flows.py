@@ -91,6 +91,7 @@ def test_a_hole_is_declared_only_when_the_window_is_over():
     flow = Flow(0)
     early = Part(5, b"late", time=1_000)
     assert list(flow.add(early)) == []
+    assert list(flow.expire(1_000)) == []
     assert list(flow.expire(1_000 + REORDER_WINDOW_NS)) == []
     assert list(flow.expire(1_001 + REORDER_WINDOW_NS)) == [Hole(1_000, 5, 0), early]
     assert flow.position == 9
@@ -99,8 +100,31 @@ def test_a_hole_is_declared_only_when_the_window_is_over():
 def test_the_window_is_that_of_the_oldest_that_waits():
     flow = Flow(0)
     list(flow.add(Part(5, b"a", time=0)))
+    assert list(flow.expire(0)) == []
     list(flow.add(Part(9, b"b", time=REORDER_WINDOW_NS)))
     assert [type(item) for item in flow.expire(REORDER_WINDOW_NS + 1)] == [Hole, Part, Hole, Part]
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_the_piece_of_a_call_that_blocked_waits_as_long_as_any(overlapped):
+    """Its time is that of the call's entry; what belongs before it may come in the next millisecond."""
+    flow, now = Flow(0), 2 * OVERLAP_WINDOW_NS
+    late = Part(5, b"late", time=0, overlapped=overlapped)
+    list(flow.add(late))
+    assert list(flow.expire(now)) == list(flow.expire(now + REORDER_WINDOW_NS)) == []
+    early = Part(0, b"early")
+    assert list(flow.add(early)) == [early, late]
+
+
+def test_of_two_pieces_at_one_place_the_second_is_late():
+    flow = Flow(0)
+    first = Part(5, b"first")
+    list(flow.add(first))
+    list(flow.add(Part(5, b"second")))
+    list(flow.add(Part(7, b"inside")))
+    assert list(flow.finish(10, 0)) == [Hole(0, 5, 0), first]
+    assert flow.late_bytes == len(b"second" + b"inside")
+    assert (flow._held_bytes, flow.waits) == (0, False)
 
 
 def test_a_piece_that_comes_after_its_hole_is_counted_and_not_shown():
@@ -141,7 +165,8 @@ def test_where_calls_overlap_it_waits_for_the_one_that_has_not_returned():
     late = Part(0, bytes(10))
     early = Part(10, bytes(2 * MAX_HELD_BYTES), overlapped=True)
     assert list(flow.add(early)) == []
-    assert list(flow.expire(OVERLAP_WINDOW_NS)) == []
+    assert list(flow.expire(0)) == list(flow.expire(OVERLAP_WINDOW_NS)) == []
     assert list(flow.add(late)) == [late, early]
     assert list(flow.add(Part(flow.position + 1, b"x", overlapped=True))) == []
+    assert list(flow.expire(0)) == []
     assert [type(found) for found in flow.expire(OVERLAP_WINDOW_NS + 1)] == [Hole, Part]

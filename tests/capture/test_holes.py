@@ -86,7 +86,7 @@ def test_a_hole_in_the_middle_is_shown_with_its_reasons_and_counted_by_connectio
     flow = (1, 0, int(SENT))
     holes, _ = holes_of((flow, len(REQUEST) + 2, 3, Reason.NOT_IN_USER_SPACE))
     recording = recording_with(holes).feed(distant(1), moved(1, SENT, 0, REQUEST))
-    recording.feed(moved(1, SENT, len(REQUEST) + 5, b"rest")).tick(SECOND_NS)
+    recording.feed(moved(1, SENT, len(REQUEST) + 5, b"rest")).tick(0).tick(SECOND_NS)
     begin = len(REQUEST)
     assert recording.stream.holes[Side.CLIENT] == [
         (begin, 2, "ring-full"), (begin + 2, 3, "not-in-user-space"),
@@ -99,7 +99,7 @@ def test_plaintext_that_was_thrown_away_before_its_socket_was_known(monkeypatch)
     monkeypatch.setattr(module, "MAX_UNBOUND_BYTES", 3)
     recording = Recording().feed(distant(1, protocol=Protocol.TLS))
     recording.feed(plaintext(7, SENT, 0, b"lost"), SessionBound(7, 1, 0, 1, 1))
-    recording.feed(plaintext(7, SENT, 4, REQUEST, connection=1)).tick(SECOND_NS)
+    recording.feed(plaintext(7, SENT, 4, REQUEST, connection=1)).tick(0).tick(SECOND_NS)
     assert recording.stream.holes[Side.CLIENT] == [(0, 4, "unknown-association")]
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kernel_events import REQUEST, SECOND_NS, Recording, announced, distant, ended, moved, plaintext
 
 from bpf import abi
-from capture.connections import Tally
+from capture.connections import MAX_LISTED_PROCESSES, Tally
 from capture.events import Direction, Protocol, Reason, Role, SessionFreed
-from capture.ledger import MAX_IDLE_LISTED, IdleConnection, Observation, balance
+from capture.ledger import MAX_IDLE_LISTED, MAX_SAID_PROCESSES, IdleConnection, Observation, balance
 from capture.streams import Data, Gap, Side
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
@@ -201,6 +201,23 @@ def test_tls_that_came_too_early_or_is_others_is_called_that():
     assert "cannot be read (JSSE): 6" in java
     assert "squid (pid 9) relayed" in proxy
     assert all("cannot be read" not in said for said in (early, proxy))
+
+
+def test_of_processes_that_come_by_the_thousand_the_worst_are_said():
+    tally = Tally()
+    for pid in range(3 * MAX_LISTED_PROCESSES):
+        tally.note_unread(tally.unreadable, (pid, "short", "rustls"), 1000 + pid % MAX_LISTED_PROCESSES)
+        tally.note_unread(tally.unreadable, (0, "short", "rustls"), 1)
+    assert len(tally.unreadable) == MAX_LISTED_PROCESSES
+    ledger = balance(counters(), tally)
+    *lines, rest = ledger.warnings()
+    assert len(lines) == MAX_SAID_PROCESSES
+    assert lines[0].startswith("short (pid 0) used TLS")
+    said = [int(line.split(": ")[1].split()[0].replace(",", "")) for line in lines]
+    whole = sum(1000 + pid % MAX_LISTED_PROCESSES for pid in range(3 * MAX_LISTED_PROCESSES))
+    hidden = whole + 3 * MAX_LISTED_PROCESSES - sum(said)
+    assert rest.startswith(f"more than {MAX_LISTED_PROCESSES - MAX_SAID_PROCESSES} more processes used TLS")
+    assert f" {hidden:,} bytes" in rest
 
 
 def test_machines_read_the_same():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -145,3 +146,18 @@ def test_a_hello_without_end_is_given_up():
         assert reader.feed(record) is None
     assert reader.done
     assert len(reader._bytes) <= MAX_HELLO_BYTES + len(record)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x20\x00\x01\x00\x00\x50", b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc", b"no TLS at all"],
+)
+def test_what_was_read_is_not_kept(data):
+    """Whether it was a whole hello, one that is too long, or none."""
+    reader = HelloReader()
+    message = data + bytes(range(250)) * 100
+    for start in range(0, len(message), 1000):
+        reader.feed(message[start : start + 1000])
+    assert reader.done
+    assert reader.random == message[11:43]
+    assert sum(sys.getsizeof(getattr(reader, name)) for name in reader.__slots__) < 300

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,6 @@ from capture.tls_probes import Look, TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from bpf.probes import UprobeSite
 
@@ -100,6 +100,43 @@ def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: 
     assert files._look([found]) == []
     (look,) = look_at(files, library)
     assert look.probes
+
+
+CONTAINER = """
+mount -t tmpfs tmpfs "$1"
+cp /lib/x86_64-linux-gnu/libssl.so.3 "$1"
+sed 's/OpenSSL 3\\.[0-9.]* /OpenSSL 3.0.99 /' /lib/x86_64-linux-gnu/libcrypto.so.3 >"$1/libcrypto.so.3"
+echo mounted
+read end
+"""
+
+
+@pytest.mark.kernel  # for the right to mount
+def test_a_container_s_library_has_the_version_of_its_own_companion(leases: Leases, tmp_path: Path) -> None:
+    """At the same path the host has none, or another."""
+    command = ["unshare", "--mount", "sh", "-ec", CONTAINER, "sh", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"mounted\n"
+        library = Path(f"/proc/{child.pid}/root{tmp_path}/libssl.so.3")
+        (look,) = look_at(TlsFiles(ProbeCatalog(), leases), library)
+        child.communicate(b"\n")
+    assert look.probes
+    assert "3.0.99" in look.probes.library
+
+
+def test_of_many_files_the_first_are_forgotten(
+    leases: Leases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capture.tls_probes.MAX_SEEN", 3)
+    files = TlsFiles(ProbeCatalog(), leases)
+    paths = [tmp_path / str(number) for number in range(5)]
+    for path in paths:
+        path.write_bytes(b"no program")
+        look_at(files, path)
+    seen = [files.has_seen(path.stat().st_ino, Version.of(path.stat())) for path in paths]
+    assert seen == [False, False, True, True, True]
+    assert len(files._seen) == len(files._inodes) == 3
 
 
 @pytest.fixture

@@ -102,13 +102,25 @@ INLINE int put_gap(struct job *j, u64 n, u8 reason)
 	struct record0 *r = ring.ringbuf_reserve(sizeof(*r));
 	if (!r) {
 		count(COUNTER_EVENTS_RING_FULL, 1);
-		note_hole(j, j->position, n, reason);
+		note_hole(j->connection, j->session, j->direction, j->position, n, reason);
 		return 0;
 	}
 	fill_head(&r->head, j, 0, n, j->position);
 	r->head.reason = reason;
 	submit(r);
 	return 1;
+}
+
+/* An empty one, in its map: it is too large for the stack of what sets it up. NULL: no room. */
+INLINE struct job *new_job(u32 tid)
+{
+	int zero = 0;
+	struct job *none = no_jobs.lookup(&zero);
+
+	if (none && !jobs.update(&tid, none))
+		return jobs.lookup(&tid);
+	count(COUNTER_TABLE_FULL, 1);
+	return NULL;
 }
 
 /* One round. 1: bytes are left for another. */

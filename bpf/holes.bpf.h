@@ -13,13 +13,13 @@ struct hole {
 /* A cache: what nobody asks for goes when room is needed. */
 BPF_TABLE("lru_hash", struct hole_key, struct hole, holes, 16384);
 
-INLINE void note_hole(struct job *j, u64 position, u64 n, u8 reason)
+INLINE void note_hole(u64 connection, u64 session, u64 direction, u64 position, u64 n, u64 reason)
 {
-	struct hole_key key = {.session = j->session, .position = position, .direction = j->direction};
+	struct hole_key key = {.session = session, .position = position, .direction = direction};
 	struct hole hole = {.length = n, .reason = reason};
 
-	if (!j->session)
-		key.connection = j->connection;
+	if (!session)
+		key.connection = connection;
 	holes.update(&key, &hole);
 	count(COUNTER_HOLES_NOTED, 1);
 }

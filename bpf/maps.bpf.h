@@ -120,7 +120,7 @@ struct job {
 	u64 vector, block, blocks;
 	u64 base, length, offset;
 	u64 left;
-	u64 captured, ring_full, fault;
+	u64 captured, ring_full;
 	u64 total;		/* `left` at first */
 	u64 split;		/* bytes left at which others' bytes come between; ~0: none do */
 	u64 queue, skb;		/* what is copied is there while this points to it; 0: for as long as it takes */
@@ -152,6 +152,7 @@ BPF_TABLE("lru_hash", struct descriptor_key, struct descriptor, descriptors, MAX
 BPF_HASH(syscalls, u32, struct syscall, MAX_CALLS);
 /* key: tid. Deleted when the copy is done. */
 BPF_HASH(jobs, u32, struct job, MAX_CALLS);
+BPF_ARRAY(no_jobs, struct job, 1);
 /* key: {ssl, tgid}. Deleted when the object is freed or with its socket. A process that ends may free nothing, and
  * have no socket that is known: what was not used for longest goes when room is needed. */
 BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS);

@@ -100,7 +100,9 @@ INLINE u32 first_bytes(struct syscall *call, u64 moved, u8 *to)
 	return have;
 }
 
-/* What becomes of a call's bytes: copied, copied as handshake, or only counted, under the counter it names. */
+/* What becomes of a call's bytes: told of without a copy, copied as handshake, copied, or only counted, under the
+ * counter it names. */
+#define FATE_GAP -3
 #define FATE_HELLO -2
 #define FATE_COPY -1
 
@@ -125,7 +127,7 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	}
 	/* With MSG_TRUNC, TCP discards what it would have copied. */
 	if (flags & (NOT_IN_USER_SPACE | MSG_TRUNC))
-		return COUNTER_LOST_NOT_IN_USER_SPACE;
+		return FATE_GAP;
 	return FATE_COPY;
 }
 
@@ -143,60 +145,67 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		infer(c, d, head, have);
 	note_nested(tid, call, c, head, have);
 
-	struct job job = {
-		.connection = c->id, .tgid = id >> 32, .tid = tid,
-		.kind = SAMPLE_DATA, .direction = d, .protocol = c->protocol,
-		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
-		.memory = call->memory, .split = ~0ULL, .overlapped = call->sequenced && overlaps(call, c),
-		.queue = call->queue, .skb = call->skb,
-		.by_reference = d == DIRECTION_SENT && (call->memory == MEMORY_PAGES || (call->flags & MSG_ZEROCOPY)),
-	};
-	int fate = fate_of(c, d, call->flags);
-	int announced = fate <= FATE_COPY && announce(c, job.tgid, tid);
-	job.position = place(call, c, n);
+	int fate = fate_of(c, d, call->flags), overlapped = overlaps(call, c);
+	int announced = fate < 0 && announce(c, id >> 32, tid);
+	u64 position = place(call, c, n);
+
 	if (c->protocol == PROTOCOL_TLS && !c->session && have >= RECORD_KEY_END) {
 		if (d == DIRECTION_SENT)
 			match_record(head, c, sk, id);
 		else
 			note_arrival(head, c, sk, tid);
 	}
-	if (fate != FATE_COPY) {
+	if (fate >= 0 || fate == FATE_HELLO)
 		count(fate == FATE_HELLO ? COUNTER_SUPPRESSED : fate, n);
-		if (fate == COUNTER_UNDECIDED && c->announced)
-			note_hole(&job, job.position, n, REASON_UNDECIDED);
-		if (fate == COUNTER_LOST_NOT_IN_USER_SPACE && announce(c, job.tgid, tid))
-			put_gap(&job, n, REASON_NOT_IN_USER_SPACE);
-		if (fate != FATE_HELLO || !announced)
-			return 0;
+	else if (!announced)
+		count(COUNTER_LOST_RING_FULL, n);
+	if (fate == COUNTER_UNDECIDED && c->announced)
+		note_hole(c->id, 0, d, position, n, REASON_UNDECIDED);
+	if (!announced)
+		return 0;
+	struct job *job = new_job(tid);
+	if (!job) {
+		if (fate != FATE_HELLO) {
+			count(COUNTER_LOST_TABLE_FULL, n);
+			note_hole(c->id, 0, d, position, n, REASON_TABLE_FULL);
+		}
+		return 0;
+	}
+	if (fate == FATE_HELLO) {
 		if (n > c->hello_left[d])
 			n = c->hello_left[d];
 		c->hello_left[d] -= n;
-		job.kind = SAMPLE_HELLO;
-	} else if (!announced) {
-		count(COUNTER_LOST_RING_FULL, n);
-		return 0;
 	}
-	job.left = job.total = n;
-	if (call->splits && overlaps(call, c)) {
-		job.split_up = 1;
-		next_split(&job, tid);
+	job->kind = fate == FATE_HELLO ? SAMPLE_HELLO : SAMPLE_DATA;
+	job->connection = c->id;
+	job->tgid = id >> 32;
+	job->tid = tid;
+	job->direction = d;
+	job->protocol = c->protocol;
+	job->time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns();
+	job->position = position;
+	job->left = job->total = n;
+	job->split = ~0ULL;
+	job->overlapped = call->sequenced && overlapped;
+	job->by_reference = d == DIRECTION_SENT && (call->memory == MEMORY_PAGES || (call->flags & MSG_ZEROCOPY));
+	job->memory = call->memory;
+	job->queue = call->queue;
+	job->skb = call->skb;
+	if (call->splits && overlapped) {
+		job->split_up = 1;
+		next_split(job, tid);
 	}
-	if (call->blocks) {
-		job.vector = call->buffer;
-		job.blocks = call->blocks;
-		job.skip = call->skip;
+	if (fate == FATE_GAP) {
+		job->unreadable = REASON_NOT_IN_USER_SPACE;
+	} else if (call->blocks) {
+		job->vector = call->buffer;
+		job->blocks = call->blocks;
+		job->skip = call->skip;
 	} else {
-		job.base = call->buffer;
-		job.length = n;
+		job->base = call->buffer;
+		job->length = n;
 	}
-	if (!jobs.update(&tid, &job))
-		return 1;
-	count(COUNTER_TABLE_FULL, 1);
-	if (job.kind == SAMPLE_DATA) {
-		count(COUNTER_LOST_TABLE_FULL, n);
-		note_hole(&job, job.position, n, REASON_TABLE_FULL);
-	}
-	return 0;
+	return 1;
 }
 
 INLINE int io_exit(long result)

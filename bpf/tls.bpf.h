@@ -142,52 +142,54 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		count(COUNTER_PLAINTEXT_TABLE_FULL, n);
 		return 0;
 	}
-	struct job job = {
-		.left = n, .tgid = id >> 32, .tid = tid, .memory = call->memory,
-		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
-		.answers = d == DIRECTION_RECEIVED && s->writing,
-		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
-	};
+	u64 answers = d == DIRECTION_RECEIVED && s->writing, position;
+
 	if (s->without_bio && !s->connection && !call->connection)
 		note_order(s, call, id, d, n);
-	if (call->blocks) {
-		job.vector = call->buffer;
-		job.blocks = call->blocks;
-	} else {
-		job.base = call->buffer;
-		job.length = n;
-	}
 	c = bind(s, call, id);
-	job.session = s->id;
-	job.connection = s->connection;
-	job.position = __sync_fetch_and_add(&s->position[d], n);
+	position = __sync_fetch_and_add(&s->position[d], n);
 	if (c)
-		c->session_position[d] = job.position + n;
+		c->session_position[d] = position + n;
 	/* Also of connections that are not known yet. */
-	if (has_setting(DROP_TLS)) {
+	if (has_setting(DROP_TLS) || (c && c->unwanted)) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}
-	if (c) {
-		if (c->unwanted) {
-			count(COUNTER_PLAINTEXT_FILTERED, n);
-			return 0;
-		}
-		if (mirrored.lookup(&s->connection)) {
-			count(COUNTER_PLAINTEXT_MIRRORED, n);
-			return 0;
-		}
-		if (!announce(c, job.tgid, tid)) {
-			count(COUNTER_PLAINTEXT_RING_FULL, n);
-			return 0;
-		}
+	if (c && mirrored.lookup(&s->connection)) {
+		count(COUNTER_PLAINTEXT_MIRRORED, n);
+		return 0;
 	}
-	if (!jobs.update(&tid, &job))
-		return 1;
-	count(COUNTER_TABLE_FULL, 1);
-	count(COUNTER_PLAINTEXT_TABLE_FULL, n);
-	note_hole(&job, job.position, n, REASON_TABLE_FULL);
-	return 0;
+	if (c && !announce(c, id >> 32, tid)) {
+		count(COUNTER_PLAINTEXT_RING_FULL, n);
+		return 0;
+	}
+	struct job *job = new_job(tid);
+	if (!job) {
+		count(COUNTER_PLAINTEXT_TABLE_FULL, n);
+		note_hole(0, s->id, d, position, n, REASON_TABLE_FULL);
+		return 0;
+	}
+	job->kind = SAMPLE_DATA;
+	job->connection = s->connection;
+	job->session = s->id;
+	job->library = s->library;
+	job->tgid = id >> 32;
+	job->tid = tid;
+	job->direction = d;
+	job->protocol = PROTOCOL_TLS;
+	job->time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns();
+	job->position = position;
+	job->left = n;
+	job->answers = answers;
+	job->memory = call->memory;
+	if (call->blocks) {
+		job->vector = call->buffer;
+		job->blocks = call->blocks;
+	} else {
+		job->base = call->buffer;
+		job->length = n;
+	}
+	return 1;
 }
 
 INLINE int tls_free(struct pt_regs *ctx, u64 ssl)

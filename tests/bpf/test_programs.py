@@ -152,6 +152,15 @@ def test_nothing_needs_a_newer_kernel_than_is_said(kernel):
         assert not [code for code, _, of, _, _ in instructions(kernel, name) if code == 0x85 and of == 1]
 
 
+@pytest.mark.parametrize("unix", [False, True], ids=["", "unix"])
+@pytest.mark.parametrize("below_calls", [False, True], ids=["no-below", "below"])
+def test_every_choice_of_a_user_compiles(below_calls, unix):
+    """In a process of its own: the compiler ends it where a program's stack is too deep."""
+    compiling = f"from bpf.program import Kernel; Kernel({RING_BYTES}, below_calls={below_calls}, unix={unix}).close()"
+    done = subprocess.run([PYTHON, "-c", compiling], capture_output=True, text=True, timeout=180, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def descriptors():
     """How many this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
@@ -167,7 +176,7 @@ def test_tracepoints_attach_and_let_go():
     probes.detach()
     covered = [event for event, _ in TRACEPOINTS if own.below.lengths and event in below.COVERED]
     below_them = list(own.below.raw_tracepoints())
-    assert len(below_them) == 5, "this kernel shows messages and lengths"
+    assert len(below_them) == 7, "this kernel shows lengths, messages, and packets of Unix sockets"
     count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(below_them)
     assert descriptors() == attached - count
     probes.detach()

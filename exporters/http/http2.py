@@ -2,7 +2,7 @@
 
 Theory of operation. Each direction has a FrameReader and an HPACK decoder; frames meet in a StreamExchange by
 their stream's number, so that it does not matter which direction comes first. An exchange ends when both sides
-have ended the stream (END_STREAM), or one of them has reset it.
+have ended the stream (END_STREAM), or one has reset it; what a client's reset answers has IN_FLIGHT_NS to come.
 
 A loss inside a DATA frame is a hole in that stream's body. A loss inside a field block leaves that message
 without its head, and makes the entries of the direction's HPACK table unknown. A loss over the end of a frame
@@ -41,6 +41,9 @@ MAX_LOST_STREAMS = 2000
 MAX_CLOSED_STREAMS = 4096
 """Streams that have ended, and whose late frames are known for what they are."""
 
+IN_FLIGHT_NS = 1_000_000_000
+"""How late a write may be seen, when it returns, on a busy machine."""
+
 _NO_ERROR = 0
 
 
@@ -72,6 +75,7 @@ class Http2Layer:
         self._incomplete = joined  # requests may have been sent that were not seen
         self._blocks: list[_Block | None] = [None, None]
         self._streams: OrderedDict[int, StreamExchange] = OrderedDict()
+        self._cancelled: dict[int, tuple[int, str]] = {}  # until when the rest may come, and what to note
         self._closed: set[int] = set()
         self._closed_order: deque[int] = deque()
         self._count = 0
@@ -118,6 +122,7 @@ class Http2Layer:
 
     def frame(self, side: Side, frame: Frame, payload: bytes | None) -> None:
         """See FrameOwner."""
+        self._forget_cancelled(frame.started_ns)
         block = self._blocks[side]
         if frame.type == FrameType.CONTINUATION:
             if block is None or block.frame.stream != frame.stream:
@@ -175,10 +180,11 @@ class Http2Layer:
         """See FrameOwner."""
         stream = self._streams.get(frame.stream)
         if stream is not None:
-            stream.half(side).touch(time_ns)
+            half = stream.half(side)
+            half.touch(time_ns)
             if frame.flags & END_STREAM:
                 self._end_half(stream, side, time_ns)
-            elif stream.half(side).doubts and stream.half(side).missing == 0:
+            elif half.missing == 0 and (half.doubts or frame.stream in self._cancelled):
                 self._end_half(stream, side, time_ns)  # the end was lost, and all the content is there
 
     def highest_stream(self) -> int:
@@ -332,8 +338,19 @@ class Http2Layer:
             self._end(stream, frame.ended_ns)
             return
         by = "client" if side is Side.CLIENT else "server"
-        stream.note(f"reset by the {by}, error {'not recorded' if code is None else code}")
-        self._fail(stream, Outcome.CANCELLED, frame.ended_ns)
+        note = f"reset by the {by}, error {'not recorded' if code is None else code}"
+        missing = stream.response.missing if side is Side.CLIENT and stream.request.ended else None
+        if missing == 0:
+            self._end(stream, frame.ended_ns)
+            return
+        self._cancelled[frame.stream] = (frame.ended_ns + IN_FLIGHT_NS, note)
+        if not missing:
+            self._fail(stream, Outcome.CANCELLED, frame.ended_ns)
+
+    def _forget_cancelled(self, time_ns: int) -> None:
+        for stream_id, (until_ns, _) in list(self._cancelled.items()):
+            if time_ns > until_ns:
+                self._fail(self._streams[stream_id], Outcome.CANCELLED, until_ns - IN_FLIGHT_NS)
 
     def _go_away(self, last_stream: int, time_ns: int) -> None:
         """RFC 9113 §6.8: the server will not answer the client's streams after ``last_stream``."""
@@ -353,11 +370,15 @@ class Http2Layer:
                 self._fail(stream, outcome, time_ns)
 
     def _fail(self, stream: StreamExchange, outcome: Outcome, time_ns: int) -> None:
-        stream.outcome = outcome
+        _, note = self._cancelled.get(stream.stream_id, (0, ""))
+        if note:
+            stream.note(note)
+        stream.outcome = Outcome.CANCELLED if note else outcome
         self._end(stream, time_ns)
 
     def _end(self, stream: StreamExchange, time_ns: int) -> None:
         del self._streams[stream.stream_id]
+        self._cancelled.pop(stream.stream_id, None)
         self._closed.add(stream.stream_id)
         self._closed_order.append(stream.stream_id)
         if len(self._closed_order) > MAX_CLOSED_STREAMS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stacks import Stack, python_version
 from stacks_clients import BORINGSSL, GO
 
@@ -10,15 +12,30 @@ _BUN = "{node_modules}/bun/bin/bun.exe"
 _NEWEST_GO = ("{built}/python/bin/go", "version")
 
 
-def _wheel(package: str, program: str, library: str, *, readable: bool = True) -> Stack:
-    command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, package)
-    return Stack(package, command, library, python_version(package), http2=True, readable=readable)
+def _wheel(
+    package: str,
+    program: str,
+    library: str,
+    *,
+    module: str = "",
+    http2: bool = True,
+    readable: bool = True,
+) -> Stack:
+    command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, module or package)
+    return Stack(package, command, library, python_version(package), http2=http2, readable=readable)
 
 
 BUNDLED: tuple[Stack, ...] = (
     _wheel("rnet", "emulating", BORINGSSL),
     _wheel("wreq", "emulating", BORINGSSL),
     _wheel("tls-client", "utls", GO),
+    _wheel("nb-curl", "wheels", BORINGSSL, module="nb_curl"),
+    _wheel("dartio-tls", "wheels", BORINGSSL, module="dartio_tls", http2=False),
+    replace(_wheel("rqsession", "wheels", BORINGSSL), exchanges=("/download",)),
+    _wheel("utls", "streams", BORINGSSL, http2=False),
+    replace(
+        _wheel("utls", "streams", BORINGSSL, module="utls-bio", http2=False), name="utls, BIOs in memory"
+    ),
     _wheel("primp", "primp", r"^rustls \d", readable=False),
     Stack(
         "awscrt",

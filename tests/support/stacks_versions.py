@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stacks import Stack
+from stacks import Stack, python_version
 from stacks_build import GO_VERSIONS
 
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
@@ -27,7 +27,7 @@ _FIRST_WITH_FETCH = 18
 
 
 def _node(major: int) -> tuple[str, str]:
-    program = f"{{node_modules}}/node{major}/bin/node"
+    program = f"{{built}}/nodes/node_modules/node{major}/bin/node"
     return program, rf"^OpenSSL {_NODES[major]}"
 
 
@@ -90,7 +90,17 @@ def _go_servers(version: str) -> tuple[Stack, ...]:
     )
 
 
+def _older(name: str, package: str, openssl: str, *command: str, http2: bool = False) -> Stack:
+    environment = {"PYTHONPATH": "{built}/older"}
+    told = ("env", "PYTHONPATH={built}/older", *python_version(package))
+    program, *arguments = command
+    whole = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, *arguments)
+    return Stack(name, whole, rf"^OpenSSL {openssl}", told, environment, http2=http2)
+
+
 VERSIONS: tuple[Stack, ...] = (
+    _older("pyOpenSSL (an older cryptography)", "cryptography", "1.1.0", "streams", "pyopenssl"),
+    _older("pycurl, older", "pycurl", "1.1.1", "pycurl", http2=True),
     *(row for major in _NODES for row in _node_clients(major)),
     *(row for version in GO_VERSIONS for row in _go_clients(version)),
 )

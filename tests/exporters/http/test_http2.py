@@ -193,6 +193,35 @@ def test_resets() -> None:
     assert found[b"/d"].outcome is Outcome.COMPLETE
 
 
+def test_what_the_client_had_received_when_it_reset() -> None:
+    """curl resets as soon as it has all the content; the write that it answers is seen when that returns."""
+    talk = H2Talk()
+    streams = [talk.request(path=f"/{name}") for name in ("ended", "late", "short")]
+    for stream in streams:
+        talk.server.send_headers(stream, [(":status", "200"), ("content-length", "10")])
+    ended, late, short = streams
+    talk.server.send_data(ended, b"0123456789")
+    talk.server.send_data(late, b"01234")
+    talk.pump()
+    talk.server.send_data(late, b"56789")
+    talk.server.send_data(short, b"0")
+    written = talk.server.data_to_send()
+    for stream in streams:
+        talk.client.reset_stream(stream, error_code=5)
+    talk.conversation.client(talk.client.data_to_send())
+    talk.conversation.server(written)
+    found = by_target(read_in_splits(talk.conversation.items))
+    for target in (b"/ended", b"/late"):
+        assert found[target].outcome is Outcome.COMPLETE
+        assert found[target].notes == ()
+        assert found[target].response is not None
+        assert found[target].response.body.data == b"0123456789"
+    assert found[b"/short"].outcome is Outcome.CANCELLED
+    assert found[b"/short"].notes == ("reset by the client, error 5",)
+    assert found[b"/short"].response is not None
+    assert found[b"/short"].response.body.data == b"0"
+
+
 def test_goaway_and_the_end_of_the_connection() -> None:
     talk = H2Talk()
     answered, open_one, refused = (talk.request(path=f"/{name}") for name in "abc")

@@ -71,7 +71,8 @@ def with_pyopenssl() -> None:
 
     from OpenSSL import SSL
 
-    settings = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    # The second name is what pyOpenSSL had before its 21st version.
+    settings = SSL.Context(getattr(SSL, "TLS_CLIENT_METHOD", SSL.SSLv23_METHOD))
     settings.load_verify_locations(certificate)
     connection = SSL.Connection(settings, socket.create_connection((host, port)))
     connection.set_tlsext_host_name(host.encode())
@@ -80,6 +81,48 @@ def with_pyopenssl() -> None:
     blocking(connection)
     connection.shutdown()
     connection.close()
+
+
+def with_utls() -> None:
+    import socket
+
+    import utls
+
+    settings = utls.create_default_context(cafile=certificate)
+    with settings.wrap_socket(socket.create_connection((host, port)), server_hostname=host) as connection:
+        blocking(connection)
+
+
+def with_utls_bio() -> None:
+    """BIOs in memory, which a program fills and empties itself."""
+    import socket
+
+    import utls
+
+    settings = utls.create_default_context(cafile=certificate)
+    incoming, outgoing = utls.MemoryBIO(), utls.MemoryBIO()
+    session = settings.wrap_bio(incoming, outgoing, server_hostname=host)
+    with socket.create_connection((host, port)) as connection:
+
+        def until_done(call, *arguments):
+            while True:
+                try:
+                    result = call(*arguments)
+                except utls.SSLWantReadError:
+                    result = None
+                if sent := outgoing.read():
+                    connection.sendall(sent)
+                if result is not None:
+                    return result
+                incoming.write(connection.recv(65536))
+
+        until_done(lambda: session.do_handshake() or True)
+        for request in HEADS:
+            for start in range(0, len(request), 16384):
+                until_done(session.write, request[start : start + 16384])
+            received = bytearray()
+            while missing(received) > 0:
+                received += until_done(session.read, 65536)
 
 
 def blocking(connection) -> None:
@@ -102,7 +145,5 @@ elif kind == "trio":
     import trio
 
     trio.run(with_trio)
-elif kind == "gevent":
-    with_gevent()
 else:
-    with_pyopenssl()
+    {"gevent": with_gevent, "pyopenssl": with_pyopenssl, "utls": with_utls, "utls-bio": with_utls_bio}[kind]()

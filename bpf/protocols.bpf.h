@@ -50,6 +50,9 @@ INLINE int speaks_http(u8 *b, u32 n)
 				return VERDICT_MAYBE;
 			if (next == '/' || next == '*' || next == 'h')
 				return VERDICT_HTTP;
+			/* A proxy says first whom it speaks for: PROXY TCP4 …, PROXY UNKNOWN. */
+			if (i == 5 && b[0] == 'P' && b[3] == 'X' && b[4] == 'Y' && (next == 'T' || next == 'U'))
+				return VERDICT_HTTP;
 			/* CONNECT names a host. */
 			return i == 7 && b[0] == 'C' && b[1] == 'O' && b[2] == 'N' && b[3] == 'N' &&
 				b[6] == 'T' ? VERDICT_HTTP : VERDICT_NO;
@@ -69,7 +72,15 @@ INLINE int verdict_on(u8 *b, u32 n)
 	return speaks_http(b, n);
 }
 
-/* Calls on an older connection that may say nothing before it is given up: a message's head starts a call. */
+/* SOCKS (RFC 1928 §3; version 4's CONNECT): what follows the agreement with the proxy is another protocol. */
+INLINE int greets_socks_proxy(u8 *b, u32 n)
+{
+	return (b[0] == 5 && n >= 3 && n == 2 + (u32)b[1]) || (b[0] == 4 && b[1] == 1 && n >= 9);
+}
+
+/* Calls on an older connection that may say nothing before it is given up: a message's head starts a call. So on one
+ * that begins with SOCKS.
+ */
 #define MAX_MISSES 200
 
 /* From here on it is TLS, a hello first. */
@@ -119,7 +130,7 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	} else if (verdict == VERDICT_NO) {
 		c->prefix_length[d & 1] = 0;
 		/* From its first byte on it speaks neither: it never will. An older one may be inside a body. */
-		if (c->opened || c->misses >= MAX_MISSES)
+		if ((c->opened && !c->misses && !greets_socks_proxy(prefix, have)) || c->misses >= MAX_MISSES)
 			c->protocol = PROTOCOL_OTHER;
 		else
 			c->misses++;

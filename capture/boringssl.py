@@ -18,7 +18,8 @@ In bio.cc BIO_read is the first function that reports UNSUPPORTED_METHOD (115) a
 BIO_write, or the BIO_write_ex that it calls, reports the same and uses a lower slot of the method table,
 which is {[type, name,] bwrite, [bwrite_ex,] bread, [bputs,] bgets, ...}. Compilers inline BIO_write_ex into
 its callers; these have the same first arguments, and all are taken: what probes look for there, the header
-of a TLS record, is elsewhere only by a miracle.
+of a TLS record, is elsewhere only by a miracle. Before 2017 one function did both, told by its fourth argument where
+the table's entry is; it is then the only one that reports the two, and is taken for BIO_write.
 
 Any other function is named only where exactly one candidate is left and it begins as functions do. SSL_read
 and SSL_write are found both or not at all.
@@ -75,6 +76,8 @@ _FORWARDING_INSTRUCTIONS = 2
 # other kinds that have them inlined.
 MAX_BIO_READ_BYTES = 0x100
 MAX_BIO_WRITE_BYTES = 0x140
+# 269 in the build seen, with the callbacks that there were then.
+MAX_BIO_BOTH_BYTES = 0x180
 
 
 def locate(search: CodeSearch) -> list[Symbol]:
@@ -229,6 +232,9 @@ def _bio(search: CodeSearch) -> list[tuple[str, Function]]:
         for function, sites in functions.items()
         if _reasons(sites) == {_BIO_UNINITIALIZED, _BIO_UNSUPPORTED_METHOD}
     }
+    both = _only(lines)
+    if both and both.end - both.start < MAX_BIO_BOTH_BYTES and _is_told_the_slot(search.body(both)):
+        return [("BIO_write", both)]
     first = min(lines.values(), default=0)
     read = _only(f for f, line in lines.items() if line == first and f.end - f.start < MAX_BIO_READ_BYTES)
     read_slot = _method_slot(search, read) if read else None
@@ -241,6 +247,18 @@ def _bio(search: CodeSearch) -> list[tuple[str, Function]]:
         if line > first and short and slot is not None and slot < read_slot:
             writes.append(("BIO_write", function))
     return [("BIO_read", read), *writes] if writes else []
+
+
+def _is_told_the_slot(body: list[Instruction]) -> bool:
+    """Whether it loads from [register + rcx]: the method table's entry at its fourth argument."""
+    return any(
+        not (i.map or i.vector)
+        and i.opcode == 0x8B
+        and i.modrm & 0xC7 == 0x04
+        and i.sib >> 3 == 1
+        and not i.rex & 2
+        for i in body
+    )
 
 
 def _method_slot(search: CodeSearch, function: Function) -> int | None:

@@ -35,6 +35,15 @@ MAX_MAGIC_BYTES = 64
 _FIRST_LINE = re.compile(TOKEN.pattern + rb"[ \t][^\r\n]*HTTP/1\.[0-9][ \t]*\r?\n")
 
 
+# What a client may say before the protocol: haproxy's PROXY protocol (version 1's line, version 2's signature), and
+# the greeting of a SOCKS proxy (version 5: RFC 1928 §3; version 4's CONNECT).
+_PREAMBLE = re.compile(
+    rb"PROXY (TCP[46]|UNKNOWN)[^\r\n]*\r\n|\r\n\r\n\0\r\nQUIT\n|\x05[\x01-\x0f]|\x04\x01.{6}", re.DOTALL
+)
+_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_BEGINNING_OF_SOCKS = re.compile(rb"\x05|\x04(\x01.{0,5})?", re.DOTALL)
+
+
 FOUND = -1
 """What a row's ``find`` returns when a message begins."""
 
@@ -85,6 +94,15 @@ def _recognise_http2(side: Side, start: bytes) -> Verdict:
     return Verdict.MORE if settings else Verdict.NO
 
 
+def _recognise_preamble(side: Side, start: bytes) -> Verdict:
+    if side is Side.SERVER:
+        return Verdict.NO
+    if _PREAMBLE.match(start):
+        return Verdict.YES
+    begins = _SIGNATURE.startswith(start) or _BEGINNING_OF_SOCKS.fullmatch(start)
+    return Verdict.MORE if begins else Verdict.NO
+
+
 def _find_http1(side: Side, data: bytearray, place: int, seen: int) -> int:
     if seen < MAX_MAGIC_BYTES and _recognise_http1(side, bytes(data[:MAX_MAGIC_BYTES])) is Verdict.YES:
         return FOUND
@@ -132,7 +150,8 @@ class SniffingLayer:
 
     A connection of which the beginning is missing is decided by what is recognised inside it; until then only
     the last bytes of each side are kept, for nothing of what is before can be read in any protocol. So is a TLS
-    session that does not begin like any protocol: its probes may have come after its first bytes.
+    session that does not begin like any protocol: its probes may have come after its first bytes. So is what
+    begins with what is said to a proxy or by one.
     """
 
     def __init__(self, context: Context, connection: Connection, joined: bool) -> None:
@@ -210,11 +229,12 @@ class SniffingLayer:
                 self._take(protocol.layer)
                 return
             verdicts.append(verdict)
-        if Verdict.MORE in verdicts and len(start) <= MAX_SNIFFED_BYTES:
+        before = _recognise_preamble(side, start)
+        if Verdict.MORE in (before, *verdicts) and len(start) <= MAX_SNIFFED_BYTES:
             return
         if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
             self._context.notes.streams_encrypted += 1
-        elif self._connection.tls is not None:
+        elif self._connection.tls is not None or before is Verdict.YES:
             self._join()
             return
         else:

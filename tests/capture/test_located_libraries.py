@@ -69,10 +69,13 @@ def test_boringssl_is_found(tmp_path, unwind, linked, tree):
 
 @pytest.mark.parametrize("linked", LINKED.values(), ids=LINKED)
 def test_a_read_that_only_forwards(tmp_path, linked):
-    """Mono has BoringSSL of 2016. Two such instructions are a function by the unwind table alone."""
+    """Mono has BoringSSL of 2016. Two such instructions are a function by the unwind table alone.
+
+    Nor are BIO_read and BIO_write more than that.
+    """
     path, names = compiled(tmp_path, "-DOLD", "-DFORWARDING", linkage=linked)
-    expected = named(names, "SSL_read", "SSL_write", "SSL_do_handshake", "BIO_read", "BIO_write")
-    assert located(path) == expected
+    expected = named(names, "SSL_read", "SSL_write", "SSL_do_handshake")
+    assert located(path) == expected | {"BIO_write": names["bio_io"]}
 
 
 def test_a_fork_that_writes_vectors(tmp_path):

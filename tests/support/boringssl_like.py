@@ -2,7 +2,8 @@
 
 Macros: OLD (BAD_LENGTH is checked elsewhere), PEEK_CALLED (SSL_read calls SSL_peek instead of having it inlined),
 TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write), FORWARDING
-(of before 2017: SSL_read and SSL_peek hand over to ssl_read_impl whether to peek).
+(of before 2017: SSL_read and SSL_peek hand over to ssl_read_impl whether to peek, and BIO_read and BIO_write to
+bio_io which function to call).
 """
 
 SOURCE = r"""
@@ -159,9 +160,29 @@ struct bio { int references; const struct bio_method *method; int init; long rea
         if (ret > 0) bio->counter += ret; \
         return ret; \
     }
+#ifdef FORWARDING
+INNER int bio_io(struct bio *bio, void *buffer, int length, size_t offset, int flags, long *counter)
+{
+    int (*function)(struct bio *, void *, int) = NULL;
+    if (bio && bio->method) memcpy(&function, (const char *)bio->method + offset, sizeof(function));
+    if (!function) { put_error(17, 0, 115, BIO_FILE, 156); return -2; }
+    if (!bio->init) { put_error(17, 0, 114, BIO_FILE, 168); return -2; }
+    int ret = buffer && length > 0 ? function(bio, buffer, length) : 0;
+    if (ret > 0) *counter += ret | flags;
+    return ret;
+}
+#define MOVES(name, member, flags, counter) \
+    API int name(struct bio *bio, void *buffer, int length) \
+    { \
+        return bio_io(bio, buffer, length, offsetof(struct bio_method, member), flags, &bio->counter); \
+    }
+MOVES(BIO_read, read, 2, read)
+MOVES(BIO_write, write, 3, written)
+#else
 BIO(BIO_read, read, void *, read, 84)
 BIO(BIO_gets, gets, char *, read, 107)
 BIO(BIO_write, write, const void *, written, 131)
+#endif
 #endif
 int main(void) { return 0; }
 /* As much code as the smallest program with a TLS library has. */

@@ -102,6 +102,36 @@ def test_trailers_and_chunk_framing() -> None:
     assert exchange.response.body.wire_bytes == len(chunks)
 
 
+@pytest.mark.parametrize(
+    ("said", "answered"),
+    [
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 80\r\n", b""),
+        (b"PROXY UNKNOWN\r\n", b""),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(range(1, 13)), b""),
+        (b"\5\1\0\5\1\0\1\x7f\0\0\1\0\x50", b"\5\0\5\0\0\1\0\0\0\0\0\0"),
+        (b"\4\1\0\x50\x7f\0\0\1me\0", b"\0\x5a\0\0\0\0\0\0"),
+    ],
+    ids=["PROXY", "PROXY unknown", "PROXY 2", "SOCKS 5", "SOCKS 4"],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_is_said_to_a_proxy_or_by_one_comes_before(said: bytes, answered: bytes, apart: bool) -> None:
+    talk = Conversation()
+    if apart or answered:
+        talk.client(said)
+        talk.server(answered)
+        talk.client(GET)
+    else:
+        talk.client(said + GET)
+    talk.server(OK).client(GET).server(OK)
+    found = read_in_splits(talk.items)
+    assert [exchange.outcome for exchange in found] == [Outcome.COMPLETE] * 2
+    for exchange in found:
+        assert exchange.request is not None
+        assert exchange.response is not None
+        assert exchange.request.target == b"/"
+        assert exchange.response.body.data == b"ok"
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_a_body_that_ends_with_the_connection(answer: bytes) -> None:
     talk = Conversation().client(GET).server(answer, b"all").server(b" of it").closes(Side.SERVER)

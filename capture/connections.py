@@ -33,6 +33,7 @@ from capture.events import (
     SessionFreed,
 )
 from capture.holes import Holes
+from capture.inner_sessions import InnerSessions
 from capture.lookups import Lookups
 from capture.relays import Relays
 from capture.streams import Process, Side, StreamItem
@@ -169,6 +170,10 @@ class Connections:
         self._sessions: dict[int, _Session] = {}
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
+        self._inner = InnerSessions()
+        self._carried: dict[
+            int, list[int]
+        ] = {}  # connection → sessions inside its own, which have views of their own
         self._undecided: dict[int, View] = {}  # views with held content
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
@@ -195,6 +200,8 @@ class Connections:
                         self.tally.plaintext += event.length
                     else:
                         self.tally.cleartext += event.length
+                    if event.pid in self._inner.writers:
+                        return (item, *self._carry(event))
                     return (item,)
         return self._handlers[type(event)](event)
 
@@ -333,6 +340,8 @@ class Connections:
             self.tally.mirrored_cleartext += len(content.data)
 
     def _ended(self, event: ConnectionEnded) -> Iterator[StreamItem]:
+        for number in self._carried.pop(event.connection, ()):
+            yield from self._end_carried(number, event.time)
         view = self._views.pop(event.connection, None)
         if view is None:
             return
@@ -428,12 +437,14 @@ class Connections:
             self.tally.plaintext_faults += event.length
         session = self._session(event.session, event.library)
         if event.connection:
-            if session.connection != event.connection:
+            if session.connection not in (event.connection, event.session):
                 yield from self._bind(event.session, session, event.connection)
             yield from self._deliver(session, event)
+            yield from self._carry(event)
         elif session.connection:
             yield from self._deliver(session, event)
         else:
+            self._inner.wrote(event)
             session.waiting.append(event)
             session.waiting_bytes += len(event.payload)
             self._unbound[event.session] = None
@@ -463,6 +474,7 @@ class Connections:
                 view.tls.started = session.started
             if session.established is not None:
                 view.handshakes[number] = (session.started, session.established)
+        self._inner.forget(number)
         if number in self._unbound:
             del self._unbound[number]
             self._unbound_bytes -= session.waiting_bytes
@@ -470,8 +482,39 @@ class Connections:
             for event in waiting:
                 yield from self._deliver(session, event)
 
+    def _carry(self, event: BytesMoved) -> Iterator[StreamItem]:
+        """What a session wrote may be the records of others: these get views of their own, as if they had a socket."""
+        outer = self._views.get(event.connection)
+        for number in list(self._inner.carried_by(event)) if outer else ():
+            session = self._sessions.get(number)
+            if outer is None or session is None or session.connection:
+                continue
+            began = session.started or (session.waiting[0].time if session.waiting else event.time)
+            if session.started is None and outer.announced.opened is None:
+                began = None  # it may be older than the recording, as the connection is
+            announced = replace(
+                outer.announced,
+                connection=number,
+                protocol=Protocol.TLS,
+                opened=began,
+                established=began,
+                base=(0, 0),
+            )
+            view = self._views[number] = View(announced, outer.side)
+            view.inside_tls = True
+            self._carried.setdefault(event.connection, []).append(number)
+            yield from self._bind(number, session, number)
+
+    def _end_carried(self, number: int, time: int) -> Iterator[StreamItem]:
+        """A session inside another's has ended, or that has."""
+        positions = (0, 0)
+        yield from self._ended(
+            ConnectionEnded(number, time, time, None, None, None, positions, 0, positions, Protocol.TLS)
+        )
+
     def _abandon(self, number: int) -> None:
         session = self._sessions[number]
+        self._inner.forget(number)
         del self._unbound[number]
         self._unbound_bytes -= session.waiting_bytes
         self.tally.unknown_association += sum(len(event.payload) for event in session.waiting)
@@ -481,13 +524,13 @@ class Connections:
 
     def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
         session = self._session(event.session, event.library)
-        if session.connection != event.connection:
+        if session.connection not in (event.connection, event.session):
             yield from self._bind(event.session, session, event.connection)
 
     def _established(self, event: SessionEstablished) -> Iterator[StreamItem]:
         session = self._session(event.session, event.library)
         session.started, session.established = event.started, event.time
-        if event.connection and session.connection != event.connection:
+        if event.connection and session.connection not in (event.connection, event.session):
             yield from self._bind(event.session, session, event.connection)
         view = self._views.get(session.connection)
         if view:
@@ -499,6 +542,8 @@ class Connections:
         session = self._sessions.get(event.session)
         if session and event.session in self._unbound:
             self._abandon(event.session)
+        if session and session.connection == event.session:
+            yield from self._end_carried(event.session, event.time)
         self._holes.forget_session(event.session)
         self._sessions.pop(event.session, None)
         yield from ()

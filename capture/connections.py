@@ -489,9 +489,9 @@ class Connections:
             session = self._sessions.get(number)
             if outer is None or session is None or session.connection:
                 continue
-            began = session.started or (session.waiting[0].time if session.waiting else event.time)
-            if session.started is None and outer.announced.opened is None:
-                began = None  # it may be older than the recording, as the connection is
+            began = session.started
+            if began is None and outer.announced.opened is not None:  # else it may be older than the recording
+                began = session.waiting[0].time if session.waiting else event.time
             announced = replace(
                 outer.announced,
                 connection=number,

@@ -326,7 +326,8 @@ INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 	written = departures.lookup(&tid);
 	if (written && !owner && protects(data_record_length(head), written->length))
 		owner = &written->owner;
-	if (!owner)
+	/* A proxy passes on what others wrote. */
+	if (!owner || owner->tgid != id >> 32)
 		goto out;
 	struct session_key session_key = {.ssl = owner->ssl, .tgid = owner->tgid};
 	s = sessions.lookup(&session_key);

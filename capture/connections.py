@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from capture.answers import Answers
 from capture.endpoints import addresses, may_be_local
@@ -34,9 +34,11 @@ from capture.events import (
     SessionFreed,
 )
 from capture.holes import Holes
+from capture.inner_sessions import InnerSessions
 from capture.lookups import Lookups
 from capture.relays import Relays
 from capture.streams import Process, Side, StreamItem
+from capture.tally import Tally
 from capture.views import Content, State, View
 
 if TYPE_CHECKING:
@@ -64,12 +66,6 @@ MAX_UNBOUND_BYTES = 16 << 20
 # of it later says its connection and library itself.
 MAX_SESSIONS = 65536
 
-# In the ledger, by connection: who loses on more has a problem that this many show.
-MAX_LISTED_LOSSES = 1000
-# Likewise processes whose TLS was not read: short-lived ones come by the thousand.
-MAX_LISTED_PROCESSES = 1000
-
-K = TypeVar("K")
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
 
@@ -80,66 +76,6 @@ class Final:
     moved: tuple[int, int]
     session: int
     session_moved: tuple[int, int]
-
-
-@dataclass(slots=True)
-class Loss:
-    """A connection that has gaps in the file: bytes by reason."""
-
-    announced: ConnectionAnnounced
-    lost: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What this side of the ring adds to the kernel's counters, in bytes unless it says otherwise."""
-
-    connections: int = 0  # announced
-    without_address: int = 0  # connections of which no other end is known
-    streams: int = 0  # shown
-    cleartext: int = 0  # arrived
-    plaintext: int = 0  # arrived
-    cleartext_faults: int = 0
-    plaintext_faults: int = 0
-    mirrored_cleartext: int = 0  # arrived, and are shown from the other end
-    mirrored_plaintext: int = 0
-    never_decided_arrived: int = 0  # cleartext of connections that then spoke TLS, or nothing that was wanted
-    unknown_association: int = 0
-    filtered_plaintext: int = 0  # of connections that the user did not ask for
-    gaps: int = 0  # bytes shown as lost
-    late_cleartext: int = 0  # arrived after their place was declared a hole, or their connection's end
-    late_plaintext: int = 0
-    unlisted_addresses: int = 0  # of host names, more than there is room for
-    # Connections that lost bytes, as far as MAX_LISTED_LOSSES.
-    losses: dict[int, Loss] = field(default_factory=dict)
-    # (pid, comm, library or None) → bytes of TLS that no probe could read
-    unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
-    # (pid, comm) → bytes of TLS that the process passed on, between two others
-    relayed: dict[tuple[int, str], int] = field(default_factory=dict)
-    # The same of processes beyond MAX_LISTED_PROCESSES.
-    unlisted_unread: int = 0  # connections
-    unlisted_ciphertext: int = 0
-
-    def note_unread(self, processes: dict[K, int], process: K, ciphertext: int) -> None:
-        """TLS of a process that was not read: add to ``unreadable`` or ``relayed``."""
-        if process in processes or len(processes) < MAX_LISTED_PROCESSES:
-            processes[process] = processes.get(process, 0) + ciphertext
-        else:
-            self.unlisted_unread += 1
-            self.unlisted_ciphertext += ciphertext
-
-    def note_gap(self, view: View, content: Content) -> None:
-        """What of a connection is shown as lost."""
-        if not content.lost:
-            return
-        self.gaps += content.lost
-        connection = view.announced.connection
-        loss = self.losses.get(connection)
-        if loss is None:
-            if len(self.losses) >= MAX_LISTED_LOSSES:
-                return
-            loss = self.losses[connection] = Loss(view.announced)
-        loss.lost[content.reason] = loss.lost.get(content.reason, 0) + content.lost
 
 
 @dataclass(slots=True)
@@ -188,6 +124,9 @@ class Connections:
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
         self._answers = Answers()
+        self._inner = InnerSessions()
+        # connection → sessions inside its own, which have views of their own
+        self._carried: dict[int, list[int]] = {}
         self._undecided: dict[int, View] = {}  # views with held content
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
@@ -220,6 +159,8 @@ class Connections:
                         self.tally.plaintext += event.length
                     else:
                         self.tally.cleartext += event.length
+                    if event.pid in self._inner.writers:
+                        return (item, *self._carry(event))
                     return (item,)
         return self._handlers[type(event)](event)
 
@@ -359,6 +300,8 @@ class Connections:
             self.tally.mirrored_cleartext += len(content.data)
 
     def _ended(self, event: ConnectionEnded) -> Iterator[StreamItem]:
+        for number in self._carried.pop(event.connection, ()):
+            yield from self._end_carried(number, event.time)
         view = self._views.pop(event.connection, None)
         if view is None:
             return
@@ -457,12 +400,14 @@ class Connections:
             self.tally.plaintext_faults += event.length
         session = self._session(event.session, event.library)
         if event.connection:
-            if session.connection != event.connection:
+            if session.connection not in (event.connection, event.session):
                 yield from self._bind(event.session, session, event.connection)
             yield from self._deliver(session, event)
+            yield from self._carry(event)
         elif session.connection:
             yield from self._deliver(session, event)
         else:
+            self._inner.wrote(event)
             session.waiting.append(event)
             session.waiting_bytes += len(event.payload)
             self._unbound[event.session] = None
@@ -493,6 +438,7 @@ class Connections:
                 view.tls.started = session.started
             if session.established is not None:
                 view.handshakes[number] = (session.started, session.established)
+        self._inner.forget(number)
         if number in self._unbound:
             del self._unbound[number]
             self._unbound_bytes -= session.waiting_bytes
@@ -500,12 +446,45 @@ class Connections:
             for event in waiting:
                 yield from self._deliver(session, event)
 
+    def _carry(self, event: BytesMoved) -> Iterator[StreamItem]:
+        """What a session wrote may be the records of others: these get views of their own, as if they had a socket."""
+        outer = self._views.get(event.connection)
+        for number in list(self._inner.carried_by(event)) if outer else ():
+            session = self._sessions.get(number)
+            if outer is None or session is None or session.connection:
+                continue
+            began = session.started
+            if (
+                began is None and outer.announced.opened is not None
+            ):  # else it may be older than the recording
+                began = session.waiting[0].time if session.waiting else event.time
+            announced = replace(
+                outer.announced,
+                connection=number,
+                protocol=Protocol.TLS,
+                opened=began,
+                established=began,
+                base=(0, 0),
+            )
+            view = self._views[number] = View(announced, outer.side)
+            view.inside_tls = True
+            self._carried.setdefault(event.connection, []).append(number)
+            yield from self._bind(number, session, number)
+
+    def _end_carried(self, number: int, time: int) -> Iterator[StreamItem]:
+        """A session inside another's has ended, or that has."""
+        positions = (0, 0)
+        yield from self._ended(
+            ConnectionEnded(number, time, time, None, None, None, positions, 0, positions, Protocol.TLS)
+        )
+
     def _abandon(self, number: int) -> None:
         self.tally.unknown_association += self._take_waiting(number)
 
     def _take_waiting(self, number: int) -> int:
         """Give up the plaintext of a session that waits for its connection; its bytes."""
         session = self._sessions[number]
+        self._inner.forget(number)
         self._unbound.pop(number, None)
         self._unbound_bytes -= session.waiting_bytes
         given_up = sum(len(event.payload) for event in session.waiting)
@@ -518,13 +497,13 @@ class Connections:
         session = self._session(event.session, event.library)
         if event.unwanted:
             self.tally.filtered_plaintext += self._take_waiting(event.session)
-        elif session.connection != event.connection:
+        elif session.connection not in (event.connection, event.session):
             yield from self._bind(event.session, session, event.connection)
 
     def _established(self, event: SessionEstablished) -> Iterator[StreamItem]:
         session = self._session(event.session, event.library)
         session.started, session.established = event.started, event.time
-        if event.connection and session.connection != event.connection:
+        if event.connection and session.connection not in (event.connection, event.session):
             yield from self._bind(event.session, session, event.connection)
         view = self._views.get(session.connection)
         if view:
@@ -533,6 +512,9 @@ class Connections:
                 view.tls.established = event.time
 
     def _freed(self, event: SessionFreed) -> Iterator[StreamItem]:
+        session = self._sessions.get(event.session)
+        if session and session.connection == event.session:
+            yield from self._end_carried(event.session, event.time)
         self._forget_session(event.session)
         yield from ()
 

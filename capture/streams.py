@@ -84,6 +84,8 @@ class StreamOpened:
     ``unix_path`` is that of a stream of AF_UNIX, "" where it has none (a pair); addresses and ports are made up then.
     ``side`` is the end whose process was recorded; ``peer_process`` the other end's, where it is local.
     ``lookup`` is None where the process's resolver was not seen to be asked.
+    ``inside_tls``: not the connection itself but a TLS session whose records another one on it carries, as in a tunnel
+    through a proxy that speaks HTTP/2; times are those of its handshake.
     """
 
     stream: int
@@ -99,6 +101,7 @@ class StreamOpened:
     tls: Tls | None = None
     lookup: Lookup | None = None
     unix_path: str | None = None
+    inside_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

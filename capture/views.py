@@ -138,6 +138,7 @@ class View:
         "held_bytes",
         "held_since",
         "in_tls",
+        "inside_tls",
         "late",
         "likely",
         "other",
@@ -158,6 +159,7 @@ class View:
         self.side: Side | None = {Role.CLIENT: Side.CLIENT, Role.SERVER: Side.SERVER}.get(announced.role)
         self.other: View | None = None
         self.tls = TlsNotes()
+        self.inside_tls = False  # no connection but a session inside another's plaintext
         self.in_tls = False  # whether what was given out last was plaintext of TLS
         self.readable = False  # a probe knows its TLS session, whether or not it carried anything
         self.relayed = (
@@ -272,8 +274,9 @@ class View:
             peer_process=describe(other.pid, other.comm) if other else None,
             fd=a.fd,
             tls=self.tls.describe(speech, first.time if first else None) if begins_in_tls else None,
-            lookup=look_up(a.pid, a.remote, began) if side is Side.CLIENT and a.unix_path is None else None,
+            lookup=look_up(a.pid, a.remote, began) if self._looks_up(side) else None,
             unix_path=a.unix_path,
+            inside_tls=self.inside_tls,
         )
         held, self.held, self.held_bytes = self.held, [], 0
         for content in held:
@@ -316,6 +319,10 @@ class View:
         for time, reset, direction in seen:
             final = len(seen) == 1 and direction is Direction.SENT and not reset
             yield StreamClosed(self.announced.connection, time, self._senders[direction], reset, final)
+
+    def _looks_up(self, side: Side) -> bool:
+        """Inside a tunnel it is the proxy who looks up the name."""
+        return side is Side.CLIENT and self.announced.unix_path is None and not self.inside_tls
 
     def _endpoints(self) -> tuple[Endpoint, Endpoint]:
         """Local and remote."""

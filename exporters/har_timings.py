@@ -76,18 +76,17 @@ def timings_of(exchange: Exchange) -> tuple[int, Json, float]:
     return started_ns, phases, total_ns / 1e6
 
 
+def _is_tunnelled(connection: Connection) -> bool:
+    return connection.authority is not None or connection.opened.inside_tls
+
+
 def _waited_for_name(connection: Connection, connected_ns: int) -> tuple[int, int]:
     """When the look-up of the server's name began and ended (ns); ``connected_ns`` twice where nothing waited for it.
 
     Inside a tunnel it is the proxy who looks up the name.
     """
     lookup = connection.opened.lookup
-    if (
-        lookup is None
-        or lookup.started_ns is None
-        or lookup.ended_ns is None
-        or connection.authority is not None
-    ):
+    if lookup is None or lookup.started_ns is None or lookup.ended_ns is None or _is_tunnelled(connection):
         return connected_ns, connected_ns
     if not 0 <= connected_ns - lookup.ended_ns <= MAX_IDLE_BEFORE_FIRST_REQUEST_NS:
         return connected_ns, connected_ns
@@ -109,8 +108,8 @@ def _waited_for_connection(connection: Connection, sent_ns: int) -> tuple[int, i
     if tls is not None and tls.started_ns is not None and tls.established_ns is not None:
         ssl_ns, ended_ns = max(tls.established_ns - tls.started_ns, 0), tls.established_ns
         connect_ns += ssl_ns
-        if connection.authority is not None:
+        if _is_tunnelled(connection):
             began_ns, connect_ns = tls.started_ns, ssl_ns
-    elif connection.authority is not None:
+    elif _is_tunnelled(connection):
         return None
     return None if sent_ns - ended_ns > MAX_IDLE_BEFORE_FIRST_REQUEST_NS else (began_ns, connect_ns, ssl_ns)

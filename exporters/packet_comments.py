@@ -45,6 +45,10 @@ TLS_INSIDE: Final = "inside"
 """Whether a TLS session's plaintext is inside a record layer, or in the segments as it is; or, for TLS in TLS, shown
 as the plaintext of the session around it."""
 
+INSIDE_TLS: Final = "tls"
+"""The word of a stream that is a session inside another's plaintext: its client's port is made up, for the one that it
+goes over has it."""
+
 CONTINUES: Final = "continues"
 """The word of a SYN that begins no connection but goes on with one, after lost bytes."""
 
@@ -155,6 +159,8 @@ def stream_words(
         **_process_words(opened.process, ""),
         "fd": opened.fd,
         "unix": opened.unix_path,
+        "inside": INSIDE_TLS if opened.inside_tls else None,
+        "client_port": opened.client.port if opened.inside_tls else None,
         "side": opened.side.name.lower(),
         "handshake": HANDSHAKE_SEEN if opened.handshake_seen else HANDSHAKE_SYNTHETIC,
         **_lookup_words(opened.lookup),
@@ -239,11 +245,15 @@ def read_stream(
     if side is None or "handshake" not in words:
         return None
     port = _number(words, "port")
+    inside = words.get("inside") == INSIDE_TLS
+    client_port = _number(words, "client_port") if inside else None
     return StreamOpened(
         stream=stream,
         time_ns=times_ns[0],
         established_ns=times_ns[1],
-        client=client,
+        client=client
+        if client_port is None or client_port > 0xFFFF
+        else Endpoint(client.address, client_port),
         server=server if port is None or port > 0xFFFF else Endpoint(server.address, port),
         side=side,
         handshake_seen=words["handshake"] == HANDSHAKE_SEEN,
@@ -253,6 +263,7 @@ def read_stream(
         tls=read_tls(words),
         lookup=_read_lookup(words),
         unix_path=words.get("unix"),
+        inside_tls=inside,
     )
 
 

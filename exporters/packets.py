@@ -39,6 +39,9 @@ MAX_HALF_CLOSED_STREAMS: Final = 4096
 """Streams of which one side has sent its FIN and the other's is not seen yet. Then the oldest is forgotten; what it
 still sends is counted in ``orphan_bytes``."""
 
+INNER_PORTS: Final = range(61_000, 65_536)
+"""Of clients of sessions inside others: beyond Linux's ephemeral ports, and no protocol's."""
+
 _Tails = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 """Of outbound and of inbound packets; see ``block_tails``."""
 
@@ -156,7 +159,7 @@ class PcapngExporter:
         bare = goes_bare(self._framing, item.server.port)
         port = item.server.port if item.tls is None else shown_port(self._framing, item.server.port)
         stream = SyntheticStream(
-            self._put, self._flows(item, (addresses[0], item.client.port), (addresses[1], port))
+            self._put, self._flows(item, (addresses[0], _client_port(item)), (addresses[1], port))
         )
         self._streams[item.stream] = stream
         if item.lookup is not None:
@@ -253,6 +256,11 @@ class PcapngExporter:
         self._pending_bytes += len(block)
         if self._pending_bytes >= FLUSH_BYTES:  # here, for one gap may be a million packets
             self.flush()
+
+
+def _client_port(item: StreamOpened) -> int:
+    """A session inside another's is a connection of its own to Wireshark, which tells connections by their ports."""
+    return INNER_PORTS[item.stream % len(INNER_PORTS)] if item.inside_tls else item.client.port
 
 
 def _tails(options: tuple[pcapng.Option, ...]) -> _Tails:

@@ -128,6 +128,26 @@ def test_a_final_end_is_told_as_such(session: Tls | None, framing: Framing) -> N
 
 
 @pytest.mark.parametrize("framing", Framing)
+def test_a_session_inside_another_is_a_connection_with_a_port_of_its_own(
+    tmp_path: Path, framing: Framing
+) -> None:
+    outer = Transcript(1, tls=tls("h2"), port=8443)
+    outer.client(HTTP2_START, frame(4, 1, 0)).server(frame(4, 0, 0), frame(4, 1, 0)).client(http2_request(1))
+    inner = Transcript(2, tls=tls("http/1.1"), port=8443).exchange(2)
+    opened = inner.items[0]
+    assert isinstance(opened, StreamOpened)
+    inner.items[0] = replace(opened, inside_tls=True)
+    items = interleave([outer, inner.close()])
+    read_back = timeless(read(capture(items, framing)))
+    assert [item for item in read_back if item.stream == 2] == timeless(inner.items)
+    path = write(tmp_path / "a.pcapng", items)
+    assert expert_problems(path) == []
+    assert (
+        len({port for (port,) in rows(path, "http.request", "tcp.srcport")} - {str(opened.client.port)}) == 1
+    )
+
+
+@pytest.mark.parametrize("framing", Framing)
 @pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
 def test_tls_in_tls_is_shown_as_the_plaintext_around_it(tmp_path: Path, framing: Framing, alpn: str) -> None:
     stream = Transcript(tls=tls("http/1.1"), port=8443)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from https_client import sample_body
-from processes import PYTHON, free_port, running, wait_for_port
-from recording import decoded, entries, record_command, warnings
+from judges import expert_problems
+from processes import PYTHON, free_port, running, wait_for_port, wait_until
+from recording import decoded, entries, record, record_command, warnings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from servers import Servers
 
 pytestmark = pytest.mark.kernel
 
 PROXY = Path(__file__).parents[1] / "stacks" / "programs" / "https_proxy.py"
+HTTP2 = Path(__file__).parents[1] / "support" / "http2"
 LENGTH = 100_003
+TUNNELS = 5
+SECONDS = 120
 
 # As urllib3: the outer session owns the socket.
 OVER_A_SOCKET = """
@@ -85,3 +94,59 @@ def test_what_is_in_the_tunnel(servers: Servers, tmp_path: Path, program: str) -
     assert decoded(found["response"]["content"]) == sample_body(LENGTH)
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr
+
+
+# Through a proxy that speaks HTTP/2, where DATA frames are between the sessions.
+
+
+@pytest.fixture
+def http2_proxy(servers: Servers, tmp_path: Path) -> Iterator[int]:
+    """Its port."""
+    log, key = tmp_path / "proxy.log", servers.certificate.with_name("key.pem")
+    with log.open("w") as out, running(["node", HTTP2 / "proxy.js", servers.certificate, key], stdout=out):
+        yield int(wait_until(lambda: "\n" in (text := log.read_text()) and text, "the proxy's port"))
+
+
+def test_tunnels_that_are_streams_of_one_connection(
+    servers: Servers, tmp_path: Path, http2_proxy: int
+) -> None:
+    capture = tmp_path / "tunnels.pcapng"
+    client = ["node", HTTP2 / "tunnels.js", http2_proxy, servers.https, servers.certificate, TUNNELS]
+    done = record_command(capture, client)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["HTTP/1.1 200 OK"] * TUNNELS + [""]
+    assert warnings(done.stderr) == []
+    assert "lost (" not in done.stderr
+    found = entries(capture)
+    connects = [entry for entry in found if entry["request"]["method"] == "CONNECT"]
+    uploads = [entry for entry in found if entry["request"]["method"] == "PUT"]
+    assert (len(connects), len(uploads)) == (TUNNELS, TUNNELS)
+    by_url = {entry["request"]["url"]: entry for entry in uploads}
+    for number in range(TUNNELS):
+        entry = by_url[f"https://localhost:{servers.https}/echo?{number}"]
+        body = b"x" * (number * 7000)
+        assert decoded(entry["request"].get("postData", {})) == body
+        told = json.loads(decoded(entry["response"]["content"]))
+        assert told["length"] == len(body)
+        assert "_outcome" not in entry
+        assert (entry["_clientPort"], entry["connection"]) == (connects[0]["_clientPort"], str(http2_proxy))
+    assert len({entry["_connectionId"] for entry in found}) == TUNNELS + 1
+    assert expert_problems(capture) == []
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="CHROMIUM IS NOT INSTALLED")
+def test_chromium_behind_a_proxy_that_speaks_http_2(
+    servers: Servers, tmp_path: Path, http2_proxy: int
+) -> None:
+    capture = tmp_path / "chromium.pcapng"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors", "--dump-dom"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--proxy-server=https://localhost:{http2_proxy}"]
+    options += ["--disable-background-networking", "--proxy-bypass-list=<-loopback>"]
+    with record(capture, "--hold", "--port", http2_proxy):
+        url = f"https://localhost:{servers.https}/text"
+        done = subprocess.run(["chromium", *options, url], capture_output=True, timeout=SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+    (found,) = [entry for entry in entries(capture) if entry["request"]["url"] == url]
+    assert decoded(found["response"]["content"]) in done.stdout
+    assert found["timings"]["ssl"] > 0
+    assert found["_comm"] == "chromium"

@@ -48,6 +48,11 @@ class CaptureFile:
         """See above."""
         return self._pcapng.ledgers
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether keys of encrypted connections have been met in the file."""
+        return self._pcapng.has_secrets
+
     def __iter__(self) -> Iterator[Packet]:
         with self._source as source:
             try:

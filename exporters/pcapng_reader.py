@@ -33,6 +33,7 @@ _MIN_SECTION_HEADER_BYTES: Final = 28
 
 _BLOCK_PACKET: Final = 2
 """The Packet Block of old pcapng files (draft §C), superseded by the Enhanced Packet Block."""
+_BLOCK_DECRYPTION_SECRETS: Final = 10
 
 
 class _Interface(NamedTuple):
@@ -55,12 +56,16 @@ class _PacketOptions(NamedTuple):
 
 
 class PcapngReader:
-    """Reads a source's sections. ``ledgers`` are those of our own captures, at most one a section."""
+    """Reads a source's sections. ``ledgers`` are those of our own captures, at most one a section.
+
+    ``has_secrets`` tells whether the file has keys, of TLS in all likelihood.
+    """
 
     def __init__(self, source: CaptureSource) -> None:
         self._source = source
         self.ledgers: list[dict[str, object]] = []
         self.untimed_packets = 0
+        self.has_secrets = False
         self._last_ns = 0
 
     def packets(self) -> Iterator[Packet]:
@@ -102,6 +107,7 @@ class PcapngReader:
             pcapng.BLOCK_INTERFACE_STATISTICS: self._statistics,
             pcapng.BLOCK_ENHANCED_PACKET: self._enhanced_packet,
             pcapng.BLOCK_PROCESS_INFORMATION: self._process,
+            _BLOCK_DECRYPTION_SECRETS: self._secrets,
         }
         while first := self._source.read(8):
             if len(first) < 8:
@@ -177,6 +183,10 @@ class PcapngReader:
         (pid,) = struct.unpack_from(section.order + "I", body)
         names = [value for code, value in _options(section.order, body[4:-4]) if code == pcapng.PROCESS_NAME]
         section.processes.append(Process(pid, names[0].decode("utf-8", "replace") if names else ""))
+
+    def _secrets(self, section: _Section, body: bytes) -> None:
+        """Decryption Secrets Block (§4.7): that there are keys is all that is of use here."""
+        self.has_secrets = True
 
     def _statistics(self, section: _Section, body: bytes) -> None:
         """Interface Statistics Block (§4.6): its comments may be our ledger."""

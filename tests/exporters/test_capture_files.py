@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import struct
 import subprocess
@@ -265,6 +267,9 @@ NO_CAPTURES = {
     "empty": (b"", "is empty"),
     "text": (b"GET / HTTP/1.1\r\n\r\n", "is not a capture"),
     "lz4": (b"\x04\x22\x4d\x18" + bytes(20), "lz4 -d"),
+    "xz": (lzma.compress(OURS), "xz -d"),
+    "bzip2": (bz2.compress(OURS), "bzip2 -d"),
+    "zip": (b"PK\x03\x04" + bytes(26), "with zip; unpack it with `unzip`"),
     "gzip of text": (gzip.compress(b"text"), "is not a capture"),
     "gzip of nothing": (gzip.compress(b""), "is empty"),
     "broken gzip": (gzip.compress(OURS)[:15] + bytes(50), "no readable capture|is not a capture"),

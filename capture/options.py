@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 # Kinds of targets: how select() calls them, the short option, the long one, its value, and what it records.
 _PORT = click.IntRange(1, 65535)
 PID = click.IntRange(min=1)
+
+
+class _Seconds(click.FloatRange):
+    """What compares with nothing is in no range, and would never be over."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is no time.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(min=0, min_open=True)
 _TARGETS: tuple[tuple[str, str | None, str, click.IntRange | None, str, str], ...] = (
     ("pids", "-p", "pid", PID, "PID", "this process"),
     ("comms", "-c", "comm", None, "COMM", "processes of this name (as ps -o comm shows it)"),

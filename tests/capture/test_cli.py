@@ -178,3 +178,14 @@ def test_what_an_archive_shows_is_not_asked_of_a_capture(tmp_path, options):
     assert "--har" in done.stderr
     assert not (tmp_path / "a.pcapng").exists()
     assert " of --har." in plaintap("record", "--help").stdout.split(options[0])[1].split("  --")[0]
+
+
+@pytest.mark.parametrize(
+    "options", [("-d", "nan"), ("-d", "0"), ("--ring-size", "0"), ("--ring-size", str((1 << 31) + 1))]
+)
+def test_a_number_that_cannot_be_meant_is_wrong_usage(tmp_path, options):
+    done = plaintap("record", "-w", tmp_path / "a.pcapng", *options, "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert options[0] in done.stderr
+    assert options[1].split(".")[0] in done.stderr
+    assert not (tmp_path / "a.pcapng").exists()

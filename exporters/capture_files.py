@@ -69,6 +69,11 @@ class CaptureFile:
                     f"{self.name} is truncated: it ends inside a block that begins at byte {source.offset}; "
                     "everything before that was read."
                 )
+            if self._pcapng.has_lost_ledger:
+                self.notes.append(
+                    f"{self.name} lacks the account of its recording, which was killed or has been through another "
+                    "tool: what was lost at its end is not known."
+                )
             if untimed := self._pcapng.untimed_packets:
                 self.notes.append(
                     f"{self.name} has {untimed} packets without a time; they were given that of the packet before."

@@ -34,6 +34,7 @@ _MIN_SECTION_HEADER_BYTES: Final = 28
 _BLOCK_PACKET: Final = 2
 """The Packet Block of old pcapng files (draft §C), superseded by the Enhanced Packet Block."""
 _BLOCK_DECRYPTION_SECRETS: Final = 10
+_OUR_APPLICATION: Final = b"plaintap"
 
 
 class _Interface(NamedTuple):
@@ -58,7 +59,8 @@ class _PacketOptions(NamedTuple):
 class PcapngReader:
     """Reads a source's sections. ``ledgers`` are those of our own captures, at most one a section.
 
-    ``has_secrets`` tells whether the file has keys, of TLS in all likelihood.
+    ``has_secrets`` tells whether the file has keys, of TLS in all likelihood; ``has_lost_ledger`` whether a section of
+    ours came to its end without a ledger.
     """
 
     def __init__(self, source: CaptureSource) -> None:
@@ -66,6 +68,7 @@ class PcapngReader:
         self.ledgers: list[dict[str, object]] = []
         self.untimed_packets = 0
         self.has_secrets = False
+        self.has_lost_ledger = False
         self._last_ns = 0
 
     def packets(self) -> Iterator[Packet]:
@@ -196,6 +199,8 @@ class PcapngReader:
         ledger = parse_ledger(section.ledger_comments)
         if ledger is not None:
             self.ledgers.append(ledger)
+        elif section.is_ours:
+            self.has_lost_ledger = True
 
 
 class _Section:
@@ -208,7 +213,9 @@ class _Section:
         self.ledger_comments: list[str] = []
         self.packet_fields = struct.Struct(order + "IIIII")
         self._cached_options: dict[bytes, _PacketOptions] = {}
-        self.keep_ledger_comments(_comments(_options(order, header[16:-4])))
+        options = list(_options(order, header[16:-4]))
+        self.is_ours = (pcapng.SHB_USERAPPL, _OUR_APPLICATION) in options
+        self.keep_ledger_comments(_comments(options))
 
     def keep_ledger_comments(self, comments: Iterable[str]) -> None:
         """Keeps those that carry a ledger."""

@@ -410,3 +410,21 @@ class TestFuzz:
             tcp.next[side] += len(payload)
         items = self.survive(pcap(frames(segments)))
         assert all(item.time_ns >= 0 for item in items)
+
+
+@pytest.mark.parametrize(("application", "finished", "noted"), [
+    ("plaintap", False, True), ("plaintap", True, False), ("another", False, False),
+])  # fmt: skip
+def test_a_recording_that_was_killed_is_said_to_lack_its_account(
+    application: str, finished: bool, noted: bool
+) -> None:
+    written = io.BytesIO()
+    exporter = PcapngExporter(written.write, pcapng.SectionMetadata(application))
+    for item in ITEMS:
+        exporter.write(item)
+    exporter.flush()
+    if finished:
+        exporter.finish(ledger={"connections": 1}, summary="", dropped=0)
+    reader = read_streams(io.BytesIO(written.getvalue()))
+    assert list(reader)
+    assert any("account" in note for note in reader.notes) is noted

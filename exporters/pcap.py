@@ -45,7 +45,7 @@ def pcap_packets(source: CaptureSource) -> Iterator[Packet]:
     *_, link_type = struct.unpack(
         order + "HHIIII", source.read_exactly(_FILE_HEADER_BYTES - len(source.magic))
     )
-    link_type &= 0x0FFFFFFF  # the upper bits tell of a frame check sequence
+    link_type &= 0x03FFFFFF  # the upper bits tell of a frame check sequence, and whether they do
     fields = struct.Struct(order + "IIII")
     source.offset = _FILE_HEADER_BYTES
     to_ns = _NANOSECONDS_PER_SECOND // variant.units

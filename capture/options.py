@@ -68,6 +68,10 @@ def targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: b
         raise UsageError(
             f"--protocol takes {', '.join(sorted(PROTOCOLS))}, with commas between, not {protocols!r}."
         )
+    for kind, _, name, *_ in _TARGETS:
+        for values, option in ((options[kind], name), (options[_EXCLUDED + kind], f"exclude-{name}")):
+            if "" in values:
+                raise UsageError(f"--{option} has an empty value: name what is meant.")
     excluded = {k.removeprefix(_EXCLUDED): v for k, v in options.items() if k.startswith(_EXCLUDED)}
     wanted = {k: v for k, v in options.items() if not k.startswith(_EXCLUDED)}
     return Targets(select(**wanted), select(**excluded), chosen, follow)

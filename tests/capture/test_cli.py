@@ -189,3 +189,14 @@ def test_a_number_that_cannot_be_meant_is_wrong_usage(tmp_path, options):
     assert options[0] in done.stderr
     assert options[1].split(".")[0] in done.stderr
     assert not (tmp_path / "a.pcapng").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--comm", "--user", "--host", "--cgroup", "--container", "--exclude-comm"]
+)
+def test_an_empty_target_is_a_variable_that_was_not_set(tmp_path, option):
+    """Not the root of all control groups, nor a name that no process has."""
+    done = plaintap("record", "-w", tmp_path / "a.pcapng", option, "", "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert option in done.stderr
+    assert not (tmp_path / "a.pcapng").exists()

@@ -19,7 +19,7 @@ from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
 from capture.options import PID, SECONDS, Content, content_options, target_options, targets
 from capture.outbox import Outbox
-from capture.output_file import STDOUT, OutputFile, deleted_outputs, require_different
+from capture.output_file import STDOUT, OutputFile, beside, deleted_outputs, require_different
 from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Exporter, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.reading import read_exchanges
@@ -284,9 +284,7 @@ def export(
       plaintap export --format curl --status 5xx -o - a.pcapng
       tcpdump -w - port 80 | plaintap export - -o web.har
     """
-    name = output or (
-        STDOUT if file == STDOUT else str(Path(file).with_suffix(_ENDINGS.get(form, f".{form}")))
-    )
+    name = output or beside(file, _ENDINGS.get(form, f".{form}"))
     content = Content(others)
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self
 
 STDOUT = "-"
+_PACKED = frozenset((".gz", ".zst"))
 _OWNER_ONLY = 0o600
 _STDIN = 0
 
@@ -110,6 +111,16 @@ class OutputFile:
         if self._created and not self.begun:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def beside(source: str, ending: str) -> str:
+    """The name of what is made of a capture: its own with another ending; ``-`` for ``-``."""
+    if source == STDOUT:
+        return STDOUT
+    path = Path(source)
+    if not path.name:  # a folder, of which whoever reads it complains
+        return f"capture{ending}"
+    return str((path.with_suffix("") if path.suffix in _PACKED else path).with_suffix(ending))
 
 
 def deleted_outputs(outputs: Iterable[OutputFile]) -> list[str]:

@@ -13,6 +13,7 @@ from processes import PLAINTAP
 from recording import plaintap
 
 from capture.cli import main
+from capture.output_file import beside
 from capture.streams import Data, Endpoint, Side, StreamOpened
 from exporters.packets import PcapngExporter
 from exporters.pcapng import SectionMetadata
@@ -65,6 +66,22 @@ def test_each_format_has_its_ending(capture, form, ending):
     assert done.stdout == ""
     assert "c2VjcmV0" not in written.read_text()
     assert written.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a.pcapng", "a.har"),
+        ("x/a.pcap.gz", "x/a.har"),
+        ("a.b.zst", "a.har"),
+        ("a", "a.har"),
+        ("a.gz", "a.har"),
+        (".", "capture.har"),
+        ("-", "-"),
+    ],
+)
+def test_the_archive_of_a_packed_capture_is_named_as_that_of_the_capture(source, name):
+    assert beside(source, ".har") == name
 
 
 def test_lines_can_be_piped_to_jq(capture):

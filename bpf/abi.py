@@ -68,7 +68,7 @@ def parse(text: str) -> Abi:
 @cache
 def header() -> Abi:
     """The package's own events.h."""
-    return parse(HEADER.read_text())
+    return parse(HEADER.read_text("utf-8"))
 
 
 def _enumerators(body: str) -> dict[str, int]:

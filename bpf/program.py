@@ -78,9 +78,9 @@ def source() -> str:
 
     def splice(found: re.Match[str]) -> str:
         name = found.group(1)
-        return f'#line 1 "{name}"\n{(FOLDER / name).read_text()}\n'
+        return f'#line 1 "{name}"\n{(FOLDER / name).read_text("utf-8")}\n'
 
-    return _INCLUDE.sub(splice, MAIN.read_text())
+    return _INCLUDE.sub(splice, MAIN.read_text("utf-8"))
 
 
 def _change_time_flags(types: btf.Btf) -> list[str]:
@@ -137,7 +137,8 @@ def _quiet_stderr() -> Iterator[None]:
     if "PLAINTAP_BPF_LOG" in os.environ:
         yield
         return
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

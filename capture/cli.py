@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture import doctor
+from capture import doctor, standard_streams
 from capture.errors import PlaintapError, UsageError
 from capture.live_har import LiveHar
-from capture.options import PID, Content, content_options, target_options, targets
+from capture.options import PID, SECONDS, Content, content_options, target_options, targets
 from capture.outbox import Outbox
-from capture.output_file import STDOUT, OutputFile, require_different
-from capture.pipeline import DEFAULT_RING_BYTES, Exporter, Plan
+from capture.output_file import STDOUT, OutputFile, beside, deleted_outputs, require_different
+from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Exporter, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.reading import read_exchanges
 from capture.recorder import Recorder
@@ -46,6 +46,7 @@ class _Group(click.Group):
     """Prints plaintap's own errors as one sentence, with their exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
+        standard_streams.reserve()
         try:
             return super().invoke(ctx)
         except PlaintapError as error:
@@ -57,7 +58,7 @@ class _Group(click.Group):
                 ctx.exit(1)
             # The reader has gone; there is no one to tell.
             with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT_NUMBER)
             ctx.exit(1)
 
 
@@ -67,6 +68,7 @@ def main() -> None:
     """Record the plaintext of this machine's connections, for Wireshark and devtools."""
 
 
+_STDOUT_NUMBER = 1
 _ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
 
 
@@ -81,7 +83,7 @@ _ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
 @click.option(
     "-d",
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="Stop after this time.",
 )
@@ -126,7 +128,7 @@ _ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
 )
 @click.option(
     "--ring-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_RING_BYTES),
     default=DEFAULT_RING_BYTES,
     metavar="BYTES",
     help="Kernel memory between probes and recorder; rounded up to a power of two.  [default: 32 MiB]",
@@ -178,7 +180,7 @@ def record(
         )
     chosen = targets(others, protocols, follow=follow)
     name = output or time.strftime("plaintap-%Y%m%d-%H%M%S.pcapng")
-    if name == STDOUT and sys.stdout.isatty():
+    if name == STDOUT and standard_streams.stdout_is_terminal():
         raise UsageError(
             "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
         )
@@ -220,7 +222,8 @@ def record(
         )  # fmt: skip
         recorder = Recorder(plan, Exporter(outbox, exporter.write, flush, finish), _say)
         ledger = replace(recorder.run(), orphan_bytes=exporter.orphan_bytes)
-    _report(ledger, *filter(None, (name, archive)))
+        deleted = deleted_outputs(filter(None, (out, har, machines)))
+    _report(ledger, deleted, *filter(None, (name, archive)))
     if outbox.reader_gone:
         _say("The reader of the capture has gone: it ends there.")
     elif outbox.undelivered:
@@ -228,7 +231,8 @@ def record(
             f"Warning: {outbox.undelivered:,} bytes of the capture were not taken by its reader: it ends there."
         )
     sys.exit(
-        recorder.exit_code or (1 if outbox.undelivered and not command and not outbox.reader_gone else 0)
+        recorder.exit_code
+        or (1 if deleted or (outbox.undelivered and not command and not outbox.reader_gone) else 0)
     )
 
 
@@ -282,9 +286,7 @@ def export(
       plaintap export --format curl --status 5xx -o - a.pcapng
       tcpdump -w - port 80 | plaintap export - -o web.har
     """
-    name = output or (
-        STDOUT if file == STDOUT else str(Path(file).with_suffix(_ENDINGS.get(form, f".{form}")))
-    )
+    name = output or beside(file, _ENDINGS.get(form, f".{form}"))
     content = Content(others)
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()
@@ -295,10 +297,13 @@ def export(
             writer = EXPORTERS[form](out.file, content.maker(wanted))
             try:
                 for exchange in found:
-                    writer.write(exchange)
+                    with out.writing():
+                        writer.write(exchange)
             finally:
                 # Whatever stops the reading, what was read is whole.
-                result = writer.close(notes)
+                with out.writing():
+                    result = writer.close(notes)
+                    out.file.flush()
     _say(f"Wrote {result.entries} {_plural(result.entries, 'exchange')} to {name}{_shortfall(result)}")
 
 
@@ -315,7 +320,7 @@ def show(file: str, stats: bool) -> None:
       plaintap show a.pcapng
       plaintap show --stats a.pcapng
     """
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    columns = shutil.get_terminal_size().columns if standard_streams.stdout_is_terminal() else None
     with read_exchanges(file, _say, Notes()) as found:
         lines = (
             har_stats.lines(har_stats.stats_of_exchanges(found)) if stats else summary.lines(found, columns)
@@ -366,13 +371,15 @@ def _plural(n: int, word: str) -> str:
     return word if n == 1 else f"{word}s"
 
 
-def _report(ledger: Ledger, *names: str) -> None:
+def _report(ledger: Ledger, deleted: list[str], *names: str) -> None:
     for line in ledger.lines():
         _say(line)
     for warning in ledger.warnings():
         _say(f"Warning: {warning}")
+    for name in deleted:
+        _say(f"Warning: {name} was deleted by someone while it was written: nothing is left of it.")
     for name in names:
-        if name != STDOUT:
+        if name != STDOUT and name not in deleted:
             _say(f"Wrote {name}")
 
 

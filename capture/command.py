@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from capture.errors import PlaintapError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_SHELL = "/bin/sh"
 _STDOUT, _STDERR = 1, 2
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 # Signals that Python treats otherwise than programs expect. SIGHUP stays ignored under nohup.
@@ -65,13 +67,23 @@ class Command:
                 os._exit(1)
             if self._stdout_is_taken:
                 os.dup2(_STDERR, _STDOUT)
-            os.execvp(self._arguments[0], self._arguments)  # noqa: S606 - running the user's command is the point
+            self._execute()
         except OSError as error:
             os.write(failed, str(error.errno).encode())
         except ValueError:  # Python's own check: a name without a character
             os.write(failed, str(errno.ENOENT).encode())
         finally:
             os._exit(_NOT_FOUND)
+
+    def _execute(self) -> None:
+        """As execvp(3) does, and with it env, nice and sudo: a script that names no interpreter is the shell's."""
+        name, *arguments = self._arguments
+        try:
+            os.execvp(name, self._arguments)  # noqa: S606 - running the user's command is the point
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+        os.execv(_SHELL, [_SHELL, shutil.which(name) or name, *arguments])  # noqa: S606 - as above
 
     def run(self) -> None:
         """Release the child. Raises CommandError if CMD cannot be executed."""

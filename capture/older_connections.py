@@ -134,5 +134,5 @@ def _user(folder: Path) -> int:
 
 def _cgroup(folder: Path) -> str:
     """The process's group of version 2, as a path below the root; empty where there is none."""
-    lines = (folder / "cgroup").read_text().splitlines()
+    lines = os.fsdecode((folder / "cgroup").read_bytes()).splitlines()
     return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 # Kinds of targets: how select() calls them, the short option, the long one, its value, and what it records.
 _PORT = click.IntRange(1, 65535)
 PID = click.IntRange(min=1)
+
+
+class _Seconds(click.FloatRange):
+    """What compares with nothing is in no range, and would never be over."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is no time.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(min=0, min_open=True)
 _TARGETS: tuple[tuple[str, str | None, str, click.IntRange | None, str, str], ...] = (
     ("pids", "-p", "pid", PID, "PID", "this process"),
     ("comms", "-c", "comm", None, "COMM", "processes of this name (as ps -o comm shows it)"),
@@ -54,6 +68,10 @@ def targets(options: Mapping[str, tuple[Any, ...]], protocols: str, *, follow: b
         raise UsageError(
             f"--protocol takes {', '.join(sorted(PROTOCOLS))}, with commas between, not {protocols!r}."
         )
+    for kind, _, name, *_ in _TARGETS:
+        for values, option in ((options[kind], name), (options[_EXCLUDED + kind], f"exclude-{name}")):
+            if "" in values:
+                raise UsageError(f"--{option} has an empty value: name what is meant.")
     excluded = {k.removeprefix(_EXCLUDED): v for k, v in options.items() if k.startswith(_EXCLUDED)}
     wanted = {k: v for k, v in options.items() if not k.startswith(_EXCLUDED)}
     return Targets(select(**wanted), select(**excluded), chosen, follow)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from capture.errors import PlaintapError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import BinaryIO, Self
 
 STDOUT = "-"
+_PACKED = frozenset((".gz", ".zst"))
 _OWNER_ONLY = 0o600
 _STDIN = 0
 
@@ -71,10 +72,18 @@ class OutputFile:
 
     def write(self, data: bytes) -> None:
         """Begin, and be complete with ``data``. Raises WriteError."""
-        try:
+        with self.writing():
             self.begin()
             self.file.write(data)
             self.file.flush()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raises WriteError for what goes wrong, but BrokenPipeError where the reader has gone."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise WriteError(self, error) from None
 
@@ -102,6 +111,23 @@ class OutputFile:
         if self._created and not self.begun:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def beside(source: str, ending: str) -> str:
+    """The name of what is made of a capture: its own with another ending; ``-`` for ``-``."""
+    if source == STDOUT:
+        return STDOUT
+    path = Path(source)
+    if not path.name:  # a folder, of which whoever reads it complains
+        return f"capture{ending}"
+    return str((path.with_suffix("") if path.suffix in _PACKED else path).with_suffix(ending))
+
+
+def deleted_outputs(outputs: Iterable[OutputFile]) -> list[str]:
+    """The names of those that someone has removed meanwhile: nobody can find what was written."""
+    return [
+        output.name for output in outputs if output.is_file and not os.fstat(output.file.fileno()).st_nlink
+    ]
 
 
 def require_different(outputs: Iterable[OutputFile], source: str | None = None) -> None:

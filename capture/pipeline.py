@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from capture.tls_probes import Look
 
 DEFAULT_RING_BYTES = 32 << 20
+# The largest power of two that a map's size, of 32 bits, can be.
+MAX_RING_BYTES = 1 << 31
 # How often things that wait for time, not for events, are looked at.
 TICK_INTERVAL_S = 0.02
 # How long an end that found no room in the ring may wait to be told.

@@ -101,7 +101,7 @@ class ProbeCatalog:
         except OSError:
             return False
         try:
-            with os.fdopen(handle, "w") as output:
+            with os.fdopen(handle, "w", encoding="utf-8") as output:
                 output.write(text)
             Path(temporary).replace(self._file)
         except OSError:

@@ -14,6 +14,7 @@ import click
 
 from capture.errors import PlaintapError
 from capture.output_file import STDOUT
+from capture.standard_streams import stderr_is_terminal
 from exporters.http import exchanges
 from exporters.reassembly import read_streams
 
@@ -51,7 +52,7 @@ def read_exchanges(
 @contextlib.contextmanager
 def _streams(name: str) -> Iterator[StreamReader]:
     """A capture's streams; on a terminal, with a bar of how far the file was read."""
-    if name == STDOUT or not sys.stderr.isatty():
+    if name == STDOUT or not stderr_is_terminal():
         yield read_streams(name)
         return
     with (

@@ -143,10 +143,12 @@ def _uid(user: str) -> int:
 
 
 def _addresses(host: str) -> list[bytes]:
+    # An address in brackets is one that was copied from a URL.
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)}
-    except OSError as error:
-        reason = error.strerror or error
+        found = {info[4][0] for info in socket.getaddrinfo(name, None, proto=socket.IPPROTO_TCP)}
+    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a name, such as a..b
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(f"The host {host!r} has no address ({reason}): give an address.") from None
     return [_mapped(str(address).partition("%")[0]) for address in sorted(map(str, found))]
 

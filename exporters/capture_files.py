@@ -48,6 +48,11 @@ class CaptureFile:
         """See above."""
         return self._pcapng.ledgers
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether keys of encrypted connections have been met in the file."""
+        return self._pcapng.has_secrets
+
     def __iter__(self) -> Iterator[Packet]:
         with self._source as source:
             try:
@@ -63,6 +68,11 @@ class CaptureFile:
                 self.notes.append(
                     f"{self.name} is truncated: it ends inside a block that begins at byte {source.offset}; "
                     "everything before that was read."
+                )
+            if self._pcapng.has_lost_ledger:
+                self.notes.append(
+                    f"{self.name} lacks the account of its recording, which was killed or has been through another "
+                    "tool: what was lost at its end is not known."
                 )
             if untimed := self._pcapng.untimed_packets:
                 self.notes.append(

@@ -31,7 +31,13 @@ _READ_BYTES: Final = 256 * 1024
 MAGIC_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _MAGIC_GZIP: Final = b"\x1f\x8b"
 _MAGIC_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_MAGIC_LZ4: Final = b"\x04\x22\x4d\x18"
+_UNPACKERS: Final = {
+    b"\x04\x22\x4d\x18": "lz4 -d",
+    b"\xfd7zX": "xz -d",
+    b"BZh": "bzip2 -d",
+    b"PK\x03\x04": "unzip",
+}
+"""What unpacks compressed files that are not unpacked here, by how they begin."""
 
 
 class PcapVariant(NamedTuple):
@@ -108,6 +114,8 @@ class CaptureSource:
         """
         source = self._source
         if isinstance(source, str) and source == _STDIN:
+            if sys.stdin is None:
+                raise CaptureFormatError("standard input is closed: name a file.")
             self._file = sys.stdin.buffer
         elif isinstance(source, str) or hasattr(source, "__fspath__"):
             self._file = self._stack.enter_context(Path(source).open("rb", buffering=_READ_BYTES))
@@ -151,8 +159,12 @@ class CaptureSource:
             return CaptureFormatError(f"{self.name} is no readable capture: {problems[0]}.")
         if not magic:
             return CaptureFormatError(f"{self.name} is empty; a capture has at least a header.")
-        if magic == _MAGIC_LZ4:
-            return CaptureFormatError(f"{self.name} is compressed with lz4; unpack it with `lz4 -d` first.")
+        for start, command in _UNPACKERS.items():
+            if magic.startswith(start):
+                return CaptureFormatError(
+                    f"{self.name} is compressed with {command.split()[0].removeprefix('un')}; "
+                    f"unpack it with `{command}` first."
+                )
         return CaptureFormatError(
             f"{self.name} is not a capture: it begins like neither pcapng nor pcap, gzip nor zstd. "
             "Convert other formats with `editcap -F pcapng`."

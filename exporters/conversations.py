@@ -66,6 +66,8 @@ class Counts:
     streams: int = 0
     encrypted_streams: int = 0
     encrypted_bytes: int = 0
+    cut_packets: int = 0
+    cut_bytes: int = 0
 
 
 class Conversation:
@@ -164,6 +166,9 @@ class Conversation:
             lost = packet_comments.read_gap(words)
             if lost is not None:
                 reason = lost[1]
+        if reason is REASON_CUT:
+            self._counts.cut_packets += 1
+            self._counts.cut_bytes += length
         self._gap(sender, time_ns, length, reason)
 
     def closed(self, sender: Side, time_ns: int, *, reset: bool) -> None:

@@ -75,7 +75,7 @@ class ExchangeFilter:
 
 def _status_range(text: str) -> range:
     match = _STATUS.fullmatch(text.strip())
-    if match is None:
+    if match is None or (match[3] and match[3] < match[2]):
         raise UsageError(
             f"{text!r} is no HTTP status: give a number, a range such as 400-499, or a class such as 5xx."
         )

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from scapy.config import conf
+from scapy.contrib import geneve, mpls
 from scapy.layers import inet, inet6, ppp, vxlan
 
 from exporters.dissection import PROTOCOL_TCP, Segment, TcpFields, tcp_segment
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from exporters.pcap import Packet
 
-REGISTERED: Final = (ppp.PPPoE, vxlan.VXLAN)
+REGISTERED: Final = (ppp.PPPoE, vxlan.VXLAN, geneve.GENEVE, mpls.MPLS)
 """Layers that scapy finds inside others once they are imported; GRE, VLANs and SNAP come with inet."""
 
 MAX_FRAGMENTED_DATAGRAMS: Final = 256

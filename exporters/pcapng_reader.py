@@ -33,6 +33,8 @@ _MIN_SECTION_HEADER_BYTES: Final = 28
 
 _BLOCK_PACKET: Final = 2
 """The Packet Block of old pcapng files (draft §C), superseded by the Enhanced Packet Block."""
+_BLOCK_DECRYPTION_SECRETS: Final = 10
+_OUR_APPLICATION: Final = b"plaintap"
 
 
 class _Interface(NamedTuple):
@@ -55,12 +57,18 @@ class _PacketOptions(NamedTuple):
 
 
 class PcapngReader:
-    """Reads a source's sections. ``ledgers`` are those of our own captures, at most one a section."""
+    """Reads a source's sections. ``ledgers`` are those of our own captures, at most one a section.
+
+    ``has_secrets`` tells whether the file has keys, of TLS in all likelihood; ``has_lost_ledger`` whether a section of
+    ours came to its end without a ledger.
+    """
 
     def __init__(self, source: CaptureSource) -> None:
         self._source = source
         self.ledgers: list[dict[str, object]] = []
         self.untimed_packets = 0
+        self.has_secrets = False
+        self.has_lost_ledger = False
         self._last_ns = 0
 
     def packets(self) -> Iterator[Packet]:
@@ -102,6 +110,7 @@ class PcapngReader:
             pcapng.BLOCK_INTERFACE_STATISTICS: self._statistics,
             pcapng.BLOCK_ENHANCED_PACKET: self._enhanced_packet,
             pcapng.BLOCK_PROCESS_INFORMATION: self._process,
+            _BLOCK_DECRYPTION_SECRETS: self._secrets,
         }
         while first := self._source.read(8):
             if len(first) < 8:
@@ -178,6 +187,10 @@ class PcapngReader:
         names = [value for code, value in _options(section.order, body[4:-4]) if code == pcapng.PROCESS_NAME]
         section.processes.append(Process(pid, names[0].decode("utf-8", "replace") if names else ""))
 
+    def _secrets(self, section: _Section, body: bytes) -> None:
+        """Decryption Secrets Block (§4.7): that there are keys is all that is of use here."""
+        self.has_secrets = True
+
     def _statistics(self, section: _Section, body: bytes) -> None:
         """Interface Statistics Block (§4.6): its comments may be our ledger."""
         section.keep_ledger_comments(_comments(_options(section.order, body[12:-4])))
@@ -186,6 +199,8 @@ class PcapngReader:
         ledger = parse_ledger(section.ledger_comments)
         if ledger is not None:
             self.ledgers.append(ledger)
+        elif section.is_ours:
+            self.has_lost_ledger = True
 
 
 class _Section:
@@ -198,7 +213,9 @@ class _Section:
         self.ledger_comments: list[str] = []
         self.packet_fields = struct.Struct(order + "IIIII")
         self._cached_options: dict[bytes, _PacketOptions] = {}
-        self.keep_ledger_comments(_comments(_options(order, header[16:-4])))
+        options = list(_options(order, header[16:-4]))
+        self.is_ours = (pcapng.SHB_USERAPPL, _OUR_APPLICATION) in options
+        self.keep_ledger_comments(_comments(options))
 
     def keep_ledger_comments(self, comments: Iterable[str]) -> None:
         """Keeps those that carry a ledger."""

@@ -10,7 +10,7 @@ What memory it takes depends on what is open and early, never on the file's leng
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from capture.errors import CaptureFormatError
 from exporters.capture_files import CaptureFile
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.streams import StreamItem
+
+
+DISORDER_NS: Final = 1_000_000_000
+"""Packets are captured together that lie in a file by some milliseconds too late; what is later by this was put
+there, by files that were joined in the wrong order."""
 
 
 class StreamReader:
@@ -40,6 +45,7 @@ class StreamReader:
         self._items: list[StreamItem] = []
         self._tcp = TcpReassembler(self._open)
         self._notes: list[str] = []
+        self._late_ns = 0
         self._iterator = self._read()
 
     @property
@@ -70,8 +76,13 @@ class StreamReader:
         items = self._items
         segment_of, feed = self._dissector.segment, self._tcp.feed
         error = None
+        latest_ns = 0
         try:
             for packet in self._file:
+                if packet.time_ns > latest_ns:
+                    latest_ns = packet.time_ns
+                elif latest_ns - packet.time_ns > self._late_ns:
+                    self._late_ns = latest_ns - packet.time_ns
                 segment = segment_of(packet)
                 if segment is not None:
                     feed(segment)
@@ -94,11 +105,25 @@ class StreamReader:
                 f"{counts.encrypted_streams} TLS streams ({counts.encrypted_bytes} bytes) are encrypted and "
                 "were not read; record their processes with `plaintap record` to see the plaintext."
             )
+            if self._file.has_secrets:
+                self._notes.append(
+                    f"The keys in {self.name} are not used: plaintap decrypts nothing. Wireshark does, with them."
+                )
+        if counts.cut_packets:
+            self._notes.append(
+                f"{counts.cut_packets} packets were cut short when they were captured: {counts.cut_bytes} bytes are "
+                "missing. Capture whole packets, with `tcpdump -s 0` or `dumpcap -s 0`."
+            )
         if self._dissector.undecodable:
             self._notes.append(f"{self._dissector.undecodable} packets could not be decoded.")
         if self._tcp.ignored_segments:
             self._notes.append(
                 f"{self._tcp.ignored_segments} TCP segments belong to no connection and were left out."
+            )
+        if self._late_ns > DISORDER_NS:
+            self._notes.append(
+                f"{self.name} is not in order of time: some packets are {self._late_ns / 1e9:.0f} s late. "
+                "Where exchanges are missing, sort it with `reordercap`."
             )
 
 

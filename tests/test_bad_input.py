@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from handmade import conversation
+from processes import PLAINTAP
 from recording import plaintap
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 COMMANDS = ("export", "show")
@@ -103,6 +105,53 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     path = conversation(tmp_path / "whole.pcap")
     done = plaintap("export", path, "-o", "/no/such/folder/out.har", seconds=30)
     assert "/no/such/folder/out.har" in message(done, 1, 2)
+
+
+@pytest.mark.parametrize("form", ["har", "jsonl"])
+def test_an_export_to_a_full_disk_names_the_file(tmp_path: Path, form: str) -> None:
+    path = conversation(tmp_path / "whole.pcap")
+    done = plaintap("export", path, "--format", form, "-o", "/dev/full", seconds=30)
+    assert "/dev/full failed (No space left on device)" in message(done, 1)
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [
+        ("<&-", ("show", "-"), 1),
+        (">&-", ("show", "FILE"), 0),
+        ("2>&-", ("show", "FILE"), 0),
+        (">&-", ("export", "FILE", "-o", "-"), 2),
+        ("<&- >&- 2>&-", ("export", "FILE", "-o", "OUT"), 0),
+    ],
+)
+def test_standard_streams_that_are_closed(
+    tmp_path: Path, closed: str, arguments: tuple[str, ...], code: int
+) -> None:
+    """Their numbers are nobody else's: a message does not land in the archive."""
+    names = {"FILE": conversation(tmp_path / "whole.pcap"), "OUT": tmp_path / "out.har"}
+    script = f'"$@" {closed}'
+    command = [str(PLAINTAP), *(str(names.get(word, word)) for word in arguments)]
+    done = subprocess.run(["sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if "OUT" in arguments:
+        assert len(json.loads(names["OUT"].read_text())["log"]["entries"]) == 1
+
+
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_a_locale_that_is_not_utf_8(tmp_path: Path, command: str) -> None:
+    path = conversation(tmp_path / "wörld.pcap")
+    locale = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii:strict",
+    }
+    done = subprocess.run(
+        [PLAINTAP, command, os.fsencode(path)], env=os.environ | locale, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("no-such-command",), ("export",), ("show", "--no-such-option")])

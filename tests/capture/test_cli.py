@@ -16,6 +16,7 @@ from recording import plaintap
 from capture import cli, doctor
 from capture.cli import main
 from capture.ledger import Account, Ledger
+from capture.output_file import beside
 from capture.streams import Data, Endpoint, Side, StreamOpened
 from exporters.packets import PcapngExporter
 from exporters.pcapng import SectionMetadata
@@ -69,6 +70,22 @@ def test_each_format_has_its_ending(capture, form, ending):
     assert done.stdout == ""
     assert "c2VjcmV0" not in written.read_text()
     assert written.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a.pcapng", "a.har"),
+        ("x/a.pcap.gz", "x/a.har"),
+        ("a.b.zst", "a.har"),
+        ("a", "a.har"),
+        ("a.gz", "a.har"),
+        (".", "capture.har"),
+        ("-", "-"),
+    ],
+)
+def test_the_archive_of_a_packed_capture_is_named_as_that_of_the_capture(source, name):
+    assert beside(source, ".har") == name
 
 
 def test_lines_can_be_piped_to_jq(capture):
@@ -221,3 +238,25 @@ def test_what_others_call_themselves_is_nothing_that_a_terminal_obeys(monkeypatc
     assert ESCAPE[0] not in said
     cli._say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
     assert capsys.readouterr().err == f"Warning: /tmp/{ESCAPED}: no probes.\nMore.\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("-d", "nan"), ("-d", "0"), ("--ring-size", "0"), ("--ring-size", str((1 << 31) + 1))]
+)
+def test_a_number_that_cannot_be_meant_is_wrong_usage(tmp_path, options):
+    done = plaintap("record", "-w", tmp_path / "a.pcapng", *options, "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert options[0] in done.stderr
+    assert options[1].split(".")[0] in done.stderr
+    assert not (tmp_path / "a.pcapng").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--comm", "--user", "--host", "--cgroup", "--container", "--exclude-comm"]
+)
+def test_an_empty_target_is_a_variable_that_was_not_set(tmp_path, option):
+    """Not the root of all control groups, nor a name that no process has."""
+    done = plaintap("record", "-w", tmp_path / "a.pcapng", option, "", "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert option in done.stderr
+    assert not (tmp_path / "a.pcapng").exists()

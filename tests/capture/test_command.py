@@ -44,6 +44,15 @@ def test_the_exit_code_is_its_own(code):
     assert ended(run("sh", "-c", f"exit {code}")) == code
 
 
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_script_without_an_interpreter_is_the_shells(tmp_path, monkeypatch, by_path):
+    script = tmp_path / "deploy me"
+    script.write_text('test "$1 $#" = "a b 1" && exit 7\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert ended(run(str(script) if by_path else script.name, "a b")) == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_a_signal_gives_128_and_its_number(number):
     assert ended(run("sh", "-c", f"kill -{int(number)} $$")) == 128 + number

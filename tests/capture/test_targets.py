@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -89,11 +90,18 @@ def test_an_unknown_user_is_named():
     [
         ("127.0.0.1", bytes(10) + b"\xff\xff\x7f\0\0\1"),
         ("::1", bytes(15) + b"\1"),
+        ("[::1]", bytes(15) + b"\1"),
         ("::ffff:10.1.2.3", bytes(10) + b"\xff\xff\x0a\1\2\3"),
     ],
 )
 def test_hosts_are_addresses_of_one_form(host, expected):
     assert select(hosts=(host,)).hosts == (expected,)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "[1.2.3", ""])
+def test_what_can_be_no_host_is_named(host):
+    with pytest.raises(UsageError, match=re.escape(repr(host))):
+        select(hosts=(host,))
 
 
 def test_a_host_without_an_address_is_named():

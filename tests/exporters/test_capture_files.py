@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import struct
 import subprocess
@@ -265,6 +267,9 @@ NO_CAPTURES = {
     "empty": (b"", "is empty"),
     "text": (b"GET / HTTP/1.1\r\n\r\n", "is not a capture"),
     "lz4": (b"\x04\x22\x4d\x18" + bytes(20), "lz4 -d"),
+    "xz": (lzma.compress(OURS), "xz -d"),
+    "bzip2": (bz2.compress(OURS), "bzip2 -d"),
+    "zip": (b"PK\x03\x04" + bytes(26), "with zip; unpack it with `unzip`"),
     "gzip of text": (gzip.compress(b"text"), "is not a capture"),
     "gzip of nothing": (gzip.compress(b""), "is empty"),
     "broken gzip": (gzip.compress(OURS)[:15] + bytes(50), "no readable capture|is not a capture"),
@@ -405,3 +410,21 @@ class TestFuzz:
             tcp.next[side] += len(payload)
         items = self.survive(pcap(frames(segments)))
         assert all(item.time_ns >= 0 for item in items)
+
+
+@pytest.mark.parametrize(("application", "finished", "noted"), [
+    ("plaintap", False, True), ("plaintap", True, False), ("another", False, False),
+])  # fmt: skip
+def test_a_recording_that_was_killed_is_said_to_lack_its_account(
+    application: str, finished: bool, noted: bool
+) -> None:
+    written = io.BytesIO()
+    exporter = PcapngExporter(written.write, pcapng.SectionMetadata(application))
+    for item in ITEMS:
+        exporter.write(item)
+    exporter.flush()
+    if finished:
+        exporter.finish(ledger={"connections": 1}, summary="", dropped=0)
+    reader = read_streams(io.BytesIO(written.getvalue()))
+    assert list(reader)
+    assert any("account" in note for note in reader.notes) is noted

@@ -77,6 +77,11 @@ class Session:
 
 
 def captured(wire: Wire, split: list[int] | None = None, **tcp_ports: int) -> StreamReader:
+    """The wire read as a capture."""
+    return read_streams(io.BytesIO(captured_file(wire, split, **tcp_ports)))
+
+
+def captured_file(wire: Wire, split: list[int] | None = None, **tcp_ports: int) -> bytes:
     """The wire as a capture on port 443, each write cut into pieces of the sizes of ``split`` in turn."""
     tcp = Tcp(server_port=443, **tcp_ports)
     packets: list[Any] = tcp.handshake()
@@ -87,7 +92,7 @@ def captured(wire: Wire, split: list[int] | None = None, **tcp_ports: int) -> St
             size = next(sizes)
             packets.append(tcp.packet(side, PSH | ACK, data[at : at + size]))
             at += size
-    return read_streams(io.BytesIO(pcap(frames([*packets, *tcp.finish()]))))
+    return pcap(frames([*packets, *tcp.finish()]))
 
 
 def texts(items: list[StreamItem]) -> tuple[bytes, bytes]:
@@ -146,6 +151,21 @@ def test_encrypted_streams_are_opened_and_closed_and_counted(
     assert items[0].tls.server_name == "example.com"
     total = sum(len(data) for _, data in session.wire)
     assert any(f"1 TLS streams ({total} bytes) are encrypted" in note for note in reader.notes)
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_keys_in_the_file_are_said_not_to_be_used(certificate: Path, tmp_path: Path, keys: bool) -> None:
+    """Whoever wrote them into it expects them to be."""
+    session = Session(certificate, None, ssl.TLSVersion.TLSv1_3)
+    session.send(0, REQUEST)
+    plain, both, log = tmp_path / "plain.pcap", tmp_path / "both.pcapng", tmp_path / "keys.log"
+    plain.write_bytes(captured_file(session.wire))
+    log.write_text("CLIENT_RANDOM " + "00" * 32 + " " + "00" * 48 + "\n")
+    secrets = ["--inject-secrets", f"tls,{log}"] if keys else []
+    subprocess.run(["editcap", "-F", "pcapng", *secrets, plain, both], check=True, capture_output=True)
+    reader = read_streams(both)
+    assert len(list(reader)) == 3
+    assert any("keys" in note and str(both) in note for note in reader.notes) is keys
 
 
 def test_an_encrypted_stream_that_is_joined_in_the_middle(certificate: Path) -> None:

@@ -408,7 +408,7 @@ def test_filters(criteria: dict[str, Any], wanted: list[int]) -> None:
     assert [each.connection.opened.stream for each in varied() if chosen(each)] == wanted
 
 
-@pytest.mark.parametrize("status", ["", "ok", "6xx", "40", "200-", "99"])
+@pytest.mark.parametrize("status", ["", "ok", "6xx", "40", "200-", "99", "500-400"])
 def test_what_is_no_status(status: str) -> None:
     with pytest.raises(UsageError, match="is no HTTP status"):
         ExchangeFilter.of(statuses=[status])

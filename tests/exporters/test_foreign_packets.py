@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from foreign import CLIENT, SERVER, STEP_US, Tcp, frames, pcap
+from scapy.contrib.geneve import GENEVE
+from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import (
     IPv6,
@@ -47,6 +49,18 @@ LINKS: dict[str, tuple[int, Any]] = {
             / packet
         ),
     ),
+    "Geneve": (
+        1,
+        lambda packet: (
+            Ether(**MAC)
+            / IP(src="10.9.9.1", dst="10.9.9.2")
+            / UDP(sport=40000, dport=6081)
+            / GENEVE(vni=5)
+            / Ether(**MAC)
+            / packet
+        ),
+    ),
+    "MPLS": (1, lambda packet: Ether(**MAC) / MPLS(label=17, s=1, ttl=64) / packet),
     "IP in IP": (1, lambda packet: Ether(**MAC) / IP(src="10.9.9.1", dst="10.9.9.2") / packet),
     "raw": (101, lambda packet: packet),
     "OpenBSD raw": (14, lambda packet: packet),
@@ -204,7 +218,7 @@ def test_layers_are_found_without_the_help_of_this_test_s_imports() -> None:
         "print(sum(len(getattr(item, 'data', b'')) for item in read_streams('-')))"
     )
     for name, (link_type, wrap) in LINKS.items():
-        if name not in ("PPPoE", "VXLAN", "GRE", "SNAP", "QinQ"):
+        if name not in ("PPPoE", "VXLAN", "Geneve", "MPLS", "GRE", "SNAP", "QinQ"):
             continue
         tcp = Tcp()
         packets = [*tcp.handshake(), tcp.client(HELLO), *tcp.finish()]
@@ -222,3 +236,12 @@ def test_scapy_is_not_imported_for_our_captures() -> None:
     data = capture(Transcript().exchange().close().items)
     done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
     assert done.stdout == b"False\n"
+
+
+def test_a_frame_check_sequence_that_the_header_tells_of() -> None:
+    """Four bytes behind each frame: draft-ietf-opsawg-pcap §4."""
+    tcp = Tcp()
+    packets = [*tcp.handshake(), tcp.client(b"GET / HTTP/1.1\r\n\r\n"), *tcp.finish()]
+    data = pcap([frame + b"fcs!" for frame in frames(packets)], link_type=4 << 28 | 1 << 26 | 1)
+    (item,) = [item for item in read_streams(io.BytesIO(data)) if isinstance(item, Data)]
+    assert item.data == b"GET / HTTP/1.1\r\n\r\n"

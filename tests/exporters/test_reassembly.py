@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -345,9 +346,24 @@ class TestOtherPeoplesTcp:
     def test_segments_that_were_cut_by_a_snap_length(self) -> None:
         tcp, packets = self.conversation()
         packets += [tcp.client(b"x" * 100), tcp.client(b"y" * 10), tcp.server(b"z" * 5), *tcp.finish()]
-        items = items_of(packets, snaplen=14 + 20 + 20 + 20)
+        reader = read_streams(io.BytesIO(pcap(frames(packets), snaplen=14 + 20 + 20 + 20)))
+        items = list(reader)
         assert bytes_of(items, CLIENT) == b"x" * 20 + b"[80]" + b"y" * 10
+        assert any(note.startswith("1 packets were cut") and "80 bytes" in note for note in reader.notes)
         assert [item.reason for item in items if isinstance(item, Gap)] == [REASON_CUT]
+
+    @pytest.mark.parametrize("late_s", [0, 20])
+    def test_files_joined_in_the_wrong_order_are_said_to_be(self, late_s: int) -> None:
+        tcp, packets = self.conversation()
+        packets += [tcp.client(REQUEST), tcp.server(response()), *tcp.finish()]
+        data = bytearray(pcap(frames([packets[5], packets[6], packets[7], *packets[:5]])))
+        first, at = struct.unpack_from("<I", data, 24)[0], 24
+        for _ in range(3):
+            struct.pack_into("<I", data, at, first + late_s)
+            at += 16 + struct.unpack_from("<I", data, at + 8)[0]
+        reader = read_streams(io.BytesIO(bytes(data)))
+        list(reader)
+        assert any("reordercap" in note for note in reader.notes) is bool(late_s)
 
     def test_keep_alive_and_zero_window_probes_add_nothing(self) -> None:
         tcp, packets = self.conversation()

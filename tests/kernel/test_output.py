@@ -181,3 +181,33 @@ def test_a_full_disk_is_named_for_what_it_is(servers: Servers, tmp_path: Path, f
     assert "No space left" in done.stderr
     assert full in done.stderr
     assert ("plaintap export" in done.stderr) == (full == "a.har"), "the remedy is for what failed"
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_capture_that_is_deleted_meanwhile_is_not_said_to_be_written(tmp_path: Path, code: int) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    capture = folder / "a.pcapng"
+    script = f"until test -s {capture}; do sleep 0.1; done; rm -r {folder}; exit {code}"
+    done = plaintap("record", "-w", capture, "--", "sh", "-c", script)
+    assert done.returncode == (code or 1), done.stderr
+    assert "deleted" in done.stderr
+    assert f"Wrote {capture}" not in done.stderr
+
+
+def test_closed_standard_streams_are_nobody_else_s(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcapng"
+    script = '"$@" <&- >&- 2>&-'
+    command = [
+        str(PLAINTAP),
+        "record",
+        "-w",
+        str(capture),
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 3",
+    ]
+    done = subprocess.run(["sh", "-c", script, "sh", *command], capture_output=True, check=False)
+    assert done.returncode == 3
+    assert "no TCP streams" in plaintap("show", capture).stderr, "it is a capture, and no message is in it"

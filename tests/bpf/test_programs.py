@@ -172,7 +172,7 @@ def test_tracepoints_attach_and_let_go():
     probes.detach()
     covered = [event for event, _ in TRACEPOINTS if own.below.lengths and event in below.COVERED]
     below_them = list(own.below.raw_tracepoints())
-    assert len(below_them) == 5, "this kernel shows messages and lengths"
+    assert len(below_them) == 7, "this kernel shows messages, lengths and packets"
     count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(below_them)
     assert descriptors() == attached - count
     probes.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,36 @@ def test_a_ring_that_is_too_small(servers: Servers, tmp_path: Path, scheme: str)
     content = entry["response"]["content"]
     assert str(missing) in json.dumps(entry).replace(",", "")
     assert len(decoded(content)) == LENGTH - missing
+
+
+@pytest.mark.parametrize("options", [(), ("--no-below",)], ids=["below", "no-below"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_recorder_that_stands_still(
+    servers: Servers, tmp_path: Path, scheme: str, options: tuple[str, ...]
+) -> None:
+    """Connections that begin and end meanwhile, whose announcements and ends find no room either."""
+    port, account = servers.port(scheme), tmp_path / "ledger.json"
+    common = ("--port", port, "--ring-size", RING_BYTES, "--ledger", account)
+    with record(tmp_path / "still.pcapng", *common, *options) as recording:
+        curl(servers, servers.url(scheme, "/bytes/300007"))
+        recording.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                curl(servers, servers.url(scheme, "/bytes/1048583"))
+        finally:
+            recording.process.send_signal(signal.SIGCONT)
+        curl(servers, servers.url(scheme, "/bytes/17"))
+        settle()
+        done = recording.stop()
+    ledger = json.loads(account.read_text())
+    assert ledger["events_lost"] > 0
+    assert ledger["tls" if scheme == "https" else "sockets"]["lost"]["ring-full"] > 1_000_000
+    for name in ("sockets", "tls"):
+        assert ledger[name]["residue"] == 0, ledger
+    assert ledger["tcp_totals"]["excess"] == 0
+    assert "please report" not in done.stderr
+    # Of a response whose head is lost, Wireshark takes what remains of the body for one.
+    assert expert_problems(recording.path, "!http") == []
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

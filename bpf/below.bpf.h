@@ -80,12 +80,16 @@ INLINE void sends(u64 id, u64 sk, u64 message)
 		type == ITER_KVEC ? MEMORY_KERNEL : MEMORY_USER;
 	READ_KERNEL(flags, message + OFFSET_msghdr_msg_flags);
 	call.flags = flags & MSG_ZEROCOPY;
-	if (type > ITER_KVEC || has_upper_layer(sk) || is_kernel_thread())
+	if (type > ITER_KVEC || has_upper_layer(sk))
 		call.flags |= NOT_IN_USER_SPACE;
-	begin_below(&call, sk, id);
+	/* Theirs are counted nowhere: nothing would end them. */
+	if (!is_kernel_thread())
+		begin_below(&call, sk, id);
 	in_sequence(&call, tid, sequence, 0);
-	if (syscalls.update(&tid, &call))
+	if (syscalls.update(&tid, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
+		comes_to_nothing(&call, tid);
+	}
 }
 
 /* (sk, msghdr, …), for every packet that TCP fills. */
@@ -98,6 +102,46 @@ int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* struct sk_buff_head: the first packet, the last. */
+#define QUEUE_HEAD(sk) ((sk) + OFFSET_sock_sk_receive_queue)
+#define QUEUE_TAIL(sk) ((sk) + OFFSET_sock_sk_receive_queue + 8)
+
+/* The socket that a packet waits at; 0: it is none of a stream of AF_UNIX that is wanted. */
+INLINE u64 unix_receiver(u64 skb, u64 sender)
+{
+	u64 receiver = 0, senders = 0;
+	u16 family = 0;
+
+	if (!RECORD_UNIX)
+		return 0;
+	READ_KERNEL(family, sender + OFFSET_sock_common_skc_family);
+	if (!unix_sock_of(sender, family))
+		return 0;
+	READ_KERNEL(receiver, sender + OFFSET_unix_sock_peer);
+	if (receiver)
+		return receiver;
+	/* The sender is closed. The first packet's neighbour is the queue itself. */
+	READ_KERNEL(receiver, skb + OFFSET_sk_buff_prev);
+	receiver -= OFFSET_sock_sk_receive_queue;
+	READ_KERNEL(senders, receiver + OFFSET_unix_sock_peer);
+	return senders == sender ? receiver : 0;
+}
+
+/* A system call that has an entry receives so many more bytes of a packet. What is then left of it may go unseen. */
+INLINE void note_unix_copy(u64 sk, u64 skb, u32 n)
+{
+	struct connection *c = connections.lookup(&sk);
+	u32 before = 0, length = 0;
+
+	if (!c || !is_unix(c->family))
+		return;
+	READ_KERNEL(before, skb + OFFSET_sk_buff_cb + OFFSET_unix_skb_parms_consumed);
+	READ_KERNEL(length, skb + OFFSET_sk_buff_len);
+	c->unix_seen = before + n;
+	/* Of one that is given back, the next may have the address. */
+	c->unix_skb = c->unix_seen < length ? skb : 0;
+}
+
 /* A packet of which `length` bytes are about to be copied. */
 INLINE void receives(u64 id, u64 skb, u32 length)
 {
@@ -105,9 +149,12 @@ INLINE void receives(u64 id, u64 skb, u32 length)
 	struct syscall *known, fresh = {.direction = DIRECTION_RECEIVED, .below = 1};
 	struct sock_reference s = {};
 	u32 sequence = 0;
+	u64 receiver;
 
 	known = syscalls.lookup(&tid);
 	if (known && !known->below) {
+		if (RECORD_UNIX && known->direction == DIRECTION_RECEIVED && !(known->flags & MSG_PEEK))
+			note_unix_copy(known->sk, skb, length);
 		if (known->direction == DIRECTION_RECEIVED && !known->unsequenced && !(known->flags & MSG_PEEK)) {
 			READ_KERNEL(sequence, known->sk + OFFSET_tcp_sock_copied_seq);
 			in_sequence(known, tid, sequence, known->told);
@@ -116,7 +163,12 @@ INLINE void receives(u64 id, u64 skb, u32 length)
 		return;
 	}
 	READ_KERNEL(s.sk, skb + OFFSET_sk_buff_sk);
-	if (!s.sk || !tcp_sock_of(s.sk, &s))
+	if (!s.sk)
+		return;
+	receiver = unix_receiver(skb, s.sk);
+	if (receiver)
+		s.sk = receiver;
+	else if (!tcp_sock_of(s.sk, &s))
 		return;
 	if (!known || known->sk != s.sk) {
 		fresh.sk = s.sk;
@@ -130,7 +182,11 @@ INLINE void receives(u64 id, u64 skb, u32 length)
 	}
 	known->skb = skb;
 	known->most = length;
-	READ_KERNEL(known->sequence, s.sk + OFFSET_tcp_sock_copied_seq);
+	known->unsequenced = receiver != 0;
+	if (receiver)
+		READ_KERNEL(known->sequence, skb + OFFSET_sk_buff_cb + OFFSET_unix_skb_parms_consumed);
+	else
+		READ_KERNEL(known->sequence, s.sk + OFFSET_tcp_sock_copied_seq);
 }
 
 /* (skb, length), before it is copied to the program. */
@@ -151,7 +207,8 @@ INLINE int from_packet(struct syscall *call, u32 tid)
 	struct pieces *p;
 	u8 fragments = 0;
 
-	READ_KERNEL(sequence, skb + OFFSET_sk_buff_cb + OFFSET_tcp_skb_cb_seq);
+	if (!call->unsequenced)
+		READ_KERNEL(sequence, skb + OFFSET_sk_buff_cb + OFFSET_tcp_skb_cb_seq);
 	READ_KERNEL(length, skb + OFFSET_sk_buff_len);
 	READ_KERNEL(in_pages, skb + OFFSET_sk_buff_data_len);
 	READ_KERNEL(data, skb + OFFSET_sk_buff_data);
@@ -175,6 +232,16 @@ INLINE int from_packet(struct syscall *call, u32 tid)
 	}
 	use_pieces(call, p);
 	return 1;
+}
+
+/* A packet of which the call that ends has received a part: the last one that it copied. */
+INLINE void begun_packet(struct syscall *call, u32 tid, u64 sk)
+{
+	if (!call->skb || call->moved != call->most)
+		return;
+	if (from_packet(call, tid))
+		call->flags = 0;
+	call->queue = QUEUE_HEAD(sk);
 }
 
 /* A transfer that nothing has shown before its end. */
@@ -266,8 +333,10 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 	if (call && (call->sk != sk || !call->below))
 		return 0;
 	if (n <= 0) {
-		if (call)
+		if (call) {
+			comes_to_nothing(call, tid);
 			syscalls.delete(&tid);
+		}
 		return 0;
 	}
 	if (!call) {
@@ -279,9 +348,10 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 		if (!call)
 			return 0;
 	}
-	if (n > call->most)
+	if (n > call->most || call->unsequenced)
 		call->flags |= NOT_IN_USER_SPACE;
-	call->moved = call->reported = n;
+	call->moved = n - call->told;
+	call->reported = n;
 	if (call->flags & UNCHECKED)
 		move_below.call(ctx, 1);
 	else
@@ -343,6 +413,8 @@ int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	}
 	call->flags |= NOT_IN_USER_SPACE;
+	if (RECORD_UNIX && call->unsequenced)
+		begun_packet(call, tid, sk);
 	move_below.call(ctx, 0);
 	return 0;
 }
@@ -375,6 +447,10 @@ INLINE int below_moved(void)
 	if (c) {
 		if (d == DIRECTION_RECEIVED) {
 			note_copied(c, s.sk);
+			if (RECORD_UNIX && call->unsequenced) {
+				c->unix_skb = call->skb;
+				c->unix_seen = call->sequence + call->most;
+			}
 			/* Told under the socket's lock: others may be told later of what they received before. */
 			if (!s.untold && c->in_flight[1]) {
 				call->sequenced = call->overlapped = 1;

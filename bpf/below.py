@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 OFFSETS: dict[str, tuple[str, ...]] = {
     "msghdr": ("msg_iter", "msg_flags"),
     "iov_iter": ("iter_type", "iov_offset", "__iov", "count", "nr_segs"),
-    "sk_buff": ("sk", "cb", "len", "data_len", "data", "head", "end"),
+    "sk_buff": ("sk", "cb", "len", "data_len", "data", "head", "end", "prev"),
     "skb_shared_info": ("nr_frags", "frags"),
     "tcp_skb_cb": ("seq",),
+    "unix_skb_parms": ("consumed",),
 }
 
 # System calls that need no tracepoint of their own where the socket layer shows what they move.
@@ -28,15 +29,17 @@ COVERED = frozenset({"syscalls/sys_enter_sendfile64", "syscalls/sys_exit_sendfil
 
 _LENGTHS = ("sock_send_length", "sock_recv_length", "skb_copy_datagram_iovec", "tcp_rcv_space_adjust")
 _MESSAGES = "tcp_sendmsg_locked"
+_UNIX_PACKETS = ("sk_data_ready", "consume_skb")
 _IPPROTO_TCP, _IPPROTO_MPTCP = 6, 262
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What there is: the socket layer's counts, and the messages that TCP is given."""
+    """What there is: the socket layer's counts, the messages that TCP is given, and the packets of AF_UNIX."""
 
     lengths: bool
     messages: bool
+    unix_packets: bool = False
 
     def flags(self) -> Iterator[str]:
         """-D flags for the kernel side."""
@@ -51,9 +54,18 @@ class Features:
             yield from ((event, f"on_{event}") for event in _LENGTHS)
             if self.messages:
                 yield _MESSAGES, f"on_{_MESSAGES}"
+            if self.unix_packets:
+                yield from ((event, f"on_{event}") for event in _UNIX_PACKETS)
 
 
-def probe() -> Features:
-    """Try each. Where there is no right to try, there will be none to record."""
-    lengths = all(system.has_raw_tracepoint(event) for event in _LENGTHS)
-    return Features(lengths, lengths and system.has_raw_tracepoint(_MESSAGES))
+def probe(*, unix: bool = False) -> Features:
+    """Try each. Where there is no right to try, there will be none to record.
+
+    ``unix`` is whether AF_UNIX is wanted: what shows its packets is passed by everybody's.
+    """
+    lengths = all(map(system.has_raw_tracepoint, _LENGTHS))
+    return Features(
+        lengths,
+        lengths and system.has_raw_tracepoint(_MESSAGES),
+        unix and lengths and all(map(system.has_raw_tracepoint, _UNIX_PACKETS)),
+    )

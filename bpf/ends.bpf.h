@@ -6,6 +6,18 @@
 /* key: sock pointer, value: connection id. Deleted when its end is found. */
 BPF_HASH(untold_ends, u64, u64, 32768);
 
+/* Connections that have `ended`. key: sock pointer, value: connection id. Deleted by user space when it has told
+ * the end; of what finds no room it is told when the recording ends. */
+BPF_HASH(late_ends, u64, u64, 8192);
+
+/* The end finds no room, or must wait. */
+INLINE void end_later(struct connection *c, u64 sk)
+{
+	c->ended = 1;
+	late_ends.update(&sk, &c->id);
+	count(COUNTER_ENDS_PENDING, 1);
+}
+
 INLINE int put_end(struct connection *c)
 {
 	struct end_sample *r = ring.ringbuf_reserve(sizeof(*r));

@@ -28,7 +28,8 @@ enum sample_kind {
 	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */
 	SAMPLE_HELLO = 3,	/* payload: TLS records as they crossed the socket, while the handshake is in the clear */
 	SAMPLE_END = 4,		/* struct end_sample: the socket is gone, nothing more will come */
-	SAMPLE_BOUND = 5,	/* a TLS session's socket became known (or changed): session → connection */
+	SAMPLE_BOUND = 5,	/* a TLS session's socket became known (or changed): session → connection; position is
+				 * 1 if that is not wanted: it was not announced, nor will be */
 	SAMPLE_HANDSHAKE = 6,	/* a TLS handshake function returned success; position holds its start time */
 	SAMPLE_EXEC = 7,	/* payload: file name, NUL, arguments each ended by NUL */
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
@@ -62,6 +63,7 @@ enum shape {
 	SHAPE_WRITE_INT,
 	SHAPE_READ_LONG,
 	SHAPE_WRITE_LONG,
+	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
@@ -70,10 +72,12 @@ enum shape {
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */
 	SHAPE_BIO_WRITE,	/* (bio, buffer, n): entry only */
+	SHAPE_COPY,		/* (to, from, n): what an older read hands over; entry only */
 	SHAPE_GO_READ,		/* Go: (conn, buffer, n, capacity) → bytes, error */
 	SHAPE_GO_WRITE,
 	SHAPE_GO_HANDSHAKE,	/* (conn, context) → error, 0 when done */
 	SHAPE_GO_CLOSE,		/* (conn): entry only */
+	SHAPE_GO_READ_SPILLED,	/* Go: a read that puts its arguments where its caller left room for them */
 	SHAPE_GO_READ_WRAPPED,	/* Go: the same, of an object whose first member is the conn */
 	SHAPE_GO_WRITE_WRAPPED,
 	SHAPE_GO_HANDSHAKE_WRAPPED,
@@ -113,7 +117,8 @@ struct sample {
 	u32 tgid;
 	u32 tid;
 	u32 library;	/* the attachment's cookie: which library's function it was; 0: none, or unknown */
-	u16 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
+	u8 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
+	u8 answers;	/* a write of the session was in flight, which these bytes may answer: it will be told of later */
 	u16 by_reference;	/* as of the call: the program may change them before TCP sends them */
 };
 
@@ -222,6 +227,8 @@ enum counter {
 #define WITHOUT_BIO 16777216
 /* The same (1 << 25): its functions were found by their code, and may be others. */
 #define LOCATED 33554432
+/* What is above: how many words a function has pushed before the place of its entry probe. */
+#define PUSHED_SHIFT 32
 
 struct settings {
 	u32 self;	/* our own tgid: never recorded */

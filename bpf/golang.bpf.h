@@ -15,15 +15,15 @@
 #define GO_GOROUTINE(ctx) ((ctx)->regs[28])
 #endif
 
+/* A Read or Write that finds no handshake makes it, on the same goroutine. */
 struct go_key {
 	u64 goroutine;
-	u32 tgid, pad;
+	u32 tgid, handshake;
 };
-/* A function of tls.Conn in flight. key: {goroutine, tgid}. Deleted at return; a goroutine that panics through one
- * leaves an entry, which its next call, or the least recently used rule, replaces. */
+/* A function of tls.Conn in flight. key: {goroutine, tgid, handshake or not}. Deleted at return; a goroutine that
+ * panics through one leaves an entry, which its next call, or the least recently used rule, replaces. */
 BPF_TABLE("lru_hash", struct go_key, struct tls_call, go_calls, MAX_CALLS);
 
-#define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
 
 /* The descriptor of a net.TCPConn: its netFD's poll.FD begins with a 16-byte mutex, then Sysfd. */
 INLINE int go_socket_of(u64 tcp_conn, struct sock_reference *s, u32 *fd)
@@ -71,7 +71,7 @@ INLINE void go_bind(struct tls_call *call, struct session *s, u64 id)
 
 INLINE int go_reads(int shape)
 {
-	return shape == SHAPE_GO_READ || shape == SHAPE_GO_READ_WRAPPED;
+	return shape == SHAPE_GO_READ || shape == SHAPE_GO_READ_SPILLED || shape == SHAPE_GO_READ_WRAPPED;
 }
 
 INLINE int go_shakes_hands(int shape)
@@ -116,7 +116,7 @@ INLINE int go_close(struct pt_regs *ctx, u64 conn, u64 id)
 INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32, .handshake = go_shakes_hands(shape)};
 	u64 conn = GO_FIRST(ctx);
 
 	if (!wanted(id))
@@ -130,8 +130,11 @@ INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 		.entered = bpf_ktime_get_ns(), .library = library,
 	};
 	/* More stack needed: the function starts over, and this is the same call again. So is one in a wrapper's. */
-	if (!go_calls.lookup(&key) && !go_reads(shape) && !go_shakes_hands(shape))
-		go_begin_write(&call, id);
+	if (!go_calls.lookup(&key)) {
+		count(COUNTER_PROBE_HITS, 1);
+		if (!go_reads(shape) && !go_shakes_hands(shape))
+			go_begin_write(&call, id);
+	}
 	if (go_calls.update(&key, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
 		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
@@ -139,19 +142,38 @@ INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 	return 0;
 }
 
-INLINE int go_results(struct pt_regs *ctx, int shape)
+/* A read that was waiting when the recording began, as one does on each idle connection. Above the return address is
+ * the room for its arguments, and capture/golang.py has proven that they are put there. 0: it is none. */
+INLINE int go_older_call(struct pt_regs *ctx, struct tls_call *call, u64 id)
+{
+	u64 words[3] = {};
+
+	if (!wanted(id) || bpf_probe_read_user(words, sizeof(words), (void *)(ctx->sp + 8)))
+		return 0;
+	call->ssl = words[0];
+	call->buffer = words[1];
+	call->count = words[2];
+	call->entered = bpf_ktime_get_ns();
+	/* The only witness that it is a tls.Conn. */
+	go_find_socket(call, id >> 32);
+	return call->connection != 0;
+}
+
+INLINE int go_results(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
-	struct tls_call *found = go_calls.lookup(&key), call;
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32, .handshake = go_shakes_hands(shape)};
+	struct tls_call *found = go_calls.lookup(&key), call = {.library = library};
 	struct session *s;
 	s64 n = GO_FIRST(ctx);
 	int ready = 0;
 
-	if (!found)
+	if (found) {
+		call = *found;
+		go_calls.delete(&key);
+	} else if (shape != SHAPE_GO_READ_SPILLED || n <= 0 || !go_older_call(ctx, &call, id)) {
 		return 0;
-	call = *found;
-	go_calls.delete(&key);
+	}
 	if (!recording())
 		return 0;
 	s = session_of(&call, id);
@@ -173,7 +195,6 @@ INLINE int go_results(struct pt_regs *ctx, int shape)
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 int go_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
@@ -182,24 +203,6 @@ int go_enter_by_cookie(struct pt_regs *ctx)
 
 int go_results_by_cookie(struct pt_regs *ctx)
 {
-	return finish_uprobe(ctx, go_results(ctx, bpf_get_attach_cookie(ctx) & 0xff));
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	return finish_uprobe(ctx, go_results(ctx, cookie & 0xff, cookie >> 8));
 }
-#else
-#define GO_SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return go_enter(ctx, shape, 0);					\
-}									\
-int results_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, go_results(ctx, shape));		\
-}
-
-GO_SHAPE(go_read, SHAPE_GO_READ)
-GO_SHAPE(go_write, SHAPE_GO_WRITE)
-GO_SHAPE(go_handshake, SHAPE_GO_HANDSHAKE)
-GO_SHAPE(go_close, SHAPE_GO_CLOSE)
-GO_SHAPE(go_read_wrapped, SHAPE_GO_READ_WRAPPED)
-GO_SHAPE(go_write_wrapped, SHAPE_GO_WRITE_WRAPPED)
-GO_SHAPE(go_handshake_wrapped, SHAPE_GO_HANDSHAKE_WRAPPED)
-#endif

@@ -79,8 +79,7 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 		struct session *s = sessions.lookup(&key);
 		if (s && s->connection == c->id && s->writing && c->announced) {
 			/* The peer has it and has closed, and the call has not returned yet: its bytes come before the end. */
-			c->ended = 1;
-			count(COUNTER_ENDS_PENDING, 1);
+			end_later(c, sk);
 			return;
 		}
 		if (s && s->connection == c->id) {
@@ -89,8 +88,7 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 		}
 	}
 	if (c->announced && !put_end(c)) {
-		c->ended = 1;
-		count(COUNTER_ENDS_PENDING, 1);
+		end_later(c, sk);
 		return;
 	}
 	connections.delete(&sk);
@@ -121,6 +119,20 @@ int check_end(struct bpf_raw_tracepoint_args *ctx)
 	if (c && recording())
 		forget_connection(c, sk);
 	untold_ends.delete(&sk);
+	return 0;
+}
+
+/* Run by user space when it has told an end: (sk, connection id). The address may be another socket's by now. */
+int drop_ended(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], id = ctx->args[1];
+	struct connection *c = connections.lookup(&sk);
+	u64 *late = late_ends.lookup(&sk);
+
+	if (c && c->ended && c->id == id)
+		connections.delete(&sk);
+	if (late && *late == id)
+		late_ends.delete(&sk);
 	return 0;
 }
 
@@ -189,6 +201,19 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* (task, name): a process, by exec() or by itself, or a thread of it. */
+int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
+{
+	int zero = 0;
+	struct decisions *now = decisions.lookup(&zero);
+
+	if (!now || !has_setting(CHECK_COMMS))
+		return 0;
+	now->renamed = bpf_ktime_get_ns();
+	__sync_fetch_and_add(&now->epoch, 1);
+	return 0;
+}
+
 /* (task, …): a thread, maybe killed inside a call. */
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -197,11 +222,12 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	int live = 0;
 	struct tls_call_key key = {.tid = tid};
 
-	unwanted_call_ends(id);
+	forget_unwanted(id);
 	syscalls.delete(&tid);
 	pieces.delete(&tid);
 	splits.delete(&tid);
 	jobs.delete(&tid);
+	older_reads.delete(&tid);
 	tls_calls.delete(&key);
 	key.depth = 1;
 	tls_calls.delete(&key);

@@ -24,6 +24,7 @@ struct connection {
 	u8 misses;		/* calls whose first bytes said nothing */
 	u8 copied_known;	/* `copied` is set */
 	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
+	u8 nameless;		/* what its session is called is not known: older_reads.bpf.h */
 	u8 shut;		/* sends no more: `local_fin` is final */
 	u32 urgent;		/* bytes received beside the stream */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */
@@ -34,6 +35,8 @@ struct connection {
 	u32 overlaps[2];
 	u8 anchored[2];
 	u32 silent;		/* bytes of the last time that it was found to have moved on unseen */
+	u32 unix_seen;		/* AF_UNIX: bytes of the packet `unix_skb` that were seen to be received */
+	u64 unix_skb;
 	u8 local[16], remote[16];
 	/* Two rows of PREFIX_BYTES: BCC gives Python the wrong size for an array of arrays. */
 	u8 prefix[2 * PREFIX_BYTES];
@@ -60,7 +63,8 @@ struct syscall {
 	u64 told;		/* below: bytes of this call that were told of already */
 	u64 reported;		/* bytes that the socket layer counted in this call */
 	u64 skb;		/* below: the packet that is being copied to the program, `most` bytes of it … */
-	u32 sequence;		/* … from this sequence number on */
+	u64 queue;		/* AF_UNIX: where the kernel says that it is still there; 0: it is */
+	u32 sequence;		/* … from this sequence number on; AF_UNIX: after so many of its bytes */
 	u32 blocks;		/* entries of the array of blocks; 0: `buffer` is the data */
 	u32 skip;		/* bytes of the first block that are not part of it */
 	u32 flags;
@@ -69,7 +73,8 @@ struct syscall {
 	u8 below;		/* not a hooked call */
 	u8 sequenced;		/* `sequence` is that of the first byte */
 	u8 overlapped;		/* another call on the connection was in flight when this one began */
-	u8 unsequenced;		/* MPTCP: there is no such number */
+	u8 unsequenced;		/* MPTCP, AF_UNIX: there is no such number */
+	u8 taken;		/* AF_UNIX: a packet was received before it could be looked at */
 	u8 splits;		/* the bytes are not consecutive: `splits` has an entry */
 	u32 overlaps;		/* the connection's, when this one began */
 };
@@ -118,12 +123,14 @@ struct job {
 	u64 captured, ring_full, fault;
 	u64 total;		/* `left` at first */
 	u64 split;		/* bytes left at which others' bytes come between; ~0: none do */
+	u64 queue, skb;		/* what is copied is there while this points to it; 0: for as long as it takes */
 	u32 tgid, tid, library;
 	u32 skip;		/* bytes of the first block that are not part of it */
 	u8 kind, direction, protocol;
 	u8 memory;		/* MEMORY_* */
 	u8 split_up;		/* `splits` has an entry */
 	u8 overlapped;
+	u8 answers;
 	u8 by_reference;
 	u8 unreadable;		/* why the blocks themselves cannot be read */
 };
@@ -150,6 +157,14 @@ BPF_HASH(jobs, u32, struct job, MAX_CALLS);
 BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS);
 /* key: {tid, depth}. Deleted at return, or when the thread exits. */
 BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
+
+/* A read of a TLS library that was waiting for a record when the recording began. key: tid. Filled by user space,
+ * deleted when it hands over plaintext, or when the thread enters another function or exits. */
+struct older_read {
+	u64 buffer;		/* where the record will begin */
+	u32 fd, tgid;
+};
+BPF_HASH(older_reads, u32, struct older_read, 16384);
 
 /* Libraries that were found by their code and whose functions behave like others. key: the attachment's number of it.
  * Never deleted: its probes are as good as gone. */

@@ -151,7 +151,6 @@ INLINE int name_results(struct pt_regs *ctx, int shape)
 	return finish_uprobe(ctx, 0);
 }
 
-#ifdef UPROBE_MULTI
 int name_enter_by_cookie(struct pt_regs *ctx)
 {
 	return name_enter(ctx, bpf_get_attach_cookie(ctx) & 0xff);
@@ -161,18 +160,3 @@ int name_results_by_cookie(struct pt_regs *ctx)
 {
 	return name_results(ctx, bpf_get_attach_cookie(ctx) & 0xff);
 }
-#else
-#define NAME_SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return name_enter(ctx, shape);					\
-}									\
-int results_##name(struct pt_regs *ctx)					\
-{									\
-	return name_results(ctx, shape);				\
-}
-
-NAME_SHAPE(name_addrinfo, SHAPE_NAME_ADDRINFO)
-NAME_SHAPE(name_host, SHAPE_NAME_HOST)
-NAME_SHAPE(name_host2, SHAPE_NAME_HOST2)
-#endif

@@ -53,7 +53,7 @@ INLINE int nss_imported(u64 descriptor, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct session_key key = {.ssl = descriptor, .tgid = id >> 32};
-	struct session fresh = {.library = library};
+	struct session fresh = {.library = library & (WITHOUT_BIO - 1)};
 
 	if (!descriptor || !wanted(id))
 		return 0;
@@ -63,7 +63,7 @@ INLINE int nss_imported(u64 descriptor, u64 library)
 	return 0;
 }
 
-INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library)
+INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct tls_call_key key = {.tid = id};
@@ -73,7 +73,7 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library)
 
 	if (shape == SHAPE_NSS_IMPORT)
 		return nss_imported(PT_REGS_RC(ctx), library);
-	call = tls_returning(ctx, &key);
+	call = tls_returning(stack, &key);
 	if (!call)
 		return 0;
 	if (recording() && (n > 0 || call->connection)) {
@@ -88,7 +88,6 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library)
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 int nss_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
@@ -98,23 +97,11 @@ int nss_enter_by_cookie(struct pt_regs *ctx)
 int nss_return_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
-	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8));
-}
-#else
-#define NSS_SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return nss_enter(ctx, shape, 0);				\
-}									\
-int return_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, nss_return(ctx, shape, 0));		\
+	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8, STACK_AT_RETURN(ctx)));
 }
 
-NSS_SHAPE(nss_import, SHAPE_NSS_IMPORT)
-NSS_SHAPE(nspr_read, SHAPE_NSPR_READ)
-NSS_SHAPE(nspr_recv, SHAPE_NSPR_RECV)
-NSS_SHAPE(nspr_write, SHAPE_NSPR_WRITE)
-NSS_SHAPE(nspr_writev, SHAPE_NSPR_WRITEV)
-NSS_SHAPE(nspr_close, SHAPE_NSPR_CLOSE)
-#endif
+int nss_results_by_cookie(struct pt_regs *ctx)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8, STACK_AT_ENTRY(ctx)));
+}

@@ -105,6 +105,18 @@ INLINE void drop_notes(struct syscall *call, u32 tid)
 		splits.delete(&tid);
 }
 
+/* A call of which nothing will be told: it moved nothing, or its entry found no room. */
+INLINE void comes_to_nothing(struct syscall *call, u32 tid)
+{
+	u64 sk = call->sk;
+	struct connection *c = connections.lookup(&sk);
+
+	/* begins() was for a connection that is known. */
+	if (c && c->id == call->id)
+		ended(call, c);
+	drop_notes(call, tid);
+}
+
 INLINE int overlaps(struct syscall *call, struct connection *c)
 {
 	return call->overlapped || call->overlaps != c->overlaps[call->direction & 1];

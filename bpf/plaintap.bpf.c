@@ -14,10 +14,12 @@
  *   targets.bpf.h    which processes are wanted
  *   syscalls.bpf.h   tracepoints of system calls
  *   below.bpf.h      what the socket layer moves without any of them, and its own count
+ *   unix_below.bpf.h  the same of AF_UNIX
  *   new_code.bpf.h   files that may hold TLS libraries, on their first use
  *   totals.bpf.h     TCP's own count, when it is done with a connection
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls.bpf.h        uprobes, one pair for each shape of call
+ *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
  *   nss.bpf.h        the same for NSS, whose functions are for any file
  *   names.bpf.h      host names, as the C library's resolver finds their addresses
@@ -27,6 +29,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define READ_KERNEL(dst, address) bpf_probe_read_kernel(&(dst), sizeof(dst), (void *)(address))
+#define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -57,10 +60,12 @@
 #include "association.bpf.h"
 #include "syscalls.bpf.h"
 #include "below.bpf.h"
+#include "unix_below.bpf.h"
 #include "new_code.bpf.h"
 #include "totals.bpf.h"
 #include "lifecycle.bpf.h"
 #include "tls.bpf.h"
+#include "older_reads.bpf.h"
 #include "golang.bpf.h"
 #include "nss.bpf.h"
 #include "names.bpf.h"

@@ -48,10 +48,11 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("sched_process_fork", "on_sched_process_fork"),
     ("sched_process_exec", "on_sched_process_exec"),
     ("sched_process_exit", "on_sched_process_exit"),
+    ("task_rename", "on_task_rename"),
 )
 
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
-KINDS = {"GO": "go_", "NSPR": "nss_", "NSS": "nss_", "NAME": "name_"}
+KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "NAME": "name_"}
 
 _Event = TypeVar("_Event", int, str)
 
@@ -61,12 +62,14 @@ class UprobeSite:
     """A function of a library: its shape (``enum shape`` without the prefix), and file offsets.
 
     ``return_offset`` is for a uretprobe, ``results_offsets`` for probes on each RET where there may be none.
+    ``flags`` are events.h's, beside the library's number in the cookie.
     """
 
     shape: str
     entry_offset: int
     return_offset: int | None = None
     results_offsets: tuple[int, ...] = ()
+    flags: int = 0
 
     def places(self) -> Iterator[tuple[str, int]]:
         """(which of the shape's programs, where), returns before the entry."""
@@ -158,26 +161,33 @@ class Probes:
         return attached
 
     def _attach_multi(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
-        """A link for each program that a file needs, returns first: a return without its entry is ignored."""
-        points: dict[tuple[bool, str], list[tuple[int, int]]] = {}
+        """A link for each program that a file needs."""
+        for (program, at_return), places in self._points(sites, library):
+            yield system.link_uprobe_multi(self._load_uprobe(program), path, places, at_return=at_return)
+
+    def _attach_perf(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
+        """A link for each place, before Linux 6.6."""
+        for (program, at_return), places in self._points(sites, library):
+            for offset, cookie in places:
+                yield system.link_uprobe(
+                    self._load_uprobe(program), path, offset, cookie, at_return=at_return
+                )
+
+    def _points(
+        self, sites: Sequence[UprobeSite], library: int
+    ) -> list[tuple[tuple[str, bool], list[tuple[int, int]]]]:
+        """Places of a file and their cookies, by program and whether it runs at a return.
+
+        Returns come first: a return without its entry is ignored.
+        """
+        points: dict[tuple[str, bool], list[tuple[int, int]]] = {}
         for site in sites:
-            cookie = self._shapes[f"SHAPE_{site.shape}"] | library << 8
+            cookie = self._shapes[f"SHAPE_{site.shape}"] | (library | site.flags) << 8
             kind = KINDS.get(site.shape.partition("_")[0], "")
             for side, offset in site.places():
-                at_return = side == "return"
                 program = f"{kind}{side}_by_cookie"
-                points.setdefault((not at_return, program), []).append((offset, cookie))
-        for (not_return, program), places in sorted(points.items(), key=lambda group: group[0]):
-            yield system.link_uprobe_multi(self._load_multi(program), path, places, at_return=not not_return)
-
-    def _attach_perf(self, path: str, sites: Sequence[UprobeSite], _library: int) -> Iterator[int]:
-        """A perf event for each place."""
-        if ("continue_from_uprobe", "KPROBE") not in self._programs:
-            self._kernel.set_tail_call("emit_from_uprobe", self._load("continue_from_uprobe", "KPROBE"))
-        for site in sites:
-            for side, offset in site.places():
-                program = self._load(f"{side}_{site.shape.lower()}", "KPROBE")
-                yield self._kernel.attach_uprobe(program, path, offset, at_return=side == "return")
+                points.setdefault((program, side == "return"), []).append((offset, cookie))
+        return sorted(points.items(), key=lambda group: (not group[0][1], group[0][0]))
 
     def _load(self, program: str, kind: str) -> int:
         key = (program, kind)
@@ -185,20 +195,22 @@ class Probes:
             self._programs[key] = self._kernel.load(program, kind)
         return self._programs[key]
 
-    def _load_multi(self, program: str) -> int:
-        """A program for uprobe_multi. A tail call needs the same expected attach type on both sides (Linux 6.17)."""
-        key = (program, "MULTI")
+    def _load_uprobe(self, program: str) -> int:
+        """A program for uprobes. A tail call needs the same expected attach type on both sides (Linux 6.17)."""
+        key = (program, "UPROBE")
         if key not in self._programs:
-            fd = system.load_uprobe_multi_program(self._kernel.instructions(program), program)
+            fd = system.load_uprobe_program(
+                self._kernel.instructions(program), program, multi=self._kernel.uprobe_multi
+            )
             self._programs[key] = fd
             self._fds.add(fd)
             if (continued := "continue_from_uprobe") != program:
-                self._kernel.set_tail_call("emit_from_uprobe", self._load_multi(continued))
+                self._kernel.set_tail_call("emit_from_uprobe", self._load_uprobe(continued))
         return self._programs[key]
 
     def skipped_runs(self) -> int:
         """How often the kernel did not run a program for uprobes, for it was running already."""
-        return sum(system.skipped_runs(fd) for (_, kind), fd in self._programs.items() if kind == "MULTI")
+        return sum(system.skipped_runs(fd) for (_, kind), fd in self._programs.items() if kind == "UPROBE")
 
     def detach(self) -> None:
         """Let go of everything."""

@@ -48,7 +48,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
         "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
         "skc_net", "skc_flags",
     ),
-    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown"),
+    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown", "sk_receive_queue"),
     "unix_sock": ("addr", "peer"),
     "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),
@@ -161,7 +161,7 @@ class Kernel:
         """
         self._bcc = load_bcc()
         self.uprobe_multi = _has_uprobe_multi()
-        self.below = below.probe() if below_calls else below.Features(lengths=False, messages=False)
+        self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)
         types = btf.read_vmlinux({*OFFSETS, *below.OFFSETS, "page"})
         self.page_struct_bytes = types.size("page")
         flags = [
@@ -170,8 +170,6 @@ class Kernel:
         ]  # fmt: skip
         if unix:
             flags.append("-DRECORD_UNIX=1")
-        if self.uprobe_multi:
-            flags.append("-DUPROBE_MULTI")
         text = source()
         key = compiled.key_of(text, flags, f"{self._bcc.__file__} {getattr(self._bcc, '__version__', '')}")
         kept = compiled.read(key)
@@ -263,17 +261,6 @@ class Kernel:
         """A map, as bcc shows it."""
         return self._module[name.encode()]
 
-    def attach_uprobe(self, program: int, path: str, offset: int, *, at_return: bool) -> int:
-        """A perf-event uprobe, for kernels without uprobe_multi. Raises OSError."""
-        kind, prefix = (1, "r") if at_return else (0, "p")
-        name = f"{prefix}_plaintap_{os.getpid()}_{abs(hash((path, offset))):x}".encode()
-        fd = int(
-            self._bcc.libbcc.lib.bpf_attach_uprobe(program, kind, name, os.fsencode(path), offset, -1, 0)
-        )
-        if fd < 0:
-            raise OSError(f"no uprobe at {path}+{offset:#x}")
-        return fd
-
     def skipped_runs(self) -> int:
         """How often the kernel did not run one of the programs, for it was running already."""
         return sum(system.skipped_runs(fd) for fd in self._fds)
@@ -293,7 +280,7 @@ def _has_uprobe_multi() -> bool:
     except OSError as error:
         raise ProgramError(
             f"The kernel loads no BPF programs ({error.strerror}): "
-            "plaintap needs CONFIG_BPF_SYSCALL, Linux 5.12 or newer."
+            "plaintap needs CONFIG_BPF_SYSCALL, Linux 5.15 or newer."
         ) from None
 
 

@@ -156,11 +156,13 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 		fresh->fd = fd;
 		read_comm(fresh->comm);
 		read_addresses(fresh, sk);
-		c = NULL;
-		if (connections.update(&sk, fresh))
+		if (c)
+			connections.delete(&sk);
+		/* Another thread may have been as quick: its entry stays. */
+		connections.insert(&sk, fresh);
+		c = connections.lookup(&sk);
+		if (!c)
 			count(COUNTER_TABLE_FULL, 1);
-		else
-			c = connections.lookup(&sk);
 		if (c && c->untold && untold_ends.update(&sk, &c->id))
 			count(COUNTER_TABLE_FULL, 1);
 		drafts.delete(&tid);

@@ -59,8 +59,10 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	begins(&call, c);
 	if (flags & INTO_PIPE)
 		into_pipe(&call, file_of(buffer));
-	if (syscalls.update(&tid, &call))
+	if (syscalls.update(&tid, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
+		comes_to_nothing(&call, tid);
+	}
 }
 
 /* The first bytes that a call moved, up to HEAD_BYTES, from its first blocks: writev() may send a request's
@@ -109,7 +111,8 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	if (c->unwanted)
 		return COUNTER_FILTERED;
 	if (c->protocol == PROTOCOL_TLS)
-		return c->hello_left[d] && !(flags & NOT_IN_USER_SPACE) ? FATE_HELLO : COUNTER_SUPPRESSED;
+		return c->hello_left[d] && !(flags & NOT_IN_USER_SPACE) && !has_setting(DROP_TLS) ? FATE_HELLO :
+			COUNTER_SUPPRESSED;
 	if (mirrored.lookup(&id))
 		return COUNTER_MIRRORED;
 	if (c->protocol == PROTOCOL_HTTP && has_setting(DROP_HTTP))
@@ -126,17 +129,6 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	return FATE_COPY;
 }
 
-/* A connection that no call was seen to open. */
-INLINE void note_passive_open(struct connection *c, u64 sk)
-{
-	u64 *opened = c->opened ? NULL : passive_opens.lookup(&sk);
-
-	if (!opened)
-		return;
-	c->opened = c->established = *opened;
-	c->role = ROLE_SERVER;
-}
-
 /* n bytes moved; 1: the job is set up and waits for the copying program. The call's entry is not deleted. */
 INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 {
@@ -144,12 +136,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	u32 d = call->direction & 1, tid = id, have = 0;
 	u64 sk = call->sk;
 
-	if (!c->addressed) {
-		note_passive_open(c, sk);
-		read_addresses(c, sk);
-		decide_wanted(c);
-		c->addressed = 1;
-	}
+	know_ends(c, sk);
 	if (c->protocol != PROTOCOL_TLS || !c->session)
 		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)
@@ -161,6 +148,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		.kind = SAMPLE_DATA, .direction = d, .protocol = c->protocol,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 		.memory = call->memory, .split = ~0ULL, .overlapped = call->sequenced && overlaps(call, c),
+		.queue = call->queue, .skb = call->skb,
 		.by_reference = d == DIRECTION_SENT && (call->memory == MEMORY_PAGES || (call->flags & MSG_ZEROCOPY)),
 	};
 	int fate = fate_of(c, d, call->flags);
@@ -240,6 +228,9 @@ INLINE int io_exit(long result)
 		if (call->direction == DIRECTION_RECEIVED)
 			note_copied(c, sk);
 		ready = moved(call, c, result, id);
+	} else if (!c || c->id != call->id) {
+		/* The connection's entry has gone, or is another's: what the socket layer counted is nobody's. */
+		count(COUNTER_LOST_TABLE_FULL, call->reported);
 	}
 	if (!result && call->direction == DIRECTION_RECEIVED && c && c->id == call->id && c->untold)
 		note_end(c, sk);

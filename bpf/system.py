@@ -11,16 +11,19 @@ import fcntl
 import os
 import platform
 import struct
+import sys
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _NUMBERS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298},
-    "aarch64": {"bpf": 280, "perf_event_open": 241},
+    "x86_64": {"bpf": 321, "perf_event_open": 298, "fstatfs": 138},
+    "aarch64": {"bpf": 280, "perf_event_open": 241, "fstatfs": 44},
 }
+_OVERLAYFS_SUPER_MAGIC = 0x794C7630
 # The same on every architecture: added after the tables were unified.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
@@ -42,7 +45,9 @@ _BPF_TRACE_UPROBE_MULTI = 48
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
 
+_BPF_PERF_EVENT = 41
 _PERF_TYPE_TRACEPOINT = 2
+_PERF_ATTRIBUTE_BYTES = 112  # struct perf_event_attr, version 5
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 
@@ -83,9 +88,9 @@ def load_program(kind: str, instructions: bytes, name: str) -> int:
     return _load_program(_PROGRAM_TYPES[kind], instructions, name, 0)
 
 
-def load_uprobe_multi_program(instructions: bytes, name: str) -> int:
-    """Load a kprobe-type program for uprobe_multi links (BCC loads it for perf events only)."""
-    return _load_program(_BPF_PROG_TYPE_KPROBE, instructions, name, _BPF_TRACE_UPROBE_MULTI)
+def load_uprobe_program(instructions: bytes, name: str, *, multi: bool) -> int:
+    """Load a kprobe-type program, for uprobe_multi links or for those of perf events."""
+    return _load_program(_BPF_PROG_TYPE_KPROBE, instructions, name, _BPF_TRACE_UPROBE_MULTI if multi else 0)
 
 
 def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -> int:
@@ -158,7 +163,7 @@ def write_map(map_fd: int, key: bytes, value: bytes) -> None:
 def has_uprobe_multi() -> bool:
     """Whether the kernel can attach one program at many places (Linux 6.6): a directory is then a bad file to it."""
     nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
-    program = load_uprobe_multi_program(nothing, "nothing")
+    program = load_uprobe_program(nothing, "nothing", multi=True)
     try:
         os.close(link_uprobe_multi(program, "/", [(0, 0)], at_return=False))
     except OSError as error:
@@ -182,6 +187,41 @@ def link_uprobe_multi(program: int, path: str, points: Sequence[tuple[int, int]]
     return _bpf(_BPF_LINK_CREATE, attributes)
 
 
+def link_uprobe(program: int, path: str, offset: int, cookie: int, *, at_return: bool) -> int:
+    """Attach a program at one file offset, with a cookie, in every process (Linux 5.15).
+
+    The link holds the perf event that it goes through.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attributes = struct.pack(
+        "<IIQ40xQQ",
+        _uprobe_event_type(),
+        _PERF_ATTRIBUTE_BYTES,
+        int(at_return),
+        ctypes.addressof(name),
+        offset,
+    )
+    fd = _open_perf_event(attributes)
+    try:
+        link = _bpf(_BPF_LINK_CREATE, struct.pack("<IIIIQ", program, fd, _BPF_PERF_EVENT, 0, cookie))
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    finally:
+        os.close(fd)
+    return link
+
+
+@cache
+def _uprobe_event_type() -> int:
+    """Perf's number of uprobes. The lowest bit of an event's configuration says that it is a return's."""
+    return int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
+
+
+def _open_perf_event(attributes: bytes) -> int:
+    """An event of all processes and processors: perf's pid -1, and processor 0 stands for them."""
+    block = ctypes.create_string_buffer(attributes.ljust(_PERF_ATTRIBUTE_BYTES, b"\0"), _PERF_ATTRIBUTE_BYTES)
+    return _libc()("perf_event_open", block, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+
+
 def has_raw_tracepoint(name: str) -> bool:
     """Whether the kernel has a tracepoint of this name: attaching to it is the only way to know without tracefs."""
     nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
@@ -195,6 +235,16 @@ def has_raw_tracepoint(name: str) -> bool:
     finally:
         os.close(program)
     return True
+
+
+def is_overlay(fd: int) -> bool:
+    """Whether an open file is on an overlay file system (statfs(2)): the inode behind it is another one's."""
+    status = ctypes.create_string_buffer(256)
+    try:
+        _libc()("fstatfs", fd, status)
+    except OSError:
+        return False
+    return int.from_bytes(status.raw[:8], sys.byteorder) == _OVERLAYFS_SUPER_MAGIC
 
 
 def run_raw_tracepoint(program: int, arguments: Sequence[int]) -> None:
@@ -214,10 +264,8 @@ def open_raw_tracepoint(program: int, name: str) -> int:
 
 
 def open_tracepoint(program: int, event_id: int) -> int:
-    """Attach a program to a tracepoint, on all processors (perf's pid -1, processor 0 stands for the event)."""
-    attributes = struct.pack("<IIQQQQ", _PERF_TYPE_TRACEPOINT, 112, event_id, 1, 0, 0).ljust(112, b"\0")
-    block = ctypes.create_string_buffer(attributes, 112)
-    fd = _libc()("perf_event_open", block, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+    """Attach a program to a tracepoint, on all processors."""
+    fd = _open_perf_event(struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTRIBUTE_BYTES, event_id, 1))
     try:
         fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
         fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)

@@ -48,7 +48,7 @@ class Tables:
         self._kernel = kernel
         self._constants = abi.header().constants
         self._counters = tuple(abi.header().enums["counter"])[:-1]  # the last is their number
-        self._check_end: int | None = None
+        self._programs: dict[str, int] = {}  # those that are run from here
         self._unasked: list[bytes] = []
 
     def choose_pid(self, pid: int, choice: Choice) -> None:
@@ -87,6 +87,11 @@ class Tables:
     def _put(self, name: str, key: Any, choice: Choice) -> None:
         table = self._kernel.table(name)
         table[key] = table.Leaf(choice)
+        # What was decided before does not hold any more. The kernel side counts in small steps.
+        decisions = self._kernel.table("decisions")
+        leaf = decisions[decisions.Key(0)]
+        leaf.epoch += 1 << 32
+        decisions[decisions.Key(0)] = leaf
 
     def mirror(self, connection: int, mirrored: bool) -> None:
         """Copy a connection's bytes no more (they are shown from its other end), or forget it (it has ended)."""
@@ -108,6 +113,13 @@ class Tables:
         """The same with the device as the kernel numbers it, which differs on some file systems."""
         table = self._kernel.table("known_files")
         table[_file_key(table, device, inode, version)] = table.Leaf(1)
+
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
+        """A thread is in a TLS library's read that no probe saw entered, and waits there for a record's header."""
+        table = self._kernel.table("older_reads")
+        leaf = table.Leaf()
+        leaf.buffer, leaf.fd, leaf.tgid = buffer, fd, pid
+        table[table.Key(tid)] = leaf
 
     def forget_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """A file must be looked at again."""
@@ -203,12 +215,20 @@ class Tables:
         for key, value in self._entries(table):
             c = table.Leaf.from_buffer_copy(value)
             if c.announced:
-                yield OpenConnection(
-                    int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended),
-                    (int(c.position[0]), int(c.position[1])),
-                    int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
-                    int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
-                )  # fmt: skip
+                yield _open_connection(key, c)
+
+    def late_ends(self) -> Iterator[OpenConnection]:
+        """Those of them that have ended without a word of it. ``drop_ended`` is for those that were told."""
+        table = self._kernel.table("connections")
+        for key, value in list(self._entries(self._kernel.table("late_ends"))):
+            number = int.from_bytes(value, sys.byteorder)
+            with contextlib.suppress(KeyError):
+                c = table[table.Key.from_buffer_copy(key)]
+                if c.id == number and c.ended and c.announced:
+                    yield _open_connection(key, c)
+                    continue
+            # The address is another socket's by now, whose first sight told of the end.
+            self.drop_ended(int.from_bytes(key, sys.byteorder), number)
 
     def find_ends(self, most: int) -> None:
         """Let the kernel side report connections whose end it is told by nobody: AF_UNIX's and MPTCP's.
@@ -219,14 +239,25 @@ class Tables:
             self._unasked = [key for key, _ in self._entries(self._kernel.table("untold_ends"))]
         asked, self._unasked = self._unasked[:most], self._unasked[most:]
         for key in asked:
-            if self._check_end is None:
-                self._check_end = self._kernel.load("check_end", "RAW_TRACEPOINT")
-            system.run_raw_tracepoint(self._check_end, (int.from_bytes(key, sys.byteorder),))
+            self._run("check_end", int.from_bytes(key, sys.byteorder))
 
-    def forget_connection(self, key: int) -> None:
-        """Delete an entry whose socket is gone."""
-        table = self._kernel.table("connections")
-        del table[table.Key(key)]
+    def drop_ended(self, key: int, connection: int) -> None:
+        """Delete an entry whose socket is gone, unless its key is another's by now."""
+        self._run("drop_ended", key, connection)
+
+    def _run(self, program: str, *arguments: int) -> None:
+        if program not in self._programs:
+            self._programs[program] = self._kernel.load(program, "RAW_TRACEPOINT")
+        system.run_raw_tracepoint(self._programs[program], arguments)
+
+
+def _open_connection(key: bytes, c: Any) -> OpenConnection:
+    return OpenConnection(
+        int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended),
+        (int(c.position[0]), int(c.position[1])),
+        int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
+        int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
+    )  # fmt: skip
 
 
 def _kernel_device(device: int) -> int:

@@ -60,51 +60,104 @@ INLINE int wanted(u64 id)
 }
 
 /* Threads inside a hooked call whose process is not wanted: what the call's entry has decided, the other hooks on its
- * way need not. Each on a cache line of its own; two threads that share one decide again and again, and rightly. */
+ * way need not. Each on a cache line of its own; two threads that share one decide again and again, and rightly.
+ *
+ * What was decided holds for the thread's next calls, as long as what it was decided by is the same: the targets and
+ * all names of processes (`epoch`), the thread's user and cgroup.
+ */
 #define UNWANTED_CALLS 16384
 struct unwanted_call {
-	u64 id, pad[7];
+	u64 id;			/* the thread, while it is in a call */
+	u64 decided;		/* the thread, as long as … */
+	u64 epoch, cgroup;	/* … these are the same, */
+	u32 user;		/* … and this */
+	u32 pad[7];
 };
+/* What decides about processes, but for what a process is itself, has changed: its targets, a name. */
+struct decisions {
+	u64 epoch;
+	u64 renamed;		/* when a process was given another name, last */
+};
+BPF_ARRAY(decisions, struct decisions, 1);
 BPF_ARRAY(unwanted_calls, struct unwanted_call, UNWANTED_CALLS);
+/* A name is told of before it is written: until then, nothing that is decided by it is kept. */
+#define RENAMING_NS 20000000
 
-INLINE u64 *unwanted_call_of(u64 id)
+INLINE struct unwanted_call *unwanted_call_of(u64 id)
 {
 	u32 slot = id & (UNWANTED_CALLS - 1);
-	struct unwanted_call *found = unwanted_calls.lookup(&slot);
 
-	return found ? &found->id : NULL;
+	return unwanted_calls.lookup(&slot);
 }
 
 INLINE int in_unwanted_call(u64 id)
 {
-	u64 *call = unwanted_call_of(id);
+	struct unwanted_call *call = unwanted_call_of(id);
 
-	return call && *call == id;
+	return call && call->id == id;
+}
+
+INLINE int is_decided(struct unwanted_call *call, u64 id, struct settings *s, u64 epoch)
+{
+	if (call->decided != id || call->epoch != epoch)
+		return 0;
+	if ((s->flags & CHECK_UIDS) && call->user != (u32)bpf_get_current_uid_gid())
+		return 0;
+	return !(s->flags & CHECK_CGROUPS) || call->cgroup == bpf_get_current_cgroup_id();
 }
 
 INLINE int wanted_at_entry(u64 id)
 {
 	int zero = 0;
 	struct settings *s = settings.lookup(&zero);
-	u64 *call;
+	struct decisions *now = decisions.lookup(&zero);
+	struct unwanted_call *call;
+	u64 epoch;
 
+	/* A call that is waiting when the recording begins is not decided yet. */
+	if (!s || !now || !s->self)
+		return 0;
+	call = unwanted_call_of(id);
+	if (!call)
+		return wanted(id);
+	epoch = now->epoch;
+	if (is_decided(call, id, s, epoch)) {
+		call->id = id;
+		return 0;
+	}
 	if (wanted(id))
 		return 1;
-	/* A call that is waiting when the recording begins is not decided yet. */
-	if (s && s->self && (call = unwanted_call_of(id)))
-		*call = id;
+	call->id = id;
+	call->decided = 0;
+	if ((s->flags & CHECK_COMMS) && bpf_ktime_get_ns() - now->renamed < RENAMING_NS)
+		return 0;
+	call->epoch = epoch;
+	call->user = bpf_get_current_uid_gid();
+	call->cgroup = bpf_get_current_cgroup_id();
+	call->decided = id;
 	return 0;
 }
 
-/* At the call's exit, or the thread's. 1: it was one. */
+/* At the call's exit. 1: it was one. */
 INLINE int unwanted_call_ends(u64 id)
 {
-	u64 *call = unwanted_call_of(id);
+	struct unwanted_call *call = unwanted_call_of(id);
 
-	if (!call || *call != id)
+	if (!call || call->id != id)
 		return 0;
-	*call = 0;
+	call->id = 0;
 	return 1;
+}
+
+/* At the thread's: another may have its number. */
+INLINE void forget_unwanted(u64 id)
+{
+	struct unwanted_call *call = unwanted_call_of(id);
+
+	if (call && call->id == id)
+		call->id = 0;
+	if (call && call->decided == id)
+		call->decided = 0;
 }
 
 /* IPv4 as ::ffff:a.b.c.d. */

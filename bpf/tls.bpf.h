@@ -2,7 +2,8 @@
  * TLS libraries: a pair of uprobes for each shape of call. Entry keeps the arguments, return knows the length.
  *
  * Calls nest: within one object (SSL_connect calls SSL_do_handshake), where only the outermost of a kind counts, and
- * across objects (TLS in TLS), where each does. A return belongs to the entry with the same stack pointer.
+ * across objects (TLS in TLS), where each does. A return belongs to the entry with the same stack pointer. Where no
+ * uretprobe can go, returns are probed on each RET, and the entry may be behind the function's first pushes.
  *
  * Since Linux 6.13 a uprobe program with 64 or more bytes of stack gets a per-CPU one, which a preemption
  * corrupts; a program from which a tail call can be reached never does. So each program here can reach one.
@@ -38,7 +39,7 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 	struct tls_call *outer = tls_calls.lookup(&key);
 
 	call->entered = bpf_ktime_get_ns();
-	call->stack = STACK_AT_ENTRY(ctx);
+	call->stack = STACK_AT_ENTRY(ctx) + (call->library >> PUSHED_SHIFT) * 8;
 	if (is_part_of(outer, call->ssl, call->stack, call->kind))
 		return 0;
 	if (outer && outer->stack > call->stack) {
@@ -47,6 +48,8 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 			return 0;
 	}
 	count(COUNTER_PROBE_HITS, 1);
+	if (older_reads.lookup(&key.tid))
+		older_reads.delete(&key.tid);
 	if (call->kind == CALL_READS)
 		find_feed(call, key.tid);
 	if (tls_calls.update(&key, call)) {
@@ -56,17 +59,17 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 	return 0;
 }
 
-/* The call that is returning; its key is left in *key. */
-INLINE struct tls_call *tls_returning(struct pt_regs *ctx, struct tls_call_key *key)
+/* The call that is returning, its return address at `stack`; its key is left in *key. */
+INLINE struct tls_call *tls_returning(u64 stack, struct tls_call_key *key)
 {
 	struct tls_call *call;
 
 	call = tls_calls.lookup(key);
-	if (!call || call->stack == STACK_AT_RETURN(ctx))
+	if (!call || call->stack == stack)
 		return call;
 	key->depth = 1;
 	call = tls_calls.lookup(key);
-	return call && call->stack == STACK_AT_RETURN(ctx) ? call : NULL;
+	return call && call->stack == stack ? call : NULL;
 }
 
 /* TLS in TLS (HTTPS over an HTTPS proxy): what this call moved are the records of the session around it, which goes
@@ -140,8 +143,9 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		return 0;
 	}
 	struct job job = {
-		.session = s->id, .left = n, .tgid = id >> 32, .tid = tid, .memory = call->memory,
+		.left = n, .tgid = id >> 32, .tid = tid, .memory = call->memory,
 		.library = s->library, .kind = SAMPLE_DATA, .direction = d, .protocol = PROTOCOL_TLS,
+		.answers = d == DIRECTION_RECEIVED && s->writing,
 		.time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns(),
 	};
 	if (s->without_bio && !s->connection && !call->connection)
@@ -154,11 +158,18 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 		job.length = n;
 	}
 	c = bind(s, call, id);
+	job.session = s->id;
 	job.connection = s->connection;
 	job.position = __sync_fetch_and_add(&s->position[d], n);
-	if (c) {
+	if (c)
 		c->session_position[d] = job.position + n;
-		if (c->unwanted || has_setting(DROP_TLS)) {
+	/* Also of connections that are not known yet. */
+	if (has_setting(DROP_TLS)) {
+		count(COUNTER_PLAINTEXT_FILTERED, n);
+		return 0;
+	}
+	if (c) {
+		if (c->unwanted) {
 			count(COUNTER_PLAINTEXT_FILTERED, n);
 			return 0;
 		}
@@ -286,6 +297,20 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	return tls_enter(ctx, &call);
 }
 
+/* GnuTLS's packet (struct mbuffer_st in lib/mbuffers.h, since 3.4): two links, how many bytes are used up, where they
+ * are, how many. The call's buffer is then where the rest is; returns how long that is. */
+INLINE u64 open_packet(struct tls_call *call)
+{
+	u64 packet = 0, used = 0, data = 0;
+	u32 size = 0;
+
+	if (READ_USER(packet, call->buffer) || !packet || READ_USER(used, packet + 16) ||
+	    READ_USER(data, packet + 24) || READ_USER(size, packet + 32) || used > size)
+		return 0;
+	call->buffer = data + used;
+	return size - used;
+}
+
 /* Bytes that a returning call moved; 0: none, or it is not a call that moves any. */
 INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 {
@@ -295,8 +320,10 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 
 	if (shape >= SHAPE_READ_LONG)
 		room = call->count;
-	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG)
+	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG || shape == SHAPE_READ_PACKET)
 		n = PT_REGS_RC(ctx);
+	if (shape == SHAPE_READ_PACKET && n > 0)
+		room = open_packet(call);
 	if (shape >= SHAPE_READ_EX) {
 		if (n == (shape != SHAPE_WRITE_VECTORS) && call->done_pointer)
 			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
@@ -311,11 +338,11 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 	return 0;
 }
 
-INLINE int shape_return(struct pt_regs *ctx, int shape)
+INLINE int shape_return(struct pt_regs *ctx, int shape, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid(), n;
 	struct tls_call_key key = {.tid = id};
-	struct tls_call *call = tls_returning(ctx, &key);
+	struct tls_call *call = tls_returning(stack, &key);
 	struct session *s;
 	int ready = 0;
 
@@ -354,7 +381,6 @@ out:
 	return ready;
 }
 
-#ifdef UPROBE_MULTI
 /* One pair serves all shapes: the cookie is shape | library << 8. Closing a link costs 0.1 s. */
 int enter_by_cookie(struct pt_regs *ctx)
 {
@@ -364,31 +390,10 @@ int enter_by_cookie(struct pt_regs *ctx)
 
 int return_by_cookie(struct pt_regs *ctx)
 {
-	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff));
+	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff, STACK_AT_RETURN(ctx)));
 }
 
-#else
-/* Perf events (before Linux 6.6) carry no cookie: a pair for each shape, and no library. */
-#define SHAPE(name, shape)						\
-int enter_##name(struct pt_regs *ctx)					\
-{									\
-	return shape_enter(ctx, shape, 0);				\
-}									\
-int return_##name(struct pt_regs *ctx)					\
-{									\
-	return finish_uprobe(ctx, shape_return(ctx, shape));		\
+int results_by_cookie(struct pt_regs *ctx)
+{
+	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff, STACK_AT_ENTRY(ctx)));
 }
-
-SHAPE(read_int, SHAPE_READ_INT)
-SHAPE(write_int, SHAPE_WRITE_INT)
-SHAPE(read_long, SHAPE_READ_LONG)
-SHAPE(write_long, SHAPE_WRITE_LONG)
-SHAPE(read_ex, SHAPE_READ_EX)
-SHAPE(write_ex, SHAPE_WRITE_EX)
-SHAPE(write_ex2, SHAPE_WRITE_EX2)
-SHAPE(write_vectors, SHAPE_WRITE_VECTORS)
-SHAPE(handshake, SHAPE_HANDSHAKE)
-SHAPE(handshake_zero, SHAPE_HANDSHAKE_ZERO)
-SHAPE(free, SHAPE_FREE)
-SHAPE(bio_write, SHAPE_BIO_WRITE)
-#endif

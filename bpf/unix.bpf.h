@@ -35,6 +35,9 @@ INLINE int unix_sock_of(u64 sk, u16 family)
 	return type == SOCK_STREAM;
 }
 
+/* Who receives what a socket sends, also when that is closed. key: its sock pointer. A cache. */
+BPF_TABLE("lru_hash", u64, u64, unix_receivers, 16384);
+
 /* Sets `role` where it is not known, the connection's name as `local`, where its path is as `remote`. */
 INLINE void read_unix_ends(struct connection *c, u64 sk)
 {
@@ -47,6 +50,7 @@ INLINE void read_unix_ends(struct connection *c, u64 sk)
 	if (address)
 		READ_KERNEL(users, address + OFFSET_unix_address_refcnt);
 	if (peer) {
+		unix_receivers.update(&peer, &sk);
 		READ_KERNEL(peers, peer + OFFSET_unix_sock_addr);
 		if (peers)
 			READ_KERNEL(peers_users, peers + OFFSET_unix_address_refcnt);

@@ -7,6 +7,8 @@ x86-64 only, by what its error sites say (capture.code_search). In BoringSSL's s
   with 226 and 215, of which SSL_write's lines are the later ones.
 - SSL_read is the short caller of ssl_read_impl that takes the bytes: a field of the connection's that it
   loads it also stores. SSL_peek, the other short caller, stores none; SSL_shutdown reports errors of its own.
+  Before 2017 ssl_read_impl took the bytes itself, and was told by its fourth argument to only peek: SSL_read
+  is then the caller that clears that register and jumps.
 - SSL_do_handshake is called by SSL_write and reports CONNECTION_TYPE_NOT_SET (134).
 
 A fork (wreq's) writes through a function of its own, with vectors, and never calls SSL_write. What it calls
@@ -68,6 +70,7 @@ NEIGHBOURHOOD_BYTES = 0x8000
 CALLER_DISTANCE_BYTES = 0x40000
 # SSL_read and SSL_peek are 140 to 280 bytes in all builds seen.
 MAX_READ_BYTES = 0x200
+_FORWARDING_INSTRUCTIONS = 2
 # BIO_read is 121 to 140 bytes, and BIO_write with everything inlined 121 to 293. Longer ones are functions of
 # other kinds that have them inlined.
 MAX_BIO_READ_BYTES = 0x100
@@ -143,7 +146,7 @@ def _read(search: CodeSearch, read_impl: Function, names: frozenset[int]) -> Fun
     """SSL_read: the caller of ssl_read_impl, or of SSL_peek, that consumes."""
     direct = _callers(search, read_impl)
     short = [f for f in direct if _is_read_or_peek(search, f, names)]
-    consuming = [f for f in short if _consumes(search.body(f))]
+    consuming = [f for f in short if _consumes(search.body(f)) or _forwards(search.body(f), read_impl)]
     if not consuming:
         # SSL_read calls SSL_peek where the compiler didn't inline it.
         indirect = {caller for function in short for caller in _callers(search, function)} - direct
@@ -155,6 +158,15 @@ def _is_read_or_peek(search: CodeSearch, function: Function, names: frozenset[in
     if function.end - function.start >= MAX_READ_BYTES:
         return False
     return _reasons(search.error_sites(function.start, function.end, names)) <= {_SHOULD_NOT_HAVE_BEEN_CALLED}
+
+
+def _forwards(body: list[Instruction], read_impl: Function) -> bool:
+    """Whether all it does is to clear the fourth argument (xor ecx, ecx) and to go on in ``read_impl``."""
+    if len(body) < _FORWARDING_INSTRUCTIONS:
+        return False
+    clear, jump = body[:_FORWARDING_INSTRUCTIONS]  # padding may follow
+    cleared = not clear.map and not clear.vector and clear.opcode in (0x31, 0x33) and clear.modrm == 0xC9
+    return cleared and jump.is_jump and jump.target == read_impl.start
 
 
 def _consumes(body: list[Instruction]) -> bool:

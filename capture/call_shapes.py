@@ -28,6 +28,8 @@ class Call(Enum):
     # f(tls, buffer, size_t length) → bytes moved (ssize_t, 64 bits), 0 or negative for none
     READ_LONG = "read_long", True
     WRITE_LONG = "write_long", True
+    # GnuTLS: f(tls, gnutls_packet_t *) → bytes moved (ssize_t, 64 bits), which the packet holds
+    READ_PACKET = "read_packet", True
     # f(tls, buffer, size_t length, size_t *moved) → 1 for success
     READ_EX = "read_ex", True
     WRITE_EX = "write_ex", True
@@ -50,6 +52,8 @@ class Call(Enum):
     SET_WFD = "set_wfd", False
     # f(tls, int read_fd, int write_fd)
     SET_FDS = "set_fds", False
+    # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
+    COPY = "copy", False
     # libcrypto: f(bio, buffer, int length) → bytes moved (int), 0 or negative for none
     BIO_READ = "bio_read", True
     # libcrypto: f(bio, buffer, int or size_t length, ...): are about to be written
@@ -75,6 +79,9 @@ class Call(Enum):
     # Go: in registers as capture.golang says; f(conn, buffer, length, capacity) → count and error
     GO_READ = "go_read", False, True
     GO_WRITE = "go_write", False, True
+    # Go: a read whose code puts its arguments where its caller left room for them, above the return address: one
+    # that was waiting before it had probes is understood by its return alone
+    GO_READ_SPILLED = "go_read_spilled", False, True
     # Go: f(conn, context) → error (first word 0: the handshake is done)
     GO_HANDSHAKE = "go_handshake", False, True
     # Go: the same, of an object whose first member is the conn
@@ -102,7 +109,8 @@ class ProbeSite:
     """A function to probe: its call shape, its name for messages, and file offsets (bytes).
 
     ``return_offset`` is for a uretprobe; ``results_offsets`` are the function's RET instructions, for
-    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in).
+    probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in, or
+    whose first instruction takes no probe). ``pushed`` is how many words are on the stack where the entry is probed.
     """
 
     call: Call
@@ -110,6 +118,7 @@ class ProbeSite:
     entry_offset: int
     return_offset: int | None
     results_offsets: tuple[int, ...] = ()
+    pushed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from capture.answers import Answers
 from capture.endpoints import addresses, may_be_local
 from capture.events import (
     BytesMoved,
@@ -169,6 +170,7 @@ class Connections:
         self._sessions: dict[int, _Session] = {}
         self._unbound: dict[int, None] = {}  # sessions with waiting plaintext, oldest first
         self._unbound_bytes = 0
+        self._answers = Answers()
         self._undecided: dict[int, View] = {}  # views with held content
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
@@ -185,6 +187,11 @@ class Connections:
 
     def handle(self, event: Event) -> Iterable[StreamItem]:
         """One kernel event, in the ring's order."""
+        if self._answers or (type(event) is BytesMoved and event.answers):
+            return [item for one in self._answers.in_order(event) for item in self._handle(one)]
+        return self._handle(event)
+
+    def _handle(self, event: Event) -> Iterable[StreamItem]:
         if type(event) is BytesMoved and not event.hello:
             # The hot path: two look-ups and an item.
             view = self._views.get(event.connection)
@@ -378,7 +385,9 @@ class Connections:
         view.ended = ended
         if view.protocol is Protocol.TLS:
             self._relays.forget(view)
-            if not view.readable:
+            if view.tls.came_to_nothing(final.moved):
+                self._unexplained.pop(connection, None)
+            elif not view.readable:
                 self._note_unreadable(view, sum(final.moved))
             if view.state is State.HOLDING and not view.held:
                 yield from self._show_bare(view)
@@ -444,7 +453,8 @@ class Connections:
     def _deliver(self, session: _Session, event: BytesMoved) -> Iterator[StreamItem]:
         view = self._views.get(session.connection)
         if view is None:
-            self.tally.filtered_plaintext += len(event.payload)
+            # It has ended, or its announcement found no room.
+            self.tally.late_plaintext += len(event.payload)
             return
         view.readable = True
         view.tls.library = self._library_name(session.library) or view.tls.library
@@ -461,6 +471,8 @@ class Connections:
             view.tls.established = session.established or view.tls.established
             if view.tls.started is None:
                 view.tls.started = session.started
+            if session.established is not None:
+                view.handshakes[number] = (session.started, session.established)
         if number in self._unbound:
             del self._unbound[number]
             self._unbound_bytes -= session.waiting_bytes
@@ -469,17 +481,24 @@ class Connections:
                 yield from self._deliver(session, event)
 
     def _abandon(self, number: int) -> None:
+        self.tally.unknown_association += self._take_waiting(number)
+
+    def _take_waiting(self, number: int) -> int:
+        """Give up the plaintext of a session that waits for its connection; its bytes."""
         session = self._sessions[number]
-        del self._unbound[number]
+        self._unbound.pop(number, None)
         self._unbound_bytes -= session.waiting_bytes
-        self.tally.unknown_association += sum(len(event.payload) for event in session.waiting)
+        given_up = sum(len(event.payload) for event in session.waiting)
         for event in session.waiting:
             self._holes.give_up(number, event.direction, event.position + event.length)
         session.waiting, session.waiting_bytes = [], 0
+        return given_up
 
     def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
         session = self._session(event.session, event.library)
-        if session.connection != event.connection:
+        if event.unwanted:
+            self.tally.filtered_plaintext += self._take_waiting(event.session)
+        elif session.connection != event.connection:
             yield from self._bind(event.session, session, event.connection)
 
     def _established(self, event: SessionEstablished) -> Iterator[StreamItem]:
@@ -488,8 +507,10 @@ class Connections:
         if event.connection and session.connection != event.connection:
             yield from self._bind(event.session, session, event.connection)
         view = self._views.get(session.connection)
-        if view and view.tls.established is None:
-            view.tls.established = event.time
+        if view:
+            view.handshakes[event.session] = (event.started, event.time)
+            if view.tls.established is None:
+                view.tls.established = event.time
 
     def _freed(self, event: SessionFreed) -> Iterator[StreamItem]:
         session = self._sessions.get(event.session)
@@ -503,6 +524,8 @@ class Connections:
 
     def tick(self, now: int) -> Iterator[StreamItem]:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
+        for event in self._answers.expire(now):
+            yield from self._handle(event)
         for view in list(self._undecided.values()):
             if view.state is State.HOLDING and now - view.held_since > _patience(view):
                 yield from self._show(view)
@@ -518,6 +541,8 @@ class Connections:
 
     def finish(self, now: int, finals: Mapping[int, Final]) -> Iterator[StreamItem]:
         """The recording ends; connections stay open. ``finals`` are by connection id."""
+        for event in self._answers.finish():
+            yield from self._handle(event)
         for number in list(self._unbound):
             self._abandon(number)
         for connection, view in list(self._views.items()):

@@ -43,7 +43,7 @@ _CAPABILITIES = {
 }
 _NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 # The first with atomic additions that return the value before.
-_OLDEST_KERNEL = (5, 12)
+_OLDEST_KERNEL = (5, 15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _kernel() -> Check:
     release = platform.release()
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     if numbers < _OLDEST_KERNEL:
-        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.12 or newer")
+        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.15 or newer")
     return Check("kernel", f"Linux {release}, {platform.machine()}")
 
 

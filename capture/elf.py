@@ -40,6 +40,8 @@ _NT_GNU_BUILD_ID = 3
 _RELATIVE = {X86_64: 8, AARCH64: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 
 _DT_NEEDED, _DT_STRTAB, _DT_RELA, _DT_RELASZ, _DT_SONAME = 1, 5, 7, 8, 14
+_DT_PLTRELSZ, _DT_SYMTAB, _DT_JMPREL = 2, 6, 23
+_SYMBOL_BYTES = 24
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -48,6 +50,7 @@ _RELOCATION = struct.Struct("<QQq")
 _DYNAMIC = struct.Struct("<qQ")
 _NOTE = struct.Struct("<III")
 _XWORD = struct.Struct("<Q")
+_WORD = struct.Struct("<I")
 
 # A C++ symbol can be some kilobytes long; names that probes want are short.
 MAX_NAME_BYTES = 4096
@@ -309,6 +312,28 @@ class ElfFile:
                     place = offset - segment.offset + segment.address
                     if place % 8 == 0:
                         yield place
+
+    def imports(self, names: Collection[str]) -> frozenset[int]:
+        """The places (addresses) where the loader puts pointers to functions of these names from other files."""
+        symbols, strings = self.dynamic_offset(_DT_SYMTAB), self.dynamic_offset(_DT_STRTAB)
+        if symbols is None or strings is None:
+            return frozenset()
+        wanted = {name.encode() + b"\0" for name in names}
+        longest = max(map(len, wanted), default=0)
+        places = set()
+        for place, info, _ in _RELOCATION.iter_unpack(self._relocations + self._call_relocations):
+            if number := info >> 32:
+                (name,) = _WORD.unpack(self.view.read(symbols + number * _SYMBOL_BYTES, 4))
+                text = self.view.read(strings + name, longest)
+                if text[: text.find(b"\0") + 1] in wanted:
+                    places.add(place)
+        return frozenset(places)
+
+    @cached_property
+    def _call_relocations(self) -> bytes:
+        offset, sizes = self.dynamic_offset(_DT_JMPREL), self._dynamic.get(_DT_PLTRELSZ)
+        whole = sizes[0] - sizes[0] % _RELOCATION.size if sizes else 0
+        return self.view.read(offset, whole) if offset is not None else b""
 
     # Searching
 

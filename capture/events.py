@@ -102,7 +102,8 @@ class BytesMoved:
     ``session`` is 0 for cleartext, else the TLS session whose plaintext this is; its ``connection`` may be 0
     while it is not known. ``hello`` marks TLS records of a handshake, as they crossed the socket;
     ``overlapped`` that other calls on the connection were in flight, whose bytes may belong before these;
-    ``by_reference`` that the program could change them between its call and their being sent.
+    ``answers`` that a write of the session was in flight, which is told of only when it returns, and which these
+    may answer; ``by_reference`` that the program could change them between its call and their being sent.
     """
 
     connection: int
@@ -120,6 +121,7 @@ class BytesMoved:
     hello: bool
     overlapped: bool = False
     by_reference: bool = False
+    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +142,17 @@ class ConnectionEnded:
 
 @dataclass(frozen=True, slots=True)
 class SessionBound:
-    """A TLS session's records were seen to go over this connection."""
+    """A TLS session's records were seen to go over this connection.
+
+    ``unwanted``: the user did not ask for it, and it is not announced.
+    """
 
     session: int
     connection: int
     time: int
     pid: int
     library: int
+    unwanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +292,14 @@ class Decoder:
             tid,
             lib,
             overlapped,
+            answers,
             by_reference,
         ) = head
         begin = start + self._head.size
         return BytesMoved(
             connection, session, time + self.clock_offset, self._directions[direction], position, length,
             buffer[begin : begin + captured], self._reasons[reason], self._protocols[protocol], pid, tid, lib, hello,
-            bool(overlapped), bool(by_reference),
+            bool(overlapped), bool(by_reference), bool(answers),
         )  # fmt: skip
 
     def _hello(self, buffer: bytes, start: int, head: tuple[int, ...]) -> BytesMoved:
@@ -335,7 +342,9 @@ class Decoder:
         )  # fmt: skip
 
     def _bound(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionBound:
-        return SessionBound(head[7], head[6], head[5] + self.clock_offset, head[10], head[12])
+        return SessionBound(
+            head[7], head[6], head[5] + self.clock_offset, head[10], head[12], unwanted=bool(head[8])
+        )
 
     def _established(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionEstablished:
         return SessionEstablished(

@@ -39,7 +39,7 @@ class ElfError(PlaintapError):
 class FileView:
     """A regular file opened for bounds-checked reads. A context manager; every failure is an ElfError."""
 
-    __slots__ = ("_fd", "device", "inode", "mtime_ns", "path", "size")
+    __slots__ = ("_fd", "ctime_ns", "device", "inode", "path", "size")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class FileView:
         self.size = status.st_size
         self.device = status.st_dev
         self.inode = status.st_ino
-        self.mtime_ns = status.st_mtime_ns
+        self.ctime_ns = status.st_ctime_ns
 
     def __enter__(self) -> FileView:
         return self

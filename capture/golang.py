@@ -11,6 +11,10 @@ RBX, its length in RCX, the goroutine in R14; at return the count in RAX, the er
 On arm64 R0, R1, R2, with the goroutine in R28. A function that needs more stack starts over: its entry can
 be hit twice.
 
+The caller leaves room for these arguments, above the return address, and a function that needs them for longer than
+it has registers puts them there (Go's internal ABI, "Stack layout"). Where the code of Read does, a call that waited
+before there were probes is understood when it returns: most goroutines of a server are in one.
+
 What is said is proven by the code: each function must begin by comparing the stack with its goroutine's
 limit, and must decode to its end.
 """
@@ -63,6 +67,15 @@ _PROLOGUE_BYTES = 24
 _STACK_CHECK = {X86_64: re.compile(rb"[\x49\x4d]\x3b\x66\x10"), AARCH64: re.compile(rb"\x90\x0b\x40\xf9")}
 _AARCH64_RET = b"\xc0\x03\x5f\xd6"
 _R12 = 12
+# Above the return address: the room for RAX, RBX and RCX, as they are at entry.
+_ROOM = {8: x86.RAX, 16: x86.RBX, 24: x86.RCX}
+_PUSH_RBP = 0x55
+# SUB RSP, and ADD RSP, for -128 is shorter than 128.
+_SUB_RSP, _ADD_RSP = 0xEC, 0xC4
+_FRAME = {(0, opcode, modrm) for opcode in (0x81, 0x83) for modrm in (_SUB_RSP, _ADD_RSP)}
+_SIB_RSP = 0x24
+# MOV to a register, LEA.
+_ONLY_READS = (0x8B, 0x8D)
 _UNLIKE_GO = "its functions take no arguments in registers (Go before 1.17), or aren't Go's"
 
 
@@ -223,6 +236,8 @@ def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:
             notes.append(f"{function.name} can't be decoded")
             continue
         call = GO_FUNCTIONS[function.name[function.name.rindex(".(") + 1 :]]
+        if call is Call.GO_READ and _spills(elf, function):
+            call = Call.GO_READ_SPILLED
         returns = [offset - entry + place for place in returns] if call.has_results else []
         sites.append(ProbeSite(call, function.name, offset, None, tuple(returns)))
     return GoTls(version, tuple(sites), tuple(notes))
@@ -240,6 +255,42 @@ def _returns(elf: ElfFile, function: Symbol) -> list[int] | None:
     if not body or body[-1].end != function.address + function.size:
         return None
     return [instruction.address for instruction in body if instruction.is_return]
+
+
+def _spills(elf: ElfFile, function: Symbol) -> bool:
+    """Whether connection, buffer and length are put into the caller's room for them, before anything is called, and
+    nothing else ever is. Not looked for on arm64.
+    """
+    if elf.machine != X86_64:
+        return False
+    code = elf.read_at(function.address, function.size)
+    frame, begun = 0, False
+    spilled: set[int] = set()
+    for i in x86.instructions(code, function.address):
+        if i.is_call:
+            begun = True
+        if i.map == 0 and i.opcode == _PUSH_RBP and not spilled:
+            frame += 8
+        if (i.map, i.opcode, i.modrm) in _FRAME and i.rex & 8 and not begun and not spilled:
+            width = 1 if i.opcode == 0x83 else 4
+            place = i.end - function.address - width
+            step = int.from_bytes(code[place : place + width], "little", signed=True)
+            frame += step if i.modrm == _SUB_RSP else -step
+        if not frame or i.displacement - frame not in _ROOM or not _stores_at_rsp(i):
+            continue
+        if i.vector or (i.map, i.opcode) != (0, 0x89) or i.reg != _ROOM[i.displacement - frame]:
+            return False
+        if not begun:
+            spilled.add(i.reg)
+    return spilled == set(_ROOM.values())
+
+
+def _stores_at_rsp(i: x86.Instruction) -> bool:
+    """Whether its operand in memory is at RSP and a displacement, and may be written to."""
+    if i.modrm < 0 or i.in_register or i.modrm & 7 != x86.RSP or i.sib != _SIB_RSP:
+        return False
+    reads = not i.vector and i.map == 0 and i.opcode in _ONLY_READS
+    return not reads and not i.is_comparison
 
 
 def _entry(elf: ElfFile, function: Symbol) -> int:

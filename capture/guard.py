@@ -44,19 +44,25 @@ class Guard:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
+        self.gone = False  # killed, as far as has_let_go() knows
         if not self._socket.recv(1):
             raise OSError("the guard of held processes did not start")
 
     def has_let_go(self) -> bool:
         """Whether it had to let processes go on since it was last asked; nothing is held from then on."""
         try:
-            return bool(self._socket.recv(64, socket.MSG_DONTWAIT))
+            said = self._socket.recv(64, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
+        except OSError:
+            said = b""
+        self.gone = not said
+        return bool(said)
 
     def close(self) -> None:
         """There is nothing left to guard."""
-        with self._socket:
+        # A guard that was killed has no use for it.
+        with self._socket, contextlib.suppress(OSError):
             self._socket.sendall(_DONE)
         self._process.wait()
 
@@ -93,11 +99,14 @@ def main(socket_fd: int, settings_map: int, holding_map: int, held_map: int) -> 
                 if not told:
                     told = True
                     recorder.sendall(_LET_GO)
-    if word != _DONE:
-        system.write_map(settings_map, bytes(4), bytes(abi.header().layouts["settings"].codec.size))
-        for pause in _LOOKS_S:
-            time.sleep(pause)
-            release(held_map)
+    if word == _DONE:
+        # The programs are detached: who was stopped after the recorder's last look is in the map.
+        release(held_map)
+        return
+    system.write_map(settings_map, bytes(4), bytes(abi.header().layouts["settings"].codec.size))
+    for pause in _LOOKS_S:
+        time.sleep(pause)
+        release(held_map)
 
 
 if __name__ == "__main__":

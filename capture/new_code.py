@@ -75,6 +75,11 @@ class NewCode:
             self._thread.join()
 
     @property
+    def answers(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def late(self) -> set[int]:
         """Processes that ran code of a TLS library before it had its probes."""
         return {pid for pid, inode in self._unheld if self._files.has_probes(inode)}

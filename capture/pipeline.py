@@ -147,6 +147,11 @@ class Pipeline:
         warnings, self._warnings = [*self._warnings, *self._tls.take_warnings()], []
         return warnings
 
+    @property
+    def can_hold(self) -> bool:
+        """Whether there is who lets held processes go on."""
+        return self._new_code.answers
+
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables
         for choose, values in (
@@ -234,13 +239,12 @@ class Pipeline:
 
     def _collect_ends(self) -> None:
         """Ends that found no room in the ring wait in the kernel's table."""
-        pending = self.tables.counters()["ends_pending"]
+        pending = self.tables.counter("ends_pending")
         if pending != self._ends_collected:
             self._ends_collected = pending
-            for c in list(self.tables.connections()):
-                if c.ended:
-                    self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
-                    self.tables.forget_connection(c.key)
+            for c in self.tables.late_ends():
+                self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
+                self.tables.drop_ended(c.key, c.connection)
 
     def end(self) -> Ledger:
         """Stop reporting, take what was reported, and draw up the ledger."""

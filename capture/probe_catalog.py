@@ -1,8 +1,9 @@
 """What was found in each file, remembered: in memory for a recording, on disk for the next one.
 
 Most files have no TLS library, and saying so costs a search of the file; a browser costs half a second. A
-file is recognised by its build ID and size, or, where it has no build ID, by device, inode, size and time
-of change. What other code found is not believed: the file on disk carries a digest of the modules that look.
+file is recognised by what its owner cannot choose: device, inode, size and time of change (ctime). A build ID
+can be copied into a file whose symbols lie, whose answer would then be every process's. What other code found is
+not believed: the file on disk carries a digest of the modules that look.
 
 The file on disk is for its owner only, and one that others could have written is left alone: its offsets
 are where instructions of other programs get replaced. A file that is missing, malformed or not writable
@@ -126,9 +127,7 @@ class ProbeCatalog:
 
 def _key(elf: ElfFile) -> str:
     view = elf.view
-    if elf.build_id:
-        return f"{elf.build_id}:{view.size}"
-    return f"{view.device}:{view.inode}:{view.size}:{view.mtime_ns}"
+    return f"{view.device}:{view.inode}:{view.size}:{view.ctime_ns}"
 
 
 def _code_digest() -> str:
@@ -144,7 +143,14 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
         "level": found.level,
         "notes": list(found.notes),
         "sites": [
-            [site.call.name, site.symbol, site.entry_offset, site.return_offset, list(site.results_offsets)]
+            [
+                site.call.name,
+                site.symbol,
+                site.entry_offset,
+                site.return_offset,
+                list(site.results_offsets),
+                site.pushed,
+            ]
             for site in found.sites
         ],
     }
@@ -152,8 +158,8 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
 
 def _decode(entry: dict[str, Any], elf: ElfFile) -> LibraryProbes:
     sites = tuple(
-        ProbeSite(Call[call], symbol, entered, returned, tuple(results))
-        for call, symbol, entered, returned, results in entry["sites"]
+        ProbeSite(Call[call], symbol, entered, returned, tuple(results), pushed)
+        for call, symbol, entered, returned, results, pushed in entry["sites"]
     )
     return LibraryProbes(
         elf.path,
@@ -171,7 +177,8 @@ def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
     """Whether all offsets are in the file."""
     sites = entry["sites"]
     return all(
-        max(entered, returned or 0, *results, 0) < elf.view.size for _, _, entered, returned, results in sites
+        max(entered, returned or 0, *results, 0) < elf.view.size
+        for _, _, entered, returned, results, _ in sites
     )
 
 
@@ -180,8 +187,8 @@ def _check(entry: dict[str, Any]) -> None:
     texts = [entry["library"], *entry["notes"]]
     if entry["level"] not in _LEVELS or not all(isinstance(text, str) for text in texts):
         raise ValueError
-    for call, symbol, entered, returned, results in entry["sites"]:
-        offsets = [entered, *([] if returned is None else [returned]), *results]
+    for call, symbol, entered, returned, results, pushed in entry["sites"]:
+        offsets = [entered, *([] if returned is None else [returned]), *results, pushed]
         if not isinstance(symbol, str) or any(type(offset) is not int or offset < 0 for offset in offsets):
             raise ValueError
         Call[call]

@@ -13,11 +13,15 @@ if nothing is lost on the way there:
 
 A call's entry and return go to one point where there is a return: one hit instead of two, and every return
 has its entry. On AArch64 the first byte is always used.
+
+Linux takes no probe on some instructions, and assemblers make them of a function's first ones, filling up with
+prefixes before a branch. The entry may then be behind pushes, with how many there were, and the return on each RET,
+if those are the only ways out.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from capture import x86
 from capture.elf import X86_64, ElfFile, Function
@@ -31,26 +35,41 @@ MAX_PROLOGUE_BYTES = 32
 MAX_FUNCTION_BYTES = 16384
 
 
-def probe_address(elf: ElfFile, address: int, size: int, *, returns: bool) -> int:
-    """The virtual address for the probe of the function at ``address``; ``address`` itself in any doubt.
+class Place(NamedTuple):
+    """Where the probes of a function go: virtual addresses.
+
+    ``returns`` are its RET instructions, where a uretprobe at ``entry`` would be wrong; ``pushed`` is how many
+    words the function has put on its stack before ``entry``.
+    """
+
+    entry: int
+    returns: tuple[int, ...] = ()
+    pushed: int = 0
+
+
+def probe_place(elf: ElfFile, address: int, size: int, *, returns: bool) -> Place | None:
+    """Where to probe the function at ``address``: there itself in any doubt; None if that takes no probe.
 
     ``size`` is the symbol's, in bytes, 0 if unknown: the unwind table then tells, or nothing moves.
     ``returns`` is whether the probe takes the return too.
     """
     if elf.machine != X86_64:
-        return address
+        return Place(address)
+    first = x86.decode(elf.read_at(address, x86.MAX_INSTRUCTION_BYTES), 0, address)
+    refused = first is not None and first.refused
+    at_first = None if refused else Place(address)
     end = _function_end(elf, address, size)
     if end is None or end - address > MAX_FUNCTION_BYTES:
-        return address
+        return at_first
     code = elf.read_at(address, end - address)
     body = list(x86.instructions(code, address))
-    point = _cheap_point(body, returns=returns)
-    if point is None or point == address or sum(i.length for i in body) != len(code):
+    if sum(i.length for i in body) != len(code):
         # An undecodable rest could hide a branch back into the prologue.
-        return address
-    if any(i.target is not None and address <= i.target <= point for i in body):
-        return address
-    return point
+        return at_first
+    place = _behind_pushes(body, code, returns=returns) if refused else _cheap_place(body, returns=returns)
+    if place is None or any(i.target is not None and address <= i.target <= place.entry for i in body):
+        return at_first
+    return place
 
 
 def _function_end(elf: ElfFile, address: int, size: int) -> int | None:
@@ -60,18 +79,63 @@ def _function_end(elf: ElfFile, address: int, size: int) -> int | None:
     return address + size if size and function is None else None
 
 
-def _cheap_point(body: Sequence[x86.Instruction], *, returns: bool) -> int | None:
-    """The address of the first emulated instruction that can be reached without a change that matters."""
+def _cheap_place(body: Sequence[x86.Instruction], *, returns: bool) -> Place | None:
+    """The first emulated instruction, not the function's first byte, that is reached without a change that matters."""
     for instruction in body:
         if instruction.address - body[0].address > MAX_PROLOGUE_BYTES:
             return None
         if x86.is_emulated(instruction):
-            return instruction.address
+            return Place(instruction.address)
         if instruction.is_no_operation or instruction.is_comparison:
             continue
         if returns or not _keeps_arguments(instruction):
             return None
     return None
+
+
+def _behind_pushes(body: Sequence[x86.Instruction], code: bytes, *, returns: bool) -> Place | None:
+    """The first emulated instruction behind those that make room on the stack, or else the first that takes a probe;
+    with all returns, if they are asked for and can be told."""
+    ends = tuple(i.address for i in body if i.is_return) if returns else ()
+    if returns and not _only_returns(body):
+        return None
+    place, pushed = None, 0
+    for instruction in body:
+        if instruction.address - body[0].address > MAX_PROLOGUE_BYTES:
+            break
+        if not instruction.refused and (place is None or x86.is_emulated(instruction)):
+            place = Place(instruction.address, ends, pushed)
+        if x86.is_emulated(instruction) and not instruction.is_no_operation:
+            break
+        room = _room(instruction, code[: instruction.end - body[0].address])
+        if room is None and not (instruction.is_no_operation or instruction.is_comparison):
+            break
+        pushed += room or 0
+    return place
+
+
+def _only_returns(body: Sequence[x86.Instruction]) -> bool:
+    """Whether RET is the only way out of a function, and takes probes."""
+    start, end = body[0].address, body[-1].end
+    if any(i.leaves or (i.is_return and i.refused) for i in body):
+        return False
+    return all(i.target is None or i.is_call or start <= i.target < end for i in body)
+
+
+def _room(instruction: x86.Instruction, code: bytes) -> int | None:
+    """How many words an instruction, at the end of ``code``, only adds to the stack; None for any other."""
+    if instruction.is_push:
+        return 1
+    if not _makes_room(instruction) or instruction.map or instruction.vector:
+        return None
+    amount = int.from_bytes(code[-1 if instruction.opcode == 0x83 else -4 :], "little", signed=True)
+    return amount // 8 if amount > 0 and not amount % 8 else None
+
+
+def _makes_room(instruction: x86.Instruction) -> bool:
+    """sub rsp, imm"""
+    is_sub = instruction.opcode in (0x81, 0x83) and instruction.reg & 7 == 5 and instruction.in_register
+    return is_sub and instruction.rm == x86.RSP and bool(instruction.rex & 8)
 
 
 def _keeps_arguments(instruction: x86.Instruction) -> bool:
@@ -83,7 +147,7 @@ def _keeps_arguments(instruction: x86.Instruction) -> bool:
         if instruction.opcode == 0x8B:
             return instruction.reg not in x86.ARGUMENT_REGISTERS
         return instruction.opcode == 0x89 and instruction.rm == x86.RSP
-    if instruction.opcode in (0x81, 0x83):  # sub rsp, imm
-        return instruction.reg & 7 == 5 and instruction.rm == x86.RSP
+    if instruction.opcode in (0x81, 0x83):
+        return _makes_room(instruction)
     written = {0x89: instruction.rm, 0x8B: instruction.reg, 0x31: instruction.rm, 0x33: instruction.reg}
     return written.get(instruction.opcode, x86.RDI) not in x86.ARGUMENT_REGISTERS

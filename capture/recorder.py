@@ -150,10 +150,22 @@ class Recorder:
     def _say_warnings(self, pipeline: Pipeline) -> None:
         for warning in pipeline.take_warnings():
             self._say(f"Warning: {warning}")
-        if self._guard and self._guard.has_let_go():
-            pipeline.tables.hold(on=True)
+        if self._guard:
+            self._ask_guard(self._guard, pipeline)
+
+    def _ask_guard(self, guard: Guard, pipeline: Pipeline) -> None:
+        if guard.gone:
+            return
+        if guard.has_let_go():
+            pipeline.tables.hold(on=pipeline.can_hold)
             self._say(
                 "Warning: programs were not held for a while, for this recorder did not answer: their first bytes "
+                "may be missing."
+            )
+        elif guard.gone:
+            pipeline.tables.hold(on=False)
+            self._say(
+                "Warning: the guard of held programs was killed: they are not held any more, and their first bytes "
                 "may be missing."
             )
 

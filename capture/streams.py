@@ -137,12 +137,17 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """``sender`` sent its FIN, or (``reset``) a RST that ends both directions."""
+    """``sender`` sent its FIN, or (``reset``) a RST that ends both directions.
+
+    ``final``: with its FIN the connection is over, for its process has closed the socket; whatever the other side
+    still sends, nobody reads.
+    """
 
     stream: int
     time_ns: int
     sender: Side
     reset: bool
+    final: bool = False
 
 
 StreamItem = StreamOpened | TlsStarted | Data | Gap | StreamClosed

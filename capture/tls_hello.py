@@ -28,11 +28,12 @@ class Hello:
 class HelloReader:
     """Collects a direction's first bytes until they are a whole hello, or cannot become one."""
 
-    __slots__ = ("_bytes", "done")
+    __slots__ = ("_bytes", "done", "surplus")
 
     def __init__(self) -> None:
         self._bytes = bytearray()
         self.done = False
+        self.surplus = 0  # bytes that came behind the hello's records, with its last ones
 
     @property
     def random(self) -> bytes:
@@ -64,6 +65,7 @@ class HelloReader:
             if len(body) >= 4:
                 whole = 4 + int.from_bytes(body[1:4])
                 if len(body) >= whole:
+                    self.surplus = max(len(raw) - at, 0)
                     return body[:whole]
         return None
 

@@ -36,7 +36,7 @@ from capture.boringssl import VECTORED_WRITE
 from capture.call_shapes import Call, LibraryProbes, ProbeSite
 from capture.elf import ElfError, ElfFile, Symbol
 from capture.file_view import file_exists
-from capture.probe_points import probe_address
+from capture.probe_points import probe_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Library:
     """A row. ``anchors`` are functions that all must be defined; ``functions`` those that are probed if
-    they are.
+    they are. ``evidence`` is in read-only data where a linker has dropped all anchors but the first.
 
     ``file_names`` is a regular expression for the usual names. ``version`` finds ``name`` and version in
     read-only data, after ``version_needle``, in the file or in the companion library of that name that it
@@ -58,6 +58,7 @@ class Library:
     anchors: tuple[str, ...]
     functions: Mapping[str, Call]
     file_names: str
+    evidence: bytes = b""
     version_needle: bytes | None = None
     version: str = ""
     companion: str = ""
@@ -84,23 +85,27 @@ _SSL_FILE = r"libssl[-.\w]*\.so[.\w]*"
 _CRYPTO_FILE = r"libcrypto[-.\w]*\.so[.\w]*"
 
 # In this order: of the rows with the same functions the first that matches counts. SSL_peek is in none, on
-# purpose: it moves nothing. Early data needs no row: SSL_read_early_data and its twin call SSL_*_ex.
+# purpose: it moves nothing. Early data needs no row: SSL_read_early_data and its twin call SSL_*_ex, and GnuTLS's
+# handshake calls gnutls_record_send.
 TLS_LIBRARIES: tuple[Library, ...] = (
     Library(
         "AWS-LC",
         ("SSL_read", "SSL_to_bytes"),
         _SSL,
         _SSL_FILE,
+        b"",
         b"compatible; AWS-LC",
         r"AWS-LC [\d.]+",
         _CRYPTO_FILE,
     ),
-    Library("BoringSSL", ("SSL_read", "SSL_CTX_set_grease_enabled"), _SSL, _SSL_FILE),
+    # Its sources are C++, and named by it in errors.
+    Library("BoringSSL", ("SSL_read", "SSL_CTX_set_grease_enabled"), _SSL, _SSL_FILE, b"ssl_lib.cc"),
     Library(
         "LibreSSL",
         ("SSL_read", "SSL_CTX_use_certificate_chain_mem"),
         _SSL,
         _SSL_FILE,
+        b"",
         b"LibreSSL ",
         r"LibreSSL \d[\d.]+",
         _CRYPTO_FILE,
@@ -110,6 +115,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         ("SSL_read",),
         _SSL,
         _SSL_FILE,
+        b"",
         b"OpenSSL ",
         r"OpenSSL \d\.\d+\.\d+\w*",
         _CRYPTO_FILE,
@@ -122,6 +128,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         {
             "gnutls_record_recv": Call.READ_LONG,
             "gnutls_record_recv_seq": Call.READ_LONG,
+            "gnutls_record_recv_packet": Call.READ_PACKET,
             "gnutls_record_recv_early_data": Call.READ_LONG,
             "gnutls_record_send": Call.WRITE_LONG,
             "gnutls_record_send2": Call.WRITE_LONG,
@@ -132,6 +139,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "gnutls_transport_set_int2": Call.SET_FDS,
         },
         r"libgnutls[-.\w]*\.so[.\w]*",
+        b"",
         b"Enabled GnuTLS ",
         r"GnuTLS \d[\d.]+\d",
     ),
@@ -165,6 +173,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "wolfSSL_set_write_fd": Call.SET_WFD,
         },
         r"libwolfssl[-.\w]*\.so[.\w]*",
+        b"",
         b"wolfSSL ",
         r"wolfSSL \d[\d.]+\d",
     ),
@@ -207,6 +216,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         ("BIO_read", "BIO_write"),
         {"BIO_read": Call.BIO_READ, "BIO_write": Call.BIO_WRITE},
         _CRYPTO_FILE,
+        b"",
         b"OpenSSL ",
         r"OpenSSL \d\.\d+\.\d+\w*",
     ),
@@ -324,15 +334,21 @@ def _wanted_functions(elf: ElfFile) -> dict[str, Symbol]:
 
 
 def _matching(elf: ElfFile, functions: Mapping[str, Symbol]) -> Iterator[Library]:
-    """The rows whose anchors are all defined, one for each set of functions."""
+    """The rows whose anchors are all defined, or have evidence, one for each set of functions."""
     taken: list[Mapping[str, Call]] = []
     for row in TLS_LIBRARIES:
-        if row.functions in taken or not all(anchor in functions for anchor in row.anchors):
+        if row.functions in taken or row.anchors[0] not in functions:
+            continue
+        if not all(anchor in functions for anchor in row.anchors) and not _has_evidence(elf, row):
             continue
         if row.not_linked_with and any(re.fullmatch(row.not_linked_with, name) for name in elf.needed):
             continue
         taken.append(row.functions)
         yield row
+
+
+def _has_evidence(elf: ElfFile, row: Library) -> bool:
+    return bool(row.evidence) and next(elf.find_read_only([row.evidence]), None) is not None
 
 
 def _internal_sites(internals: openssl_internals.OpenSslInternals | None) -> list[tuple[Call, Symbol]]:
@@ -350,12 +366,16 @@ def _place(elf: ElfFile, wanted: list[tuple[Call, Symbol]]) -> tuple[tuple[Probe
     sites: dict[int, ProbeSite] = {}
     notes = []
     for call, symbol in wanted:
-        address = probe_address(elf, symbol.address, symbol.size, returns=call.takes_return)
-        offset = elf.offset_of(address)
-        if offset is None:
+        place = probe_place(elf, symbol.address, symbol.size, returns=call.takes_return)
+        offset = elf.offset_of(place.entry) if place else None
+        if place is None:
+            notes.append(f"{symbol.name} begins with instructions that take no probe")
+        elif offset is None:
             notes.append(f"{symbol.name} is not in the file's loaded part")
         elif offset not in sites:
-            sites[offset] = ProbeSite(call, symbol.name, offset, offset if call.takes_return else None)
+            results = tuple(offset - place.entry + address for address in place.returns)
+            at_entry = offset if call.takes_return and not results else None
+            sites[offset] = ProbeSite(call, symbol.name, offset, at_entry, results, place.pushed)
         elif sites[offset].call is not call:
             # Linkers can fold equal bodies into one; which function was meant is then unknowable.
             notes.append(f"{symbol.name} shares its code with {sites[offset].symbol} and is not probed")

@@ -7,20 +7,23 @@ the kernel side is compiled.
 from __future__ import annotations
 
 import os
-from collections import deque
+import stat
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
+from bpf.system import is_overlay
 from capture.errors import PlaintapError
+from capture.older_reads import find_older_reads
 from capture.processes import ExecutableFile, Version, discover_files
 from capture.tls_libraries import may_hold_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from capture.call_shapes import LibraryProbes
+    from capture.call_shapes import LibraryProbes, ProbeSite
     from capture.leases import Lease, Leases
     from capture.probe_catalog import ProbeCatalog
 
@@ -47,6 +50,9 @@ class TlsFiles:
         self._leases = leases
         # All by device and inode.
         self._seen: dict[tuple[int, int], Version] = {}
+        self._inodes: Counter[tuple[int, Version]] = Counter()  # of those: whatever the device
+        # Files of overlays that are one file below, by the one that has the probes.
+        self._same: dict[tuple[int, int], list[ExecutableFile]] = {}
         self._leased: dict[tuple[int, int], tuple[ExecutableFile, Lease]] = {}
         self._readable: set[int] = set()  # inodes
         self._written: dict[tuple[int, int], tuple[ExecutableFile, BinaryIO]] = {}
@@ -71,19 +77,34 @@ class TlsFiles:
 
     def look_again(self) -> list[Look]:
         """Files that someone opened for writing, when none has them open any more."""
+        same = []
         for lease in self._leases.take_ended():
             for key, (file, held) in list(self._leased.items()):
                 if held is lease:
                     del self._leased[key]
                     self._written[key] = (file, lease.file)
+                    same += self._same.pop(key, [])
         written, self._written = self._written, {}
-        for key in written:
-            self._seen.pop(key, None)
-        return [look for file, opened in written.values() if (look := self._look_into(file, opened))]
+        for key in (*written, *((file.device, file.inode) for file in same)):
+            self._forget(key)
+        looks = [look for file, opened in written.values() if (look := self._look_into(file, opened))]
+        return looks + self._look(same)
 
     def has_seen(self, inode: int, version: Version) -> bool:
         """Whether a file with this inode number was looked at as it is. The kernel's device may not be stat's."""
-        return any(key[1] == inode and seen == version for key, seen in self._seen.items())
+        return self._inodes[inode, version] > 0
+
+    def _note(self, key: tuple[int, int], version: Version) -> None:
+        self._forget(key)
+        self._seen[key] = version
+        self._inodes[key[1], version] += 1
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        version = self._seen.pop(key, None)
+        if version:
+            self._inodes[key[1], version] -= 1
+            if not self._inodes[key[1], version]:
+                del self._inodes[key[1], version]
 
     def has_probes(self, inode: int) -> bool:
         """Whether the file was found to have a TLS library that can be probed."""
@@ -105,19 +126,41 @@ class TlsFiles:
             _, lease = self._leased[key]
             if lease.granted:
                 if not lease.broken:
-                    self._seen[key] = file.version  # another name or mode: nobody wrote to it
+                    self._note(key, file.version)  # another name or mode: nobody wrote to it
                 return None
             lease.end()
             del self._leased[key]
             self._leases.drop(lease)
         try:
-            opened = open(file.path, "rb", buffering=0)  # noqa: PTH123, SIM115 - names may hold any bytes
+            opened = _open(file)
         except (FileNotFoundError, ProcessLookupError):
             return None
         except OSError as error:
-            self._seen[key] = file.version
+            self._note(key, file.version)
             return Look(file, None, error.strerror)
-        return self._look_into(file, opened)
+        if opened and self._has_probes_below(file, opened):
+            opened.close()
+            return None
+        return self._look_into(file, opened) if opened else None
+
+    def _has_probes_below(self, file: ExecutableFile, opened: BinaryIO) -> bool:
+        """Whether it is a file of an overlay whose layer's file has probes by another overlay already.
+
+        Each container shows the files of its image under a device of its own; a probe is in the inode below.
+        """
+        if not self._inodes[file.inode, file.version]:
+            return False
+        for key, (other, lease) in self._leased.items():
+            if (
+                (other.inode, other.version) == (file.inode, file.version)
+                and not lease.broken
+                and is_overlay(opened.fileno())
+                and is_overlay(lease.file.fileno())
+            ):
+                self._same.setdefault(key, []).append(file)
+                self._note((file.device, file.inode), file.version)
+                return True
+        return False
 
     def _look_into(self, file: ExecutableFile, opened: BinaryIO) -> Look | None:
         key = (file.device, file.inode)
@@ -126,7 +169,7 @@ class TlsFiles:
             self._written[key] = (file, opened)
             return None
         file = replace(file, version=Version.of(os.fstat(opened.fileno())))
-        self._seen[key] = file.version
+        self._note(key, file.version)
         problem = None
         try:
             if probes := self._catalog.probes_for(lease.path):
@@ -142,6 +185,16 @@ class TlsFiles:
         return Look(file, None, problem)
 
 
+def _open(file: ExecutableFile) -> BinaryIO | None:
+    """The file, unless its path is another's by now, such as a FIFO's that a process put there. Raises OSError."""
+    fd = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (file.device, file.inode):
+        os.close(fd)
+        return None
+    return os.fdopen(fd, "rb", buffering=0)
+
+
 class KnownFiles(Protocol):
     """Where files are listed that were looked at: by device, inode and version, as stat(2) has them."""
 
@@ -150,6 +203,9 @@ class KnownFiles(Protocol):
 
     def forget_file(self, device: int, inode: int, version: Version) -> None:
         """It must be looked at again."""
+
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
+        """A thread is in a read that no probe saw entered."""
 
 
 class TlsProbes:
@@ -201,7 +257,7 @@ class TlsProbes:
         self, found: LibraryProbes, path: str, file: ExecutableFile
     ) -> Callable[[], Callable[[], None]]:
         def attach() -> Callable[[], None]:
-            links = self._attach(found, path, file.name)
+            links = self._attach(found, path, file)
             return lambda: self._undo(links, file)
 
         return attach
@@ -210,26 +266,49 @@ class TlsProbes:
         self._probes.release(links)
         self._known.forget_file(file.device, file.inode, file.version)
 
-    def _attach(self, found: LibraryProbes, path: str, name: str) -> tuple[int, ...]:
+    def _attach(self, found: LibraryProbes, path: str, file: ExecutableFile) -> tuple[int, ...]:
         sites = [
-            UprobeSite(site.call.name, site.entry_offset, site.return_offset, site.results_offsets)
+            UprobeSite(
+                site.call.name,
+                site.entry_offset,
+                site.return_offset,
+                site.results_offsets,
+                _flags(site, found),
+            )
             for site in found.sites
             if f"SHAPE_{site.call.name}" in self._shapes
         ]
         if not sites:
             return ()
+        sites += self._older_reads(found, path, file)
         self._names.append(found.library)
-        self._files.append(name)
-        constants = abi.header().constants
-        flags = constants["WITHOUT_BIO"] if _lacks_bio(found) else 0
-        flags |= constants["LOCATED"] if found.level == "located" else 0
-        return self._probes.attach_uprobes(path, sites, len(self._names) | flags)
+        self._files.append(file.name)
+        return self._probes.attach_uprobes(path, sites, len(self._names))
+
+    def _older_reads(self, found: LibraryProbes, path: str, file: ExecutableFile) -> list[UprobeSite]:
+        """Where what threads are in already will be seen to copy."""
+        if found.level == "resolver":
+            return []
+        older = find_older_reads(path, file.inode, file.pids)
+        for read in older.reads:
+            self._known.expect_older_read(read.pid, read.tid, read.fd, read.buffer)
+        return [UprobeSite("COPY", offset) for offset in older.copies]
 
 
-def _lacks_bio(found: LibraryProbes) -> bool:
-    """Whether a library's records are not seen on their way out, where it makes no system calls itself: it has no
-    BIO_write, or none was found. Go and NSS have ways of their own to their sockets."""
-    calls = {site.call.name for site in found.sites}
-    if "BIO_WRITE" in calls or any(call.startswith(("GO_", "NS")) for call in calls):
+def _flags(site: ProbeSite, found: LibraryProbes) -> int:
+    """events.h's flags of a site, beside the library's number."""
+    constants = abi.header().constants
+    flags = constants["WITHOUT_BIO"] if _lacks_bio(site, found) else 0
+    flags |= constants["LOCATED"] if found.level == "located" else 0
+    return flags | site.pushed << constants["PUSHED_SHIFT"]
+
+
+def _lacks_bio(site: ProbeSite, found: LibraryProbes) -> bool:
+    """Whether the function's records are not seen on their way out, where it makes no system calls itself: its library
+    has no BIO_write, or none was found. What is not OpenSSL's kin has none, whatever else is in the file; Go and NSS
+    have ways of their own to their sockets."""
+    if site.call.name.startswith(("GO_", "NS")):
         return False
-    return found.level == "located" or not any(site.symbol.startswith("SSL_") for site in found.sites)
+    if not site.symbol.lower().startswith("ssl_"):
+        return True
+    return found.level == "located" and all(other.call.name != "BIO_WRITE" for other in found.sites)

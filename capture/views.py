@@ -49,6 +49,7 @@ class Content:
     """A piece of one direction, in order: ``data`` captured, then ``lost`` bytes that were not.
 
     ``hole`` is the TLS session (0: none) and the position of bytes that never came; ``reason`` is empty then.
+    ``session`` is the number of the TLS session.
     """
 
     time: int
@@ -59,6 +60,7 @@ class Content:
     tls: bool
     as_of_call: bool = False
     hole: tuple[int, int] | None = None
+    session: int = 0
 
 
 class TlsNotes:
@@ -70,6 +72,7 @@ class TlsNotes:
         "alpn_offered",
         "client",
         "established",
+        "greeted",
         "library",
         "random",
         "server_name",
@@ -80,6 +83,7 @@ class TlsNotes:
         self._readers = (HelloReader(), HelloReader())
         self.client: Direction | None = None  # the direction of the ClientHello
         self.random = b""  # the ClientHello's
+        self.greeted = 0  # the position behind the ClientHello's record
         self.server_name: str | None = None
         self.alpn_offered: tuple[str, ...] = ()
         self.alpn_chosen: str | None = None
@@ -97,11 +101,16 @@ class TlsNotes:
         if hello.from_client:
             self.client = event.direction
             self.random = self._readers[event.direction].random
+            self.greeted = event.position + len(event.payload) - self._readers[event.direction].surplus
             self.server_name = hello.server_name
             self.alpn_offered = hello.alpn
             self.started = event.time
         elif hello.alpn:
             self.alpn_chosen = hello.alpn[0]
+
+    def came_to_nothing(self, moved: tuple[int, int]) -> bool:
+        """Whether the client sent a ClientHello and nothing more: no Finished, hence no plaintext either way."""
+        return self.client is not None and moved[self.client] <= self.greeted
 
     def describe(self, speech: Speech | None, first_content: int | None) -> Tls:
         """For the file. ALPN is encrypted in TLS 1.3: then the plaintext tells which offer was taken."""
@@ -118,10 +127,13 @@ class View:
     """One end: ``announced`` says which."""
 
     __slots__ = (
+        "_asks_for_tunnel",
         "_senders",
+        "_session",
         "announced",
         "ended",
         "flows",
+        "handshakes",
         "held",
         "held_bytes",
         "held_since",
@@ -159,7 +171,11 @@ class View:
         self.late = [0, 0]
         # By TLS session; 0 is the socket itself.
         self.flows: dict[int, Flows] = {0: (Flow(announced.base[0]), Flow(announced.base[1]))}
+        # When the handshakes of its sessions began and ended, as far as that is known.
+        self.handshakes: dict[int, tuple[int | None, int | None]] = {}
         self._senders = (Side.CLIENT, Side.SERVER)  # by direction; final when the view is opened
+        self._session = 0  # whose plaintext was given out last
+        self._asks_for_tunnel = False  # what that began with: another session may come inside it
 
     def pass_through(self, event: BytesMoved) -> Data | None:
         """The item of a piece that is in order and whole, on an open view: almost every piece. None: use add()."""
@@ -267,13 +283,26 @@ class View:
         """Items of an open view."""
         stream = self.announced.connection
         sender = self._senders[content.direction]
-        if content.tls and not self.in_tls:
-            self.in_tls = True
-            yield TlsStarted(stream, content.time, self.tls.describe(recognise(content.data), content.time))
+        if content.session != self._session and content.tls:
+            if not self.in_tls:
+                self.in_tls = True
+                yield TlsStarted(
+                    stream, content.time, self.tls.describe(recognise(content.data), content.time)
+                )
+            elif self._asks_for_tunnel:
+                yield TlsStarted(stream, content.time, self._describe_inner(content))
+            self._session = content.session
+            self._asks_for_tunnel = sender is Side.CLIENT and content.data.startswith(b"CONNECT ")
         if content.data:
             yield Data(stream, content.time, sender, content.data, content.as_of_call)
         if content.lost:
             yield Gap(stream, content.time, sender, content.lost, content.reason)
+
+    def _describe_inner(self, content: Content) -> Tls:
+        """TLS in TLS: its hellos went as the other session's records, which nobody copies."""
+        speech = recognise(content.data)
+        started, established = self.handshakes.get(content.session, (None, None))
+        return Tls(self.tls.library, None, speech.alpn if speech else None, started, established)
 
     def close(self, ended: ConnectionEnded) -> Iterator[StreamItem]:
         """How the connection ended, in order of time."""
@@ -283,8 +312,10 @@ class View:
             (ended.local_reset, Direction.SENT, True),
             (ended.peer_reset, Direction.RECEIVED, True),
         )
-        for time, reset, direction in sorted((time, reset, d) for time, d, reset in ends if time is not None):
-            yield StreamClosed(self.announced.connection, time, self._senders[direction], reset)
+        seen = sorted((time, reset, direction) for time, direction, reset in ends if time is not None)
+        for time, reset, direction in seen:
+            final = len(seen) == 1 and direction is Direction.SENT and not reset
+            yield StreamClosed(self.announced.connection, time, self._senders[direction], reset, final)
 
     def _endpoints(self) -> tuple[Endpoint, Endpoint]:
         """Local and remote."""
@@ -318,6 +349,9 @@ class View:
 def _content(piece: BytesMoved | Hole, direction: Direction, session: int) -> Content:
     tls = session != 0
     if isinstance(piece, Hole):
-        return Content(piece.time, direction, b"", piece.length, "", tls, hole=(session, piece.position))
-    lost = piece.length - len(piece.payload)
-    return Content(piece.time, direction, piece.payload, lost, piece.reason.word, tls, piece.by_reference)
+        hole = (session, piece.position)
+        return Content(piece.time, direction, b"", piece.length, "", tls, hole=hole, session=session)
+    lost, reason = piece.length - len(piece.payload), piece.reason.word
+    return Content(
+        piece.time, direction, piece.payload, lost, reason, tls, piece.by_reference, session=session
+    )

@@ -30,7 +30,9 @@ class Instruction(NamedTuple):
     only).
 
     ``modrm`` is -1 where there is none. ``prefix`` is the last of 66, F2 and F3, or 0. ``vector`` is set
-    for VEX and EVEX encodings. ``displacement`` belongs to a memory operand or a relative branch.
+    for VEX and EVEX encodings. ``displacement`` belongs to a memory operand or a relative branch. ``refused`` is
+    set where Linux puts no uprobe (is_prefix_bad in arch/x86/kernel/uprobes.c): LOCK, and segments that do not
+    count in 64-bit mode, with which assemblers fill up (-mbranches-within-32B-boundaries).
     """
 
     address: int
@@ -43,6 +45,7 @@ class Instruction(NamedTuple):
     displacement: int
     sib: int
     vector: bool
+    refused: bool = False
 
     @property
     def end(self) -> int:
@@ -114,6 +117,16 @@ class Instruction(NamedTuple):
         )
 
     @property
+    def is_push(self) -> bool:
+        """PUSH of a whole register."""
+        return self.opcode & 0xF8 == 0x50 and not self.map and not self.vector and self.prefix != 0x66
+
+    @property
+    def leaves(self) -> bool:
+        """An indirect jump: where to is not told."""
+        return self.opcode == 0xFF and not self.map and not self.vector and self.modrm >> 3 & 7 in (4, 5)
+
+    @property
     def is_comparison(self) -> bool:
         """CMP or TEST: flags change, no register and no memory does."""
         if self.map or self.vector:
@@ -167,6 +180,7 @@ _INVALID_0F = _bits(0x04, 0x0A, 0x0C, (0x24, 0x27))
 _IMMEDIATE_8_VECTOR = _bits((0x70, 0x73), 0xC2, (0xC4, 0xC6))
 
 _LEGACY_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+_REFUSED_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\xf0")
 
 
 class _Opcode(NamedTuple):
@@ -178,6 +192,7 @@ class _Opcode(NamedTuple):
     prefix: int
     vector: bool
     short_address: bool
+    refused: bool
     position: int
 
 
@@ -212,16 +227,18 @@ def decode(code: bytes, position: int, address: int) -> Instruction | None:
         displacement,
         sib,
         head.vector,
+        head.refused,
     )
 
 
 def _opcode(code: bytes, position: int) -> _Opcode:
     """Prefixes and opcode (SDM §2.1.1, §2.1.2, §2.2.1)."""
-    prefix, short_address, rex = 0, False, 0
+    prefix, short_address, refused, rex = 0, False, False, 0
     while (byte := code[position]) in _LEGACY_PREFIXES:
         if byte == 0x66 or (byte in (0xF2, 0xF3) and prefix != 0x66):
             prefix = byte  # 66 matters for immediates even where F2 or F3 select the operation
         short_address |= byte == 0x67
+        refused |= byte in _REFUSED_PREFIXES
         position += 1
     if byte & 0xF0 == 0x40:
         rex = byte
@@ -229,14 +246,14 @@ def _opcode(code: bytes, position: int) -> _Opcode:
         byte = code[position]
     if byte in (0xC4, 0xC5, 0x62) and not rex:
         opcode_map, rex, position = _vector_prefix(code, position)
-        return _Opcode(opcode_map, code[position], rex, prefix, True, short_address, position + 1)
+        return _Opcode(opcode_map, code[position], rex, prefix, True, short_address, refused, position + 1)
     opcode_map = 0
     if byte == 0x0F:
         position += 1
         opcode_map = {0x38: 2, 0x3A: 3}.get(code[position], 1)
         position += opcode_map > 1
         byte = code[position]
-    return _Opcode(opcode_map, byte, rex, prefix, False, short_address, position + 1)
+    return _Opcode(opcode_map, byte, rex, prefix, False, short_address, refused, position + 1)
 
 
 def _vector_prefix(code: bytes, position: int) -> tuple[int, int, int]:
@@ -325,7 +342,7 @@ def is_emulated(instruction: Instruction) -> bool:
     As in Linux's arch/x86/kernel/uprobes.c since 4.16: branch_setup_xol_ops (JMP, CALL, Jcc and one-byte NOP
     without a 66 prefix) and push_setup_xol_ops (PUSH of a register, with no prefix but REX.B alone).
     """
-    if instruction.vector or instruction.prefix == 0x66:
+    if instruction.vector or instruction.refused or instruction.prefix == 0x66:
         return False
     opcode = instruction.opcode
     if instruction.map == 1:

@@ -73,6 +73,7 @@ class Conversation:
 
     __slots__ = (
         "_counts",
+        "_final",
         "_held",
         "_items",
         "_mode",
@@ -93,6 +94,7 @@ class Conversation:
         self._held: list[tuple[Side, int, bytes | int, str]] = []
         """Data, or the length of a gap and its reason, until the mode is decided."""
         self._tls: _Handshake | None = None
+        self._final = False
         self._readers: tuple[RecordReader, RecordReader] | None = None
         counts.streams += 1
         self._read_opening()
@@ -116,14 +118,16 @@ class Conversation:
             self._readers = (RecordReader(MAC_BYTES), RecordReader(MAC_BYTES))
 
     def annotated(self, segment: Segment) -> None:
-        """See ByteSink: the comment may tell that TLS begins here."""
+        """See ByteSink: the comment may tell that TLS begins here, or that nothing follows."""
         if not self._opened or segment is self._opening.segment:
             return
         for words in _comment_words(segment):
+            self._final = self._final or words.get(packet_comments.END) == packet_comments.END_CLOSED
             tls = packet_comments.read_tls(words)
             if tls is not None and "side" not in words:
                 self._items.append(TlsStarted(self._stream, segment.time_ns, tls))
-                self._set_framing(words["tls"])
+                if words["tls"] != packet_comments.TLS_INSIDE:
+                    self._set_framing(words["tls"])
 
     def goes_on(self, segment: Segment) -> bool:
         """See ByteSink: a comment says so."""
@@ -165,7 +169,7 @@ class Conversation:
     def closed(self, sender: Side, time_ns: int, *, reset: bool) -> None:
         """See ByteSink."""
         self._decide_by_default()
-        self._items.append(StreamClosed(self._stream, time_ns, sender, reset))
+        self._items.append(StreamClosed(self._stream, time_ns, sender, reset, self._final and not reset))
 
     def end(self) -> None:
         """See ByteSink."""

@@ -20,12 +20,13 @@ from exporters.har_fields import (
     query_of,
     request_cookies,
     response_cookies,
+    shown_fields,
 )
 from exporters.har_streams import describe_streams
 from exporters.har_timings import iso_time, timings_of
-from exporters.http.content import Content, charset_of, decode_content, text_of
+from exporters.http.content import Content, charset_of, decode_content, has_controls, readable_type, text_of
 from exporters.http.messages import LOST_TO_LIMIT, Outcome
-from exporters.http.urls import address_text, exchange_url
+from exporters.http.urls import address_text, exchange_url, unusable_target
 from exporters.resource_types import resource_type
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ NO_MIME_TYPE = "x-unknown"
 """What Chrome writes where there is no Content-Type."""
 
 _HTTP_VERSIONS = {"HTTP/2": "HTTP/2.0"}
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _BODYLESS = frozenset(("GET", "HEAD", "CONNECT", "OPTIONS", "TRACE", UNKNOWN_METHOD))
 
 
@@ -82,8 +84,8 @@ def _header(pair: FieldPair) -> Json:
     return {"name": field_text(name), "value": field_text(value)}
 
 
-def _headers(fields: Fields) -> list[Json]:
-    return list(map(_header, fields.pairs))
+def _headers(fields: Fields, version: str) -> list[Json]:
+    return list(map(_header, shown_fields(fields, version)))
 
 
 def _version(version: str) -> str:
@@ -112,16 +114,19 @@ def _request(exchange: Exchange, limit: int) -> Json:
         "url": url,
         "httpVersion": _version(request.version),
         "cookies": request_cookies(request.fields),
-        "headers": _headers(request.fields),
+        "headers": _headers(request.fields, request.version),
         "queryString": query_of(url),
         "headersSize": -1 if request.head_bytes is None else request.head_bytes,
-        "bodySize": request.body.wire_bytes,
+        # A WebSocket's is what its client sent: it has no body.
+        "bodySize": request.body.wire_bytes if exchange.socket_messages is not None else request.body.size,
     }
     unknown = [name for name, value in (("method", request.method), ("url", request.target)) if value is None]
     if unknown:
         result["_unknown"] = unknown
+    if (unusable := unusable_target(request)) is not None:
+        result["_target"] = field_text(unusable)
     if request.trailers:
-        result["_trailers"] = _headers(request.trailers)
+        result["_trailers"] = _headers(request.trailers, request.version)
     if request.body.data or (request.body.wire_bytes and result["method"] not in _BODYLESS):
         _describe_body(result, request.body, decoded := decode_content(request.body, request.fields, limit))
         result["postData"] = _post_data(request, decoded)
@@ -141,8 +146,9 @@ def _post_data(request: Request, content: Content) -> Json:
     else:
         posted["text"] = text
     lowered = kind.lower()
-    if lowered.startswith(b"application/x-www-form-urlencoded") and text is not None:
-        posted["params"] = parameters(text.strip("\r\n"))
+    is_form = lowered.startswith(b"application/x-www-form-urlencoded")  # or what curl sends as one
+    if is_form and (text is not None or not has_controls(data)):
+        posted["params"] = parameters(field_text(bytes(data)).strip("\r\n"))
     elif lowered.startswith(b"multipart/form-data"):
         posted["params"] = multipart_parameters(data, kind)
     return posted
@@ -171,30 +177,38 @@ def _response(exchange: Exchange, limit: int) -> Json:
         "statusText": field_text(response.reason),
         "httpVersion": _version(response.version),
         "cookies": response_cookies(response.fields, response.started_ns),
-        "headers": _headers(response.fields),
+        "headers": _headers(response.fields, response.version),
         "content": _content(response, decoded),
         "redirectURL": field_text(response.fields.get(b"location") or b""),
         "headersSize": -1 if response.head_bytes is None else response.head_bytes,
         "bodySize": body.wire_bytes,
-        "_transferSize": (response.head_bytes or 0) + body.wire_bytes,
+        "_transferSize": sum(head.head_bytes or 0 for head in (*exchange.interim, response))
+        + body.wire_bytes,
     }
     if response.status is None:
         result["_unknown"] = ["status"]
     if response.trailers:
-        result["_trailers"] = _headers(response.trailers)
+        result["_trailers"] = _headers(response.trailers, response.version)
     if exchange.interim:
         result["_interim"] = [_interim(interim) for interim in exchange.interim]
     _describe_body(result, body, decoded)
-    if not body.complete or exchange.outcome not in (Outcome.COMPLETE, Outcome.LOST):
+    if _failed(exchange, response):
         result["_error"] = f"incomplete: {exchange.outcome.value}"
     return result
+
+
+def _failed(exchange: Exchange, response: Response) -> bool:
+    """Whether devtools would show the exchange as failed. Whoever follows a redirect may give up its body."""
+    if exchange.outcome in (Outcome.CANCELLED, Outcome.CLOSED) and response.status in _REDIRECTS:
+        return b"location" not in response.fields.index
+    return not response.body.complete or exchange.outcome not in (Outcome.COMPLETE, Outcome.LOST)
 
 
 def _interim(response: Response) -> Json:
     return {
         "status": response.status or 0,
         "statusText": field_text(response.reason),
-        "headers": _headers(response.fields),
+        "headers": _headers(response.fields, response.version),
         "time": iso_time(response.started_ns),
     }
 
@@ -213,6 +227,7 @@ def _content(response: Response, decoded: Content) -> Json:
     if text is None:
         content["text"] = base64.b64encode(data).decode("ascii")
         content["encoding"] = "base64"
+        content["mimeType"] = field_text(readable_type(kind)) or NO_MIME_TYPE
         charset = charset_of(kind, data)
         if charset is not None:
             content["_charset"] = charset

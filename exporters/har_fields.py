@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from exporters.http.messages import Fields
+    from exporters.http.messages import FieldPair, Fields
 
 Json = dict[str, Any]
 
@@ -40,6 +40,23 @@ def field_text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def shown_fields(fields: Fields, version: str) -> Iterable[FieldPair]:
+    """The fields as Chrome shows them: as they were sent, but for what HTTP/2 alone does.
+
+    There a request's cookies come in pieces, to be put together for whoever knows no HTTP/2 (RFC 9113 §8.2.3), and a
+    response's status as a field, which is the status already (§8.3.2).
+    """
+    if version != "HTTP/2":
+        return fields.pairs
+    pairs = [pair for pair in fields.pairs if pair[0] != b":status"]
+    crumbs = [value for name, value in pairs if name == b"cookie"]
+    if len(crumbs) > 1:
+        first = next(index for index, (name, _) in enumerate(pairs) if name == b"cookie")
+        rest = [pair for pair in pairs[first:] if pair[0] != b"cookie"]
+        pairs[first:] = [(b"cookie", b"; ".join(crumbs)), *rest]
+    return pairs
 
 
 def parameters(query: str) -> list[Json]:
@@ -93,7 +110,7 @@ def _set_cookie(text: str, time_ns: int) -> Json:
     name, equals, value = pair.strip().partition("=")
     if not equals:
         name, value = "", name
-    cookie: Json = {"name": name.strip(), "value": value.strip()}
+    cookie: Json = {"name": name.strip(), "value": value.strip(), "httpOnly": False, "secure": False}
     for attribute in attributes:
         key, _, content = attribute.strip().partition("=")
         key, content = key.strip().lower(), content.strip()

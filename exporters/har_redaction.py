@@ -84,6 +84,8 @@ class Redaction:
         self._message(request)
         self._message(response)
         request["url"] = self._values.url(request["url"])
+        if "_target" in request:
+            request["_target"] = self._values.url(request["_target"])
         response["redirectURL"] = self._values.url(response["redirectURL"])
         if self._names:
             request["queryString"] = self._pairs(request["queryString"], self._names)

@@ -41,10 +41,16 @@ HANDSHAKE_SEEN: Final = "seen"
 HANDSHAKE_SYNTHETIC: Final = "synthetic"
 TLS_FRAMED: Final = "framed"
 TLS_BARE: Final = "bare"
-"""Whether a TLS session's plaintext is inside a record layer, or in the segments as it is."""
+TLS_INSIDE: Final = "inside"
+"""Whether a TLS session's plaintext is inside a record layer, or in the segments as it is; or, for TLS in TLS, shown
+as the plaintext of the session around it."""
 
 CONTINUES: Final = "continues"
 """The word of a SYN that begins no connection but goes on with one, after lost bytes."""
+
+END: Final = "end"
+END_CLOSED: Final = "closed"
+"""The word of a FIN after which there is nothing more: its process closed the socket, and no other FIN is seen."""
 
 CONTINUES_HINT: Final = (
     "This is no new connection: after lost bytes the stream goes on under new sequence numbers, "

@@ -36,8 +36,8 @@ MAX_PROCESSES: Final = 4096
 MAX_NAMED_ADDRESSES: Final = 65536
 """Addresses with a block of their name; later ones are named only in their streams' comments."""
 MAX_HALF_CLOSED_STREAMS: Final = 4096
-"""Streams of which one side has sent its FIN and the other's is never seen, as where a process closes its
-socket. Then the oldest is forgotten; what it still sends is counted in ``orphan_bytes``."""
+"""Streams of which one side has sent its FIN and the other's is not seen yet. Then the oldest is forgotten; what it
+still sends is counted in ``orphan_bytes``."""
 
 _Tails = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 """Of outbound and of inbound packets; see ``block_tails``."""
@@ -192,7 +192,7 @@ class PcapngExporter:
         stream = self._streams.get(item.stream)
         if stream is None:
             return
-        if stream.close(item.sender, item.time_ns, reset=item.reset):
+        if stream.close(item.sender, item.time_ns, reset=item.reset, final=item.final):
             self._forget(item.stream)
             return
         self._half_closed[item.stream] = None

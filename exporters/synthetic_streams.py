@@ -112,12 +112,17 @@ class SyntheticStream:
             self._begin_tls(item.tls, bare=bare)
 
     def start_tls(self, tls: Tls, time_ns: int, *, bare: bool) -> None:
-        """TLS begins after cleartext (STARTTLS, CONNECT), or turns out to have begun with the connection."""
+        """TLS begins after cleartext (STARTTLS, CONNECT), or turns out to have begun with the connection.
+
+        Inside another session it has no record layer of its own: Wireshark reads none there.
+        """
         bare = bare or self._bare_from_start
         self.settle()
         self._last_ns = max(self._last_ns, time_ns)
-        self._begin_tls(tls, bare=bare)
-        framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
+        framing = packet_comments.TLS_INSIDE
+        if self._tls is None:
+            self._begin_tls(tls, bare=bare)
+            framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
         self._comments += (packet_comments.format_words(packet_comments.tls_words(tls, framing)),)
 
     def _begin_tls(self, tls: Tls, *, bare: bool) -> None:
@@ -250,18 +255,21 @@ class SyntheticStream:
 
     # Ends
 
-    def close(self, sender: Side, time_ns: int, *, reset: bool) -> bool:
-        """FIN or RST; whether the connection is over."""
+    def close(self, sender: Side, time_ns: int, *, reset: bool, final: bool = False) -> bool:
+        """FIN or RST; whether the connection is over, as after a ``final`` FIN it is."""
         self.settle()
         if reset:
             self._segment(sender, time_ns, RST | ACK)
             return True
         if self.finished is sender:
             return False
+        if final:
+            words = {packet_comments.END: packet_comments.END_CLOSED}
+            self._comments += (packet_comments.format_words(words),)
         self._segment(sender, time_ns, FIN | ACK)
         if self.finished is None:
             self.finished = sender
-            return False
+            return final
         self._segment(sender.other, time_ns, ACK)
         return True
 

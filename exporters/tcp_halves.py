@@ -1,7 +1,8 @@
 """One direction of a TCP connection: which bytes of a segment are new, and what came too early (RFC 9293 §3.4).
 
-Sequence numbers are 32-bit and compared modulo 2^32. A half hands out pieces, in order and without overlap;
-it knows nothing of the other direction, of times and of who wants the bytes.
+Sequence numbers are 32-bit and compared modulo 2^32. A half hands out pieces, in order and without overlap. What
+is kept is handed out when it is ``ready``, as the caller sees it; of the other direction, of times and of who wants the
+bytes a half knows nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from exporters.segments import FIN, SYN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from capture.streams import Side
     from exporters.dissection import Segment
 
@@ -92,24 +95,52 @@ class Half:
         """Whether a segment with this number can belong here."""
         return self.next is None or abs(distance(self.next, sequence)) <= MAX_JUMP_BYTES
 
-    def take(self, segment: Segment) -> list[Piece]:
-        """The pieces that a segment with payload or FIN makes available: none, if it came too early."""
+    def take(self, segment: Segment, ready: Callable[[Segment], bool]) -> list[Piece]:
+        """The pieces that a segment with payload or FIN makes available: none, if it came too early.
+
+        So it did if it is not ``ready``. Early segments behind it follow as long as they are.
+        """
         start = first_byte(segment)
         self.begin(start, start)
         ahead = distance(self._next(), start)
-        if ahead > 0:
+        if ahead > 0 or not ready(segment):
             return self._keep(segment, ahead)
-        return [self._advance(segment, -ahead), *self._early_pieces()]
+        return [self._advance(segment, -ahead), *self.early_pieces(ready)]
 
-    def skip_hole(self, limit: int = MAX_JUMP_BYTES) -> list[Piece]:
-        """Gives up the bytes before the first early segment, or ``limit`` of them, and goes on."""
+    def skip_hole(self, limit: int, ready: Callable[[Segment], bool]) -> list[Piece]:
+        """Gives up the bytes before the first early segment, or ``limit`` of them, and goes on.
+
+        Where no bytes are lacking, that segment itself is no longer kept back.
+        """
         hole = distance(self._next(), first_byte(self.early[0])) if self.early else limit
-        pieces = []
         if hole > 0:
             lost = min(hole, limit)
             self.next = (self._next() + lost) & SEQUENCE_MASK
-            pieces.append(Piece(lost, None))
-        return [*pieces, *self._early_pieces()]
+            return [Piece(lost, None), *self.early_pieces(ready)]
+        return [self._advance(self.pop_early(), -hole), *self.early_pieces(ready)]
+
+    def early_pieces(self, ready: Callable[[Segment], bool]) -> list[Piece]:
+        """The early segments that no hole keeps back any more, up to the first that is not ``ready``."""
+        pieces: list[Piece] = []
+        for segment in self.early:
+            old = distance(first_byte(segment), self._next())
+            if old < 0 or not ready(segment):
+                break
+            self._count_early(-len(segment.payload))
+            pieces.append(self._advance(segment, old))
+        del self.early[: len(pieces)]
+        return pieces
+
+    @property
+    def next_is_early(self) -> bool:
+        """Whether no hole keeps back the first early segment."""
+        return bool(self.early) and distance(first_byte(self.early[0]), self._next()) >= 0
+
+    def pop_early(self) -> Segment:
+        """The first early segment, which is kept no longer."""
+        segment = self.early.pop(0)
+        self._count_early(-len(segment.payload))
+        return segment
 
     def _next(self) -> int:
         assert self.next is not None  # noqa: S101  (nothing comes early or is lost before the beginning)
@@ -117,26 +148,13 @@ class Half:
 
     def _advance(self, segment: Segment, old: int) -> Piece:
         size = len(segment.payload) + segment.missing
+        if self.finished:
+            return Piece(0, segment, size + 1)
         self.next = (self._next() + max(0, size - old)) & SEQUENCE_MASK
         if segment.flags & FIN and old <= size:
             self.finished = True
             self.next = (self.next + 1) & SEQUENCE_MASK
         return Piece(0, segment, old)
-
-    def _early_pieces(self) -> list[Piece]:
-        """The early segments that no hole keeps back any more."""
-        pieces: list[Piece] = []
-        for segment in self.early:
-            old = distance(first_byte(segment), self._next())
-            if old < 0:
-                break
-            self._count_early(-len(segment.payload))
-            if not self.finished:
-                pieces.append(self._advance(segment, old))
-            else:
-                pieces.append(Piece(0, segment, len(segment.payload) + segment.missing + 1))
-        del self.early[: len(pieces)]
-        return pieces
 
     def _keep(self, segment: Segment, ahead: int) -> list[Piece]:
         following = self._next()
@@ -149,9 +167,13 @@ class Half:
             or len(self.early) > MAX_EARLY_SEGMENTS
             or self._backlog.bytes > MAX_EARLY_TOTAL_BYTES
         ):
-            pieces += self.skip_hole()
+            pieces += self.skip_hole(MAX_JUMP_BYTES, _always)
         return pieces
 
     def _count_early(self, size: int) -> None:
         self.early_bytes += size
         self._backlog.bytes += size
+
+
+def _always(segment: Segment) -> bool:
+    return True

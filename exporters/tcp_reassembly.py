@@ -7,7 +7,8 @@ connection is over. They become a gap of exact length.
 
 Captures are not quite in order: a segment may be recorded before the bytes that it acknowledges. Such a
 segment is *deferred* until those bytes come, or until REORDERING_SEGMENTS or REORDERING_NS have passed, so
-that a response never comes before its request.
+that a response never comes before its request. Nor does a request come before the response that its client had
+read: what came early is handed out only when what it acknowledges has been, also after a hole was given up.
 
 Our own captures take the short way through ``feed``: every segment is the next one.
 
@@ -22,7 +23,7 @@ from capture.streams import Endpoint, Side
 from exporters.dissection import Segment, path_endpoints, reverse_path
 from exporters.http_starts import HTTP2_PREFACE, REQUEST_STARTS, RESPONSE_START
 from exporters.segments import ACK, FIN, RST, SYN
-from exporters.tcp_halves import SEQUENCE_MASK, Backlog, Half, Piece
+from exporters.tcp_halves import MAX_JUMP_BYTES, SEQUENCE_MASK, Backlog, Half, Piece, distance, first_byte
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,11 @@ class _Connection:
             return self.client, self.server
         return self.server, self.client
 
+    def ready(self, segment: Segment) -> bool:
+        """Whether all that a segment acknowledges has come."""
+        _, other = self.halves(segment.path)
+        return not (segment.flags & ACK and other.missing_until(segment.acknowledgement))
+
     @property
     def syn_seen(self) -> bool:
         return self.first.flags & (SYN | ACK) == SYN
@@ -130,7 +136,9 @@ class TcpReassembler:
                 sink is not None
                 and segment.sequence == half.next
                 and segment.acknowledgement == other.next
-                and not (half.early or connection.deferred or segment.missing or segment.comments)
+                and not (
+                    half.early or other.early or connection.deferred or segment.missing or segment.comments
+                )
             ):
                 payload = segment.payload
                 if payload and not half.finished:
@@ -170,7 +178,8 @@ class TcpReassembler:
         """A connection's first segment: new, repeated, or of the next one on the same ports."""
         if connection is not None:
             half, other = connection.halves(segment.path)
-            if half.initial == segment.sequence and connection.syn_seen:
+            # Where the SYN comes late, what came before it has told the number of the first byte.
+            if half.initial == (segment.sequence + (not connection.syn_seen)) & SEQUENCE_MASK:
                 return connection
             if connection.sink is not None and connection.sink.goes_on(segment):
                 half.begin_again()
@@ -251,9 +260,10 @@ class TcpReassembler:
                 connection.deferred.append(segment)
                 return
         elif segment.flags & ACK:
-            _, other = connection.halves(segment.path)
+            half, other = connection.halves(segment.path)
             other.begin(segment.acknowledgement, segment.acknowledgement)
-            if other.missing_until(segment.acknowledgement):
+            if not connection.ready(segment):
+                half.begin(segment.sequence, first_byte(segment))
                 connection.deferred.append(segment)
                 return
             if not segment.flags & SYN:
@@ -264,8 +274,7 @@ class TcpReassembler:
         """Goes on with deferred segments whose acknowledged bytes have come, or are late."""
         while connection.deferred:
             first = connection.deferred[0]
-            _, other = connection.halves(first.path)
-            if not other.missing_until(first.acknowledgement):
+            if connection.ready(first):
                 del connection.deferred[0]
                 self._accept(connection, first)
             elif len(connection.deferred) > REORDERING_SEGMENTS or time_ns - first.time_ns > REORDERING_NS:
@@ -275,24 +284,58 @@ class TcpReassembler:
 
     def _give_up(self, connection: _Connection) -> None:
         """The first deferred segment acknowledges bytes that the capture lacks."""
-        first = connection.deferred.pop(0)
+        first = connection.deferred[0]
         _, other = connection.halves(first.path)
         self._open(connection, first.time_ns)
         connection.last_ns = max(connection.last_ns, first.time_ns)
         self._skip(connection, other, first.acknowledgement)
+        del connection.deferred[0]
         self._accept(connection, first)
+        self._release(connection)
 
     def _skip(self, connection: _Connection, half: Half, acknowledgement: int) -> None:
         """What was acknowledged was sent: bytes before that are lost, if they have not come."""
         while missing := half.missing_until(acknowledgement):
-            self._deliver(connection, half, half.skip_hole(missing))
+            if half.next_is_early:
+                self._skip_what_is_awaited(connection, half.early[0])
+            self._deliver(connection, half, half.skip_hole(missing, connection.ready))
+
+    def _skip_what_is_awaited(self, connection: _Connection, early: Segment) -> None:
+        """Of the other half: what keeps back ``early``. What was captured of that is deferred, if not early, too."""
+        _, other = connection.halves(early.path)
+        for segment in [one for one in connection.deferred if one.payload and one.path == other.path]:
+            if distance(first_byte(segment), early.acknowledgement) > 0:
+                if not connection.ready(segment):
+                    return
+                connection.deferred.remove(segment)
+                self._deliver(connection, other, other.take(segment, connection.ready))
+        while (missing := other.missing_until(early.acknowledgement)) and not other.next_is_early:
+            self._deliver(connection, other, other.skip_hole(missing, connection.ready))
 
     def _give_up_all(self, connection: _Connection) -> None:
-        while connection.deferred:
-            self._give_up(connection)
-        for half in (connection.client, connection.server):
-            while half.early:
-                self._deliver(connection, half, half.skip_hole())
+        while True:
+            while connection.deferred:
+                self._give_up(connection)
+            halves = [half for half in (connection.client, connection.server) if half.early]
+            if not halves:
+                return
+            half = min(halves, key=lambda half: half.early[0].time_ns)
+            self._deliver(connection, half, half.skip_hole(MAX_JUMP_BYTES, connection.ready))
+            self._release(connection)
+
+    def _release(self, connection: _Connection) -> None:
+        """Goes on with early segments that the other half kept back; the first one that it still does is deferred."""
+        halves = (connection.client, connection.server)
+        while pieces := [
+            (half, half.early_pieces(connection.ready)) for half in halves if half.next_is_early
+        ]:
+            for half, released in pieces:
+                self._deliver(connection, half, released)
+            if not any(released for _, released in pieces):
+                break
+        for half in halves:
+            if half.next_is_early and not connection.deferred:
+                connection.deferred.append(half.pop_early())
 
     # Bytes
 
@@ -308,7 +351,8 @@ class TcpReassembler:
             self.ignored_segments += 1 if size else 0
             return
         self._open(connection, segment.time_ns)
-        self._deliver(connection, half, half.take(segment))
+        self._deliver(connection, half, half.take(segment, connection.ready))
+        self._release(connection)
 
     def _deliver(self, connection: _Connection, half: Half, pieces: list[Piece]) -> None:
         """Hands pieces on; times of a connection never go back."""

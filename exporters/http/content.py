@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from exporters.http.messages import Body, Fields
 
 _CHARSET = re.compile(rb"[ \t]*charset[ \t]*=[ \t]*\"?([^\s\"]+)", re.IGNORECASE)
+_BROWSERS_CHARSET = re.compile(
+    rb"us-ascii|ascii|latin[1-6]|utf-?8|utf-16(?:le|be)?|iso-?8859-(?:[1-9]|1[013-5])|(?:windows-|cp)125[0-8]"
+    rb"|windows-(?:31j|874|949)|koi8-[ru]|macintosh|x-mac-cyrillic|(?:ibm|cp)866|gbk|gb2312|gb18030|big5(?:-hkscs)?"
+    rb"|euc-(?:jp|kr)|iso-2022-jp|shift[_-]jis|(?:x-)?sjis|ms932|ks_c_5601-1987|tis-620",
+    re.IGNORECASE,
+)
+"""Labels that the Encoding Standard has, but for rare aliases."""
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset[ \t]*=[ \t]*[\"']?([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"<\?xml[^>]{0,200}?encoding[ \t]*=[ \t]*[\"']([A-Za-z0-9_.:\-]+)")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
@@ -172,6 +179,22 @@ def timed_blocks(body: Body, fields: Fields, limit: int) -> Iterator[tuple[int, 
             return
 
 
+def readable_type(content_type: bytes) -> bytes:
+    """The media type without a charset that no browser knows: devtools show nothing of bytes in one."""
+    media_type, *parameters = content_type.split(b";")
+    kept = (
+        parameter
+        for parameter in parameters
+        if not (found := _CHARSET.match(parameter)) or _BROWSERS_CHARSET.fullmatch(found[1])
+    )
+    return b";".join((media_type, *kept))
+
+
+def has_controls(data: bytes | bytearray) -> bool:
+    """Whether there are bytes in it that no text has, whatever its charset."""
+    return _CONTROLS.search(data) is not None
+
+
 def charset_of(content_type: bytes, data: bytes | bytearray) -> str | None:
     """The charset by Content-Type, byte order mark, or the document itself; None where none of them tells.
 
@@ -199,7 +222,7 @@ def text_of(data: bytes | bytearray, content_type: bytes) -> str | None:
     Of bytes in another charset there is text only if they are the same in UTF-8, that is ASCII.
     """
     kind = _kind_of(content_type)
-    if kind is Kind.BINARY or (kind is Kind.UNKNOWN and _CONTROLS.search(data)):
+    if kind is Kind.BINARY or (kind is Kind.UNKNOWN and has_controls(data)):
         return None
     try:
         text = str(data, "utf-8")

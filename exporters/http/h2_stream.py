@@ -62,13 +62,14 @@ class Half:
 
     __slots__ = (
         "body", "doubts", "ended", "ended_ns", "fields", "head_bytes", "pseudo", "started_ns",
-        "trailers", "unknown", "unsettled",
+        "trailer_bytes", "trailers", "unknown", "unsettled",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.fields: Fields | None = None
         self.pseudo: dict[bytes, bytes] = {}
         self.trailers = NO_FIELDS
+        self.trailer_bytes = 0
         self.head_bytes = 0
         self.body: BodyBuilder | None = None
         self.started_ns: int | None = None
@@ -193,6 +194,7 @@ class StreamExchange:
             half.started_ns = frame.started_ns
         else:
             half.trailers = Fields(tuple(pairs))
+            half.trailer_bytes += size
             half.unknown += unknown
         status = half.pseudo.get(b":status", b"")
         if side is Side.SERVER and half.fields is not None and len(status) == 3 and status[:1] == b"1":
@@ -304,6 +306,8 @@ def _build_body(half: Half) -> Body:
     else:
         half.body.complete = half.ended
         body = half.body.build()
+        if half.trailer_bytes and body.wire_bytes:  # as of HTTP/1, where they are the end of a chunked body
+            body = replace(body, wire_bytes=body.wire_bytes + half.trailer_bytes)
     return replace(body, doubts=half.unsettled) if half.unsettled else body
 
 

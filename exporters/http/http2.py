@@ -343,8 +343,14 @@ class Http2Layer:
                 self._fail(stream, Outcome.CANCELLED, time_ns)
 
     def _fail_all(self, outcome: Outcome, time_ns: int) -> None:
+        """The connection is over. A client that has all of a response need not wait for the end of its stream."""
         while self._streams:
-            self._fail(next(iter(self._streams.values())), outcome, time_ns)
+            stream = next(iter(self._streams.values()))
+            if stream.request.ended and stream.response.missing == 0:
+                stream.response.ended = True
+                self._end(stream, stream.last_ns)
+            else:
+                self._fail(stream, outcome, time_ns)
 
     def _fail(self, stream: StreamExchange, outcome: Outcome, time_ns: int) -> None:
         stream.outcome = outcome

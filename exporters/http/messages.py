@@ -112,6 +112,11 @@ class Body:
     doubts: tuple[Lost, ...] = ()
 
     @property
+    def size(self) -> int:
+        """How many bytes were sent of it, the framing not counted."""
+        return len(self.data) + sum(lost.length for lost in self.lost)
+
+    @property
     def lost_bytes(self) -> int:
         """How many bytes of the body were sent and not captured."""
         return sum(lost.length for lost in self.lost if lost.reason != LOST_TO_LIMIT) if self.lost else 0

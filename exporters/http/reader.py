@@ -47,8 +47,10 @@ class ExchangeReader:
 
     def close(self) -> list[Exchange]:
         """There are no more items; the exchanges that have not ended, in the order of their streams."""
-        for layer in self._streams.values():
-            layer.finish(self._now_ns, Outcome.UNFINISHED)
+        for stream, layer in self._streams.items():
+            # A client that closes first may be the last that is seen of a connection: its kernel forgets the socket.
+            ended = Outcome.CLOSED if stream in self._half_closed else Outcome.UNFINISHED
+            layer.finish(self._now_ns, ended)
         self._streams.clear()
         self._half_closed.clear()
         return self._take_ended()
@@ -71,6 +73,9 @@ class ExchangeReader:
     def _close(self, layer: Layer, item: StreamClosed) -> None:
         if not item.reset:
             layer.closed(item.sender, item.time_ns)
+            if item.final:
+                self._end(item.stream, item.time_ns, Outcome.CLOSED)
+                return
             if self._half_closed.setdefault(item.stream, item.sender) is item.sender:
                 if len(self._half_closed) > self._context.limits.half_closed:
                     self._end(next(iter(self._half_closed)), item.time_ns, Outcome.CLOSED)

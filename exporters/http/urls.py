@@ -16,24 +16,31 @@ NOT_RECORDED_PATH = "/(not-recorded)"
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 _AUTHORITY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%@\[\]\-]+")
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://")
-_UNSAFE = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e|]")
+_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=\-]+")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
+_ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?#]*)(.*)", re.DOTALL)
+_UNSAFE = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]")
 
 
 def exchange_url(exchange: Exchange) -> str:
-    """The URL of an exchange; of one without a request, with NOT_RECORDED_PATH in the place of the path."""
+    """The URL of an exchange; of one without a request, with NOT_RECORDED_PATH in the place of the path.
+
+    It is one that browsers take for a URL, whatever was sent: they refuse an archive as a whole for one that is none.
+    Where the request's words are no host, the connection tells it.
+    """
     connection = exchange.connection
     request = exchange.request
     if request is None:
         return f"{_scheme(connection)}://{_authority_of(connection)}{NOT_RECORDED_PATH}"
     target = request.target
     if target is not None and request.method == b"CONNECT" and request.protocol is None:
-        return _connect_url(target)
-    if target is not None and _ABSOLUTE.match(target):
-        return _escape(target)
-    scheme = _scheme(connection) if request.scheme is None else request.scheme.decode("latin-1").lower()
-    if request.protocol == b"websocket" or _is_websocket(exchange):
-        scheme = "wss" if scheme == "https" else "ws" if scheme == "http" else scheme
+        return _connect_url(target, connection)
+    scheme = _scheme_of(request, connection)
+    if target is not None and (absolute := _ABSOLUTE.match(target)):
+        if _authority_text(absolute[2], "") is not None:
+            return _escape(target)
+        scheme, target = absolute[1].decode("latin-1").lower(), absolute[3] or b"/"
     authority = _authority(request, connection, scheme)
     if target is None:
         return f"{scheme}://{authority}{NOT_RECORDED_PATH}"
@@ -41,6 +48,17 @@ def exchange_url(exchange: Exchange) -> str:
         return f"{scheme}://{authority}"  # RFC 9112 §3.3: the asterisk form has neither path nor query
     path = _escape(target)
     return f"{scheme}://{authority}{path}" if path.startswith("/") else f"{scheme}://{authority}/{path}"
+
+
+def unusable_target(request: Request) -> bytes | None:
+    """A request's target that names a host which is none, so that its URL cannot be that."""
+    target = request.target
+    if target is None:
+        return None
+    if request.method == b"CONNECT" and request.protocol is None:
+        return target if _authority_text(target, "") is None else None
+    absolute = _ABSOLUTE.match(target)
+    return target if absolute and _authority_text(absolute[2], "") is None else None
 
 
 def address_text(endpoint: Endpoint) -> str:
@@ -59,13 +77,17 @@ def _scheme(connection: Connection) -> str:
     return "https" if connection.tls is not None else "http"
 
 
-def _is_websocket(exchange: Exchange) -> bool:
-    response = exchange.response
-    return (
-        response is not None
-        and response.status == 101
-        and (response.fields.get(b"upgrade") or b"").lower() == b"websocket"
-    )
+def _scheme_of(request: Request, connection: Connection) -> str:
+    named = request.scheme
+    scheme = _scheme(connection)
+    if named is not None and _SCHEME.fullmatch(named):
+        scheme = named.decode("latin-1").lower()
+    return {"https": "wss", "http": "ws"}.get(scheme, scheme) if _is_websocket(request) else scheme
+
+
+def _is_websocket(request: Request) -> bool:
+    """Also one that was refused: the client asked for ws: or wss: (RFC 6455 §4.1)."""
+    return (request.protocol or request.fields.get(b"upgrade") or b"").lower() == b"websocket"
 
 
 def _authority(request: Request, connection: Connection, scheme: str) -> str:
@@ -76,33 +98,61 @@ def _authority(request: Request, connection: Connection, scheme: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _authority_text(named: bytes, scheme: str) -> str | None:
+    """Host and port as a URL of ``scheme`` has them; None where they are none (URL Standard, host parsing)."""
     if _AUTHORITY.fullmatch(named) is None:
         return None
-    return named.decode("latin-1").removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
+    text = named.decode("latin-1")
+    host, colon, port = text.rpartition("@")[2].rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text.rpartition("@")[2], ""
+    if not _is_host(host) or (port and not (port.isdigit() and len(port) <= 5 and int(port) <= 0xFFFF)):
+        return None
+    return text.removesuffix(_DEFAULT_PORTS.get(scheme, ":")).removesuffix(":")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        if host.startswith("["):
+            return host.endswith("]") and bool(ipaddress.IPv6Address(host[1:-1])) and "%" not in host
+        if _HOST.fullmatch(host) is None:
+            return False
+        labels = host.lower().removesuffix(".").split(".")
+        if _NUMBER.fullmatch(labels[-1]):
+            return bool(ipaddress.IPv4Address(host))
+        for label in labels:
+            if label.startswith("xn--"):
+                label.encode().decode("idna")
+    except ValueError:
+        return False
+    return True
 
 
 def _authority_of(connection: Connection) -> str:
     """Whom the connection is to, where no request says so: the tunnel's target, the SNI, or the address."""
     default = _DEFAULT_PORTS[_scheme(connection)]
-    if connection.authority is not None and _AUTHORITY.fullmatch(connection.authority):
-        return connection.authority.decode("latin-1").removesuffix(default)
+    named = connection.authority
+    if named is not None and (text := _authority_text(named, _scheme(connection))) is not None:
+        return text
     server = connection.opened.server
     host = connection.tls.server_name if connection.tls is not None else None
-    if host is None:
+    if host is None or not _is_host(host):
         host = address_text(server)
         if ":" in host:
             host = f"[{host}]"
     return f"{host}:{server.port}".removesuffix(default)
 
 
-def _connect_url(target: bytes) -> str:
+def _connect_url(target: bytes, connection: Connection) -> str:
     """CONNECT has no URL, only an authority (RFC 9110 §9.3.6); its port tells what the tunnel is for."""
-    authority = _escape(target)
+    authority = _authority_text(target, "") or _authority_of(connection)
     return f"https://{authority}" if authority.endswith(":443") else f"http://{authority}"
 
 
 def _escape(target: bytes) -> str:
-    """As it was sent, but for bytes that no URI may contain (RFC 3986 §2), which are percent-encoded."""
+    """As it was sent, but for bytes that end or change a URL where it is read again, which are percent-encoded.
+
+    Browsers send, and show, more than RFC 3986 §2 allows: ``[]{}|^`` and backticks.
+    """
     text = target.decode("latin-1")
     if _UNSAFE.search(text) is None:
         return text

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from clients import curl_command
+from kernel_state import UNMOUNT_TRACEFS
 from processes import PYTHON
 from recording import entries, path_of, warnings
 
@@ -19,6 +20,8 @@ from bpf import below, program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
 from bpf.program import Kernel
 from bpf.tables import Tables
+from capture.streams import StreamOpened
+from exporters.reassembly import read_streams
 
 # bcc warns of every str that it takes for bytes.
 pytestmark = pytest.mark.kernel
@@ -32,34 +35,28 @@ FRAME_POINTER = 10
 # Linux that has a helper, by its number (include/uapi/linux/bpf.h); all below are older than 5.3.
 HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 131: (5, 8), 132: (5, 8), 133: (5, 8),
            174: (5, 15)}  # fmt: skip
-OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37}
+OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37, 80}
 # What an atomic addition needs whose result is used.
 FETCH_SINCE = (5, 12)
-OLDEST = (5, 12)
-MULTI_SINCE = (6, 6)
+OLDEST = (5, 15)
 SOURCES = ("enter_by_cookie", "return_by_cookie", "go_enter_by_cookie", "go_results_by_cookie")
 
 
-def functions(*, multi):
+def functions():
     """Every program of the translation unit, by the C preprocessor's reading."""
     text = re.sub(r"^#include <.*$", "", program.source(), flags=re.MULTILINE)
-    flags = ["-DUPROBE_MULTI"] if multi else []
-    command = ["gcc", "-E", "-P", "-D__x86_64__", *flags, "-"]
+    command = ["gcc", "-E", "-P", "-D__x86_64__", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     return set(re.findall(r"\bint (\w+)\((?:void|struct \w+) \*ctx\)", done.stdout))
 
 
-def compiled(*, multi):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program.system, "has_uprobe_multi", lambda: multi)
-        return Kernel(RING_BYTES, unix=True)
+def compiled():
+    return Kernel(RING_BYTES, unix=True)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["uprobe_multi", "perf events"])
-def kernel(request):
-    if request.param and not system.has_uprobe_multi():
-        pytest.skip("this kernel has no uprobe_multi")
-    found = compiled(multi=request.param)
+@pytest.fixture(scope="module")
+def kernel():
+    found = compiled()
     yield found
     found.close()
 
@@ -109,31 +106,30 @@ def kinds(kernel):
     )
 
 
-def names(kernel):
-    return sorted(functions(multi=kernel.uprobe_multi))
-
-
 def test_every_program_is_known_and_every_known_one_is_there(kernel):
-    found = functions(multi=kernel.uprobe_multi)
+    found = functions()
     attached = {name for _, name in (*TRACEPOINTS, *RAW_TRACEPOINTS)}
     assert attached < found
     assert {"continue_from_tracepoint", "continue_from_uprobe"} < found
-    assert set(SOURCES) < found if kernel.uprobe_multi else {"enter_read_ex", "return_read_ex"} < found
+    assert set(SOURCES) < found
     assert all(kernel.instructions(name) for name in found)
 
 
-def test_the_verifier_accepts_every_program(kernel):
-    own = compiled(multi=kernel.uprobe_multi)  # what bcc has loaded stays until it is closed
-    for name in names(own):
-        if own.uprobe_multi and name not in kinds(own):
-            os.close(system.load_uprobe_multi_program(own.instructions(name), name))
+@pytest.mark.parametrize("multi", [True, False], ids=["uprobe_multi", "perf events"])
+def test_the_verifier_accepts_every_program(multi):
+    if multi and not system.has_uprobe_multi():
+        pytest.skip("this kernel has no uprobe_multi")
+    own = compiled()  # what bcc has loaded stays until it is closed
+    for name in sorted(functions()):
+        if name in kinds(own):
+            assert own.load(name, kinds(own)[name]) > 0
         else:
-            assert own.load(name, kinds(own).get(name, "KPROBE")) > 0
+            os.close(system.load_uprobe_program(own.instructions(name), name, multi=multi))
     own.close()
 
 
 def test_a_uprobe_program_has_a_small_stack_or_can_reach_a_tail_call(kernel):
-    for name in names(kernel):
+    for name in sorted(functions()):
         depth = stack_bytes(kernel, name)
         assert depth <= MAX_STACK_BYTES
         if name not in kinds(kernel):
@@ -146,13 +142,12 @@ def test_the_stack_is_measured(kernel):
 
 
 def test_nothing_needs_a_newer_kernel_than_is_said(kernel):
-    limit = MULTI_SINCE if kernel.uprobe_multi else OLDEST
-    for name in names(kernel):
+    for name in sorted(functions()):
         used = set(helpers(kernel, name))
         assert used <= OLD_HELPERS | set(HELPERS), name
-        assert all(HELPERS[number] <= limit for number in used & set(HELPERS)), name
+        assert all(HELPERS[number] <= OLDEST for number in used & set(HELPERS)), name
         fetches = [i for code, _, _, _, i in instructions(kernel, name) if code in (0xDB, 0xC3) and i & 1]
-        assert not fetches or limit >= FETCH_SINCE
+        assert not fetches or OLDEST >= FETCH_SINCE
         # Calls between functions and 32-bit jumps are what BCC's compiler could add.
         assert not [code for code, _, of, _, _ in instructions(kernel, name) if code == 0x85 and of == 1]
 
@@ -164,7 +159,7 @@ def descriptors():
 
 def test_tracepoints_attach_and_let_go():
     before = descriptors()
-    own = compiled(multi=False)
+    own = compiled()
     probes = Probes(own)
     probes.attach_tracepoints()
     assert probes.missing == []
@@ -230,11 +225,13 @@ def test_without_uprobe_multi_curl_is_recorded_all_the_same(servers, tmp_path):
     (entry,) = entries(capture)
     assert path_of(entry) == "/bytes/70001"
     assert entry["response"]["content"]["size"] == 70_001
+    (opened,) = (item for item in read_streams(capture) if isinstance(item, StreamOpened))
+    assert opened.tls.library.startswith("OpenSSL 3"), "cookies tell whose function it was"
 
 
 def test_where_tracefs_is_not_mounted_none_is_left(tmp_path):
     record = f"{PYTHON.parent / 'plaintap'} record -w {tmp_path / 'x.pcapng'} -- true"
-    script = f"umount /sys/kernel/tracing; cat /proc/self/mountinfo >{tmp_path}/before; {record}; "
+    script = f"{UNMOUNT_TRACEFS}; cat /proc/self/mountinfo >{tmp_path}/before; {record}; "
     script += f"cat /proc/self/mountinfo >{tmp_path}/after; test ! -e /sys/kernel/tracing/events"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=180, check=False

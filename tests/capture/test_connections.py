@@ -425,10 +425,20 @@ def test_plaintext_that_never_finds_a_socket_is_counted_as_such():
     assert recording.tally.unknown_association == 2 * len(REQUEST)
 
 
-def test_plaintext_of_a_connection_that_is_not_wanted_is_counted_as_filtered():
+def test_plaintext_of_a_connection_that_was_not_announced_is_lost():
+    """Its end came before, or its announcement found no room in the ring."""
     recording = Recording().feed(plaintext(7, SENT, 0, REQUEST, 99))
     assert recording.items == []
-    assert recording.tally.filtered_plaintext == len(REQUEST)
+    assert (recording.tally.late_plaintext, recording.tally.filtered_plaintext) == (len(REQUEST), 0)
+
+
+def test_waiting_plaintext_of_a_connection_that_is_not_wanted_is_filtered():
+    recording = Recording().feed(plaintext(7, SENT, 0, REQUEST))
+    recording.feed(SessionBound(7, 99, MIDDLE, 1001, 1, unwanted=True), SessionFreed(7, MIDDLE))
+    recording.finish()
+    assert recording.items == []
+    tally = recording.tally
+    assert (tally.filtered_plaintext, tally.unknown_association) == (len(REQUEST), 0)
 
 
 def test_waiting_plaintext_is_bounded_and_the_oldest_goes_first():
@@ -508,6 +518,18 @@ def hello_of(connection, direction, random):
     body = b"\1" + len(message).to_bytes(3) + message
     record = b"\x16\3\1" + len(body).to_bytes(2) + body
     return moved(connection, direction, 0, record, protocol=Protocol.TLS, hello=True)
+
+
+@pytest.mark.parametrize("direction", [SENT, RECEIVED])
+@pytest.mark.parametrize(("more", "unreadable"), [(0, 0), (1, 1_400)])
+def test_a_handshake_that_the_client_did_not_go_on_with_has_nothing_to_read(direction, more, unreadable):
+    """As when Go's HTTP client ends with connections that it dialled ahead."""
+    hello = hello_of(1, direction, b"r" * 32)
+    client, server = hello.length + more, 1_400 - hello.length - more
+    totals = (client, server) if direction is SENT else (server, client)
+    recording = Recording().feed(tls_connection(), hello, ended(1, *totals, protocol=Protocol.TLS))
+    assert sum(recording.tally.unreadable.values()) == unreadable
+    assert recording.stream.opened.tls is not None
 
 
 @pytest.mark.parametrize(("random", "relayed"), [(b"r" * 32, True), (b"s" * 32, False)])

@@ -77,7 +77,7 @@ def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
     monkeypatch.setattr(doctor.btf, "VMLINUX", doctor.Path("/nowhere"))
     monkeypatch.setattr(doctor.platform, "release", lambda: "4.19.0")
     checks = {check.name: check for check in doctor.examine_machine()}
-    assert "5.12" in checks["kernel"].remedy
+    assert "5.15" in checks["kernel"].remedy
     assert "CONFIG_DEBUG_INFO_BTF" in checks["BTF"].remedy
     text = "\n".join(doctor.lines(list(checks.values()), []))
     assert text.count("MEND") == text.count("→")

@@ -124,6 +124,7 @@ def test_what_happens_to_sessions():
         )
 
     assert session("BOUND") == SessionBound(8, 7, OFFSET + 5, 4, 3)
+    assert session("BOUND", position=1) == SessionBound(8, 7, OFFSET + 5, 4, 3, unwanted=True)
     assert session("HANDSHAKE", position=2) == SessionEstablished(8, 7, OFFSET + 5, OFFSET + 2, 4, 3)
     assert session("SESSION_END") == SessionFreed(8, OFFSET + 5)
 

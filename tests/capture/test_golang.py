@@ -102,6 +102,66 @@ def test_without_section_headers(tmp_path, magic):
     ]
 
 
+# A frame as Go makes them: to 1.20, from 1.21 on, of 128 bytes and of more; then the frame's bytes with RBP's.
+FRAMES = {
+    "sub $0x68, %rsp": 0x68,
+    "push %rbp\n    mov %rsp, %rbp\n    sub $0x58, %rsp": 0x60,
+    "add $-128, %rsp": 128,
+    "sub $0x1a8, %rsp": 0x1A8,
+}
+SPILLING = """
+    cmp 16(%r14), %rsp
+    jbe 9f
+    {frame}
+    mov %rcx, {length}(%rsp)
+    mov %rbx, {buffer}(%rsp)
+    movups %xmm15, 0x20(%rsp)
+    mov %rax, {conn}(%rsp)
+    call restart
+    mov {buffer}(%rsp), %rax
+    {more}
+    add ${bytes}, %rsp
+    ret
+9:  mov %rax, 8(%rsp)
+    mov %rbx, 16(%rsp)
+    mov %rcx, 24(%rsp)
+    call restart
+    jmp {name}
+"""
+
+
+def spilling(frame="sub $0x68, %rsp", more="", **places):
+    bytes_ = FRAMES[frame]
+    values = {"conn": bytes_ + 8, "buffer": bytes_ + 16, "length": bytes_ + 24, **places}
+    return SPILLING.format(frame=frame, bytes=bytes_, more=more.format(**values), name="{name}", **values)
+
+
+def read_call(folder, body):
+    path, _ = assembled(folder, GoLike(functions=((READ, body), (WRITE, SMALL))))
+    return found_in(path)[0].sites[0].call
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_read_that_leaves_its_arguments_with_its_caller(tmp_path, frame):
+    assert read_call(tmp_path, spilling(frame)) is Call.GO_READ_SPILLED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        spilling(conn=0x18),
+        spilling(buffer=0x68 + 24, length=0x68 + 16),
+        spilling(more="mov %rdx, {buffer}(%rsp)"),
+        spilling(more="movups %xmm15, {conn}(%rsp)"),
+        spilling(more="movq $0, {length}(%rsp)"),
+        spilling().replace("call restart\n", "", 1).replace("mov %rcx", "call restart\n mov %rcx", 1),
+    ],
+    ids=["elsewhere", "exchanged", "replaced", "by a vector", "by a number", "too late"],
+)
+def test_a_read_of_which_that_is_not_certain(tmp_path, body):
+    assert read_call(tmp_path, body) is Call.GO_READ
+
+
 def test_the_probes_of_a_go_program(tmp_path):
     path, _ = assembled(tmp_path, GoLike())
     found = probes_for(str(path))
@@ -180,6 +240,7 @@ def test_a_real_program(tmp_path, flags):
     assert found.version == version.strip().removeprefix("go")
     names = {f"{PACKAGE}.{name}" for name in GO_FUNCTIONS if "UConn" not in name}
     assert {site.symbol for site in found.sites} == names
+    assert Call.GO_READ_SPILLED in {site.call for site in found.sites}
     with ElfFile(str(tmp_path / "program")) as elf:
         for name, symbol in elf.local(names).items():
             site = next(site for site in found.sites if site.symbol == name)

@@ -67,6 +67,14 @@ def test_boringssl_is_found(tmp_path, unwind, linked, tree):
     assert located(path) == expected
 
 
+@pytest.mark.parametrize("linked", LINKED.values(), ids=LINKED)
+def test_a_read_that_only_forwards(tmp_path, linked):
+    """Mono has BoringSSL of 2016. Two such instructions are a function by the unwind table alone."""
+    path, names = compiled(tmp_path, "-DOLD", "-DFORWARDING", linkage=linked)
+    expected = named(names, "SSL_read", "SSL_write", "SSL_do_handshake", "BIO_read", "BIO_write")
+    assert located(path) == expected
+
+
 def test_a_fork_that_writes_vectors(tmp_path):
     path, names = compiled(tmp_path, "-DVECTORED", "-DNO_BIO")
     assert located(path) == named(names, "SSL_read", "SSL_write", "SSL_do_handshake") | {

@@ -51,25 +51,46 @@ def test_the_next_recording_looks_nothing_up(tmp_path, searches):
     assert second.save()
 
 
-def test_a_copy_is_recognised_and_named_as_itself(tmp_path, searches):
-    copy = tmp_path / "renamed"
-    shutil.copy(LIBSSL, copy)
+def test_another_name_of_a_file_needs_no_second_look(tmp_path, searches):
+    file = tmp_path / "file"
+    shutil.copy(LIBSSL, file)
+    (tmp_path / "link").symlink_to(file)
     catalog = ProbeCatalog()
-    original = catalog.probes_for(str(LIBSSL))
-    found = catalog.probes_for(str(copy))
-    assert searches == [str(LIBSSL)]
-    assert (found.path, found.inode) == (str(copy), copy.stat().st_ino)
+    original = catalog.probes_for(str(file))
+    found = catalog.probes_for(str(tmp_path / "link"))
+    assert searches == [str(file)]
+    assert (found.path, found.inode) == (str(tmp_path / "link"), file.stat().st_ino)
     assert found.sites == original.sites
 
 
-def test_without_a_build_id_a_change_is_noticed(tmp_path, searches):
+def test_a_forged_copy_says_nothing_of_the_original(tmp_path):
+    """It has the build ID and the size, and a symbol that is elsewhere."""
+    source = "int SSL_read(void *s, void *b, int n) { return n; } int SSL_write(void *s, void *b, int n) { return 7; }"
+    (tmp_path / "forged").mkdir()
+    original = compile_library(tmp_path, source, "-Wl,--build-id=0x1234")
+    forged = compile_library(
+        tmp_path / "forged", f"int before(void) {{ return 1; }} {source}", "-Wl,--build-id=0x1234"
+    )
+    larger = max(original.stat().st_size, forged.stat().st_size)
+    for path in (original, forged):
+        os.truncate(path, larger)
+    catalog = ProbeCatalog()
+    catalog.probes_for(str(forged))
+    assert catalog.probes_for(str(original)) == probes_for(str(original))
+    assert catalog.probes_for(str(forged)).sites != catalog.probes_for(str(original)).sites
+
+
+@pytest.mark.parametrize("options", [("-Wl,--build-id=none",), ()], ids=["without build ID", "with build ID"])
+def test_a_change_is_noticed_whatever_its_owner_says(tmp_path, searches, options):
     source = "int SSL_read(void *s, void *b, int n) { return n; }"
-    path = compile_library(tmp_path, source, "-Wl,--build-id=none")
+    path = compile_library(tmp_path, source, *options)
     catalog = ProbeCatalog()
     assert catalog.probes_for(str(path)) == catalog.probes_for(str(path))
     assert len(searches) == 1
     status = path.stat()
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with path.open("r+b") as file:
+        file.write(b"\x7fELF")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     catalog.probes_for(str(path))
     assert len(searches) == 2
 

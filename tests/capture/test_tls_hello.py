@@ -61,6 +61,15 @@ def read(*parts):
     return found[0] if found else None
 
 
+@pytest.mark.parametrize("more", [b"", b"\x14\3\3\0\1\1"])
+def test_what_comes_behind_a_hello_in_its_last_piece_is_no_part_of_it(more):
+    reader = HelloReader()
+    first, _ = hellos("localhost", ["h2"])
+    assert reader.feed(first[:100]) is None
+    assert reader.feed(first[100:] + more) is not None
+    assert reader.surplus == len(more)
+
+
 @given(cuts=st.lists(st.integers(0, 600), max_size=5), tail=st.binary(max_size=50))
 def test_a_real_client_hello_in_any_split(cuts, tail):
     hello, _ = hellos("www.example.com", ["h2", "http/1.1"])

@@ -82,6 +82,14 @@ def test_each_row_matches_by_symbols_under_any_name(tmp_path, row):
     assert found.level == "exports"
 
 
+def test_boringssl_without_what_nobody_calls_is_told_by_its_sources(tmp_path):
+    source = definitions(["SSL_read", "SSL_write"])
+    text = '\nconst char *file(void) { return "/build/src/ssl/ssl_lib.%s"; }'
+    for extension, library in (("cc", "BoringSSL"), ("c", "OpenSSL")):
+        path = compile_library(tmp_path, source + text % extension, name=extension)
+        assert probes_for(str(path)).library == library
+
+
 def test_a_static_program_matches_by_symtab(tmp_path):
     source = (
         definitions(["SSL_read", "SSL_write", "BIO_read", "BIO_write"]) + "\nint main(void) { return 0; }"

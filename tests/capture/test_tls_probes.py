@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from compiled import LIBSSL
+from compiled import LIBSSL, compile_library
 from processes import wait_until
 
+from bpf import abi
 from capture.leases import Leases
 from capture.probe_catalog import ProbeCatalog
-from capture.processes import Version, discover_files
+from capture.processes import ExecutableFile, Version, discover_files
 from capture.tls_probes import Look, TlsFiles, TlsProbes
 
 if TYPE_CHECKING:
@@ -32,10 +35,12 @@ class Attached:
     def __init__(self) -> None:
         self.inodes: list[int] = []
         self.released: list[int] = []
+        self.sites: list[UprobeSite] = []
         self.known: dict[tuple[int, int], Version] = {}
 
     def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> tuple[int, ...]:
         assert sites
+        self.sites += sites
         self.inodes.append(os.stat(path).st_ino)  # noqa: PTH116 - as the kernel resolves it
         return (library,)
 
@@ -47,6 +52,9 @@ class Attached:
 
     def forget_file(self, device: int, inode: int, version: Version) -> None:
         assert self.known.pop((device, inode)) == version
+
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
+        raise AssertionError("nobody waits")
 
 
 @pytest.fixture
@@ -61,6 +69,74 @@ def look_at(files: TlsFiles, path: Path) -> list[Look]:
     """Look at a file by its path."""
     status = path.stat()
     return files.look_at_path(str(path), status.st_ino, Version.of(status))
+
+
+def test_a_fifo_under_a_librarys_name_is_not_waited_for(leases: Leases, tmp_path: Path) -> None:
+    """Whose process is looked at can put one there after the file was found."""
+    library = tmp_path / "libssl.so"
+    shutil.copy(LIBSSL, library)
+    status = library.stat()
+    found = ExecutableFile(
+        str(library), status.st_dev, status.st_ino, Version.of(status), str(library), (os.getpid(),)
+    )
+    library.unlink()
+    os.mkfifo(library)
+    done: list[list[Look]] = []
+    files = TlsFiles(ProbeCatalog(), leases)
+    thread = threading.Thread(target=lambda: done.append(files._look([found])), daemon=True)
+    thread.start()
+    thread.join(5.0)
+    assert done == [[]]
+
+
+def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: Path) -> None:
+    library, other = tmp_path / "libssl.so", tmp_path / "other"
+    for path in (library, other):
+        shutil.copy(LIBSSL, path)
+    status = library.stat()
+    found = ExecutableFile(str(library), status.st_dev, status.st_ino, Version.of(status), str(library), ())
+    other.rename(library)
+    files = TlsFiles(ProbeCatalog(), leases)
+    assert files._look([found]) == []
+    (look,) = look_at(files, library)
+    assert look.probes
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A library as two containers of one image have it."""
+    with contextlib.ExitStack() as mounts:
+        layers = tmp_path / "layers"
+        layers.mkdir()
+        # An overlay on an overlay would hide the inode.
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", layers], check=True)
+        mounts.callback(subprocess.run, ["umount", layers], check=True)
+        for name in ("image", "upper1", "work1", "upper2", "work2", "root1", "root2"):
+            (layers / name).mkdir()
+        shutil.copy(LIBSSL, layers / "image/libssl.so")
+        for number in "12":
+            options = f"lowerdir={layers}/image,upperdir={layers}/upper{number},workdir={layers}/work{number}"
+            root = layers / f"root{number}"
+            subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+            mounts.callback(subprocess.run, ["umount", "-l", root], check=True)
+        yield layers / "root1/libssl.so", layers / "root2/libssl.so"
+
+
+@pytest.mark.kernel  # for the right to mount
+def test_containers_of_one_image_share_their_probes(leases: Leases, containers: tuple[Path, Path]) -> None:
+    first, second = containers
+    assert first.stat().st_dev != second.stat().st_dev
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach([*look_at(files, first), *look_at(files, second)])
+    assert attached.inodes == [first.stat().st_ino]
+    # In the first one someone writes to it: the probes go with it, and the other gets its own.
+    version = Version.of(second.stat())
+    with first.open("r+b"):
+        wait_until(lambda: attached.released, "the probes to go")
+    probes.attach(files.look_again())
+    assert len(attached.inodes) >= 2
+    assert files.has_seen(second.stat().st_ino, version)
 
 
 @pytest.mark.kernel  # for the right to open files in /proc/PID/map_files
@@ -131,3 +207,20 @@ def test_what_is_written_over_counts_as_new_though_it_has_no_probes(leases: Leas
     assert len(attached.inodes) == 1
     assert attached.known != {}
     assert not files.has_seen(file.stat().st_ino, before)
+
+
+def test_a_bio_is_for_the_library_that_writes_to_it(leases: Leases, tmp_path: Path) -> None:
+    """s2n comes with a libcrypto, often in one file, and writes its records without it."""
+    names = ("s2n_recv", "s2n_send", "s2n_negotiate", "SSL_read", "SSL_write", "BIO_read", "BIO_write")
+    source = "".join(f"long {name}(void *o, void *b, long n) {{ return n; }}\n" for name in names)
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach(look_at(files, compile_library(tmp_path, source)))
+    without_bio = abi.header().constants["WITHOUT_BIO"]
+    flags = [(site.shape, bool(site.flags & without_bio)) for site in attached.sites]
+    assert set(flags) >= {
+        ("READ_INT", False),
+        ("WRITE_INT", False),
+        ("READ_LONG", True),
+        ("WRITE_LONG", True),
+    }

@@ -9,7 +9,7 @@ import pytest
 from kernel_events import REQUEST, RESPONSE, START_NS, announced, distant, ended, moved, plaintext
 
 from capture.events import Direction, Protocol, Reason, Role
-from capture.streams import Data, Process, Side, StreamOpened
+from capture.streams import Data, Process, Side, StreamOpened, Tls, TlsStarted
 from capture.views import Content, State, View
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
@@ -153,6 +153,40 @@ def test_a_connection_without_fin_or_reset_has_no_close():
     view = View(distant(1))
     opened(view)
     assert list(view.close(replace(ended(1), local_fin=None, peer_fin=None))) == []
+
+
+@pytest.mark.parametrize(("first", "inside"), [(b"CONNECT a:443 HTTP/1.1\r\n\r\n", True), (REQUEST, False)])
+def test_another_session_is_inside_the_first_where_that_asked_for_a_tunnel(first, inside):
+    view = View(distant(1))
+    view.handshakes[8] = (20, 30)
+    view.protocol = Protocol.TLS
+    opened(view)
+    events = (
+        plaintext(7, SENT, 0, first, 1),
+        plaintext(7, RECEIVED, 0, RESPONSE, 1),
+        plaintext(8, SENT, 0, REQUEST, 1),
+        plaintext(8, RECEIVED, 0, RESPONSE, 1),
+    )
+    items = [item for event in events for content in view.add(event) for item in view.give(content)]
+    begun = [item.tls for item in items if isinstance(item, TlsStarted)]
+    inner = Tls(None, None, "http/1.1", 20, 30)
+    assert begun == ([inner] if inside else [])
+    assert [item.data for item in items if isinstance(item, Data)] == [first, RESPONSE, REQUEST, RESPONSE]
+
+
+def test_the_end_is_final_where_the_peer_s_is_never_seen():
+    view = View(distant(1))
+    opened(view)
+    alone, *rest = view.close(replace(ended(1), local_fin=9, peer_fin=None))
+    assert (alone.sender, alone.reset, alone.final, rest) == (Side.CLIENT, False, True, [])
+    for ends in (
+        {"peer_fin": 7},
+        {"peer_reset": 12},
+        {"local_reset": 12},
+        {"local_fin": None, "peer_fin": 7},
+    ):
+        event = replace(ended(1), **{"local_fin": 9, "peer_fin": None, **ends})
+        assert not any(item.final for item in view.close(event))
 
 
 @pytest.mark.parametrize("likely", Side)

@@ -22,6 +22,7 @@ from h2_talk import H2Talk
 from http_streams import CURL, OPENED_NS, STEP_NS, Conversation, read
 from hypothesis import given
 from hypothesis import strategies as st
+from odd_http import odd_exchanges
 
 from capture.streams import Lookup, Process, Side, StreamOpened, Tls
 from exporters.har import EntryMaker, HarWriter, write_har
@@ -303,7 +304,7 @@ def test_query_strings_and_cookies() -> None:
     }
     assert expired["expires"] == "2015-10-21T07:28:00Z"
     assert (lasting["value"], lasting["expires"]) == ("x=y", "2023-11-14T22:14:20Z")
-    assert strange == {"name": "", "value": "strange"}
+    assert strange == {"name": "", "value": "strange", "httpOnly": False, "secure": False}
 
 
 def post(body: bytes, kind: bytes, *fields: bytes) -> Conversation:
@@ -720,6 +721,16 @@ def test_devtools_show_sequences_of_messages(tmp_path: Path) -> None:
     ]
     assert (plain["protocol"], plain["priority"], plain["type"]) == ("h2", "VeryHigh", "fetch")
     assert call["status"] == 200
+
+
+def test_devtools_read_odd_exchanges_too(tmp_path: Path) -> None:
+    found = odd_exchanges(big=2_000_000)
+    path = tmp_path / "odd.har"
+    path.write_text(json.dumps(archive_of(found)))
+    shown = devtools.import_har(path)
+    assert shown["problems"] == []
+    assert len(shown["requests"]) == len(found) > 100
+    assert [request for request in shown["requests"] if "error" in request["content"]] == []
 
 
 def seconds_of(text: str) -> float:

@@ -34,6 +34,8 @@ from transcripts import (
 
 from capture.streams import Data, Endpoint, Lookup, Side, StreamOpened, Tls
 from exporters import packets
+from exporters.http import exchanges
+from exporters.http.urls import exchange_url
 from exporters.packets import Framing, PcapngExporter
 
 if TYPE_CHECKING:
@@ -114,6 +116,34 @@ def test_a_preface_that_is_never_finished_is_written_all_the_same(move: str) -> 
     elif move == "other bytes":
         stream.client(b"- not HTTP/2")
     assert timeless(read(capture(stream.items))) == timeless(stream.items)
+
+
+@pytest.mark.parametrize("session", [None, tls("http/1.1"), tls("h2")])
+@pytest.mark.parametrize("framing", Framing)
+def test_a_final_end_is_told_as_such(session: Tls | None, framing: Framing) -> None:
+    stream = Transcript(tls=session).client(REQUEST).close(CLIENT, final=True)
+    again = Transcript(tls=session).client(REQUEST).close(CLIENT)
+    for items in (stream.items, again.items):
+        assert timeless(read(capture(items, framing))) == timeless(items)
+
+
+@pytest.mark.parametrize("framing", Framing)
+@pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
+def test_tls_in_tls_is_shown_as_the_plaintext_around_it(tmp_path: Path, framing: Framing, alpn: str) -> None:
+    stream = Transcript(tls=tls("http/1.1"), port=8443)
+    stream.client(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").server(b"HTTP/1.1 200 OK\r\n\r\n")
+    stream.start_tls(tls(alpn))
+    if alpn == "h2":
+        stream.client(HTTP2_START, frame(4, 1, 0)).server(frame(4, 0, 0), frame(4, 1, 0))
+        stream.client(http2_request(1)).server(http2_response(1, b"hello"))
+    else:
+        stream.exchange(2)
+    items = stream.close().items
+    assert timeless(read(capture(items, framing))) == timeless(items)
+    assert expert_problems(write(tmp_path / "a.pcapng", items)) == []
+    found = list(exchanges(read(capture(items, framing))))
+    assert [exchange_url(each).split("/")[0] for each in found[1:]] == ["https:"] * (len(found) - 1)
+    assert len(found) > 1
 
 
 def test_cleartext_http_is_dissected_on_any_port(tmp_path: Path) -> None:

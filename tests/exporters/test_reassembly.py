@@ -298,6 +298,50 @@ class TestOtherPeoplesTcp:
         assert items[1].length == len(REQUEST)
         assert bytes_of(items, SERVER) == response()
 
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def test_requests_and_responses_alternate_whatever_was_lost(self, data: st.DataObject) -> None:
+        """And whatever came out of order: the order is that of what each side had read when it wrote."""
+        tcp, handshake = self.conversation()
+        packets: list[Any] = []
+        rounds = data.draw(st.integers(1, 6))
+        for _ in range(rounds):
+            packets += [tcp.client(b"c" * 10), tcp.server(flags=ACK)]
+            packets += [tcp.server(b"s" * 5), tcp.server(b"s" * 5), tcp.client(flags=ACK)]
+        packets += [tcp.client(b"last")]
+        kept = data.draw(st.lists(st.integers(0, 9), min_size=len(packets), max_size=len(packets)))
+        late = data.draw(st.lists(st.integers(0, 4), min_size=len(packets), max_size=len(packets)))
+        order = sorted(range(len(packets)), key=lambda at: at + late[at])
+        position = [0, 0]
+        for item in items_of([*handshake, *(packets[at] for at in order if kept[at])]):
+            if isinstance(item, Data | Gap):
+                before = position[item.sender]
+                position[item.sender] += item.length if isinstance(item, Gap) else len(item.data)
+                if isinstance(item, Data) and item.sender is SERVER:
+                    assert position[CLIENT] >= (before // 10 + 1) * 10
+                elif isinstance(item, Data):
+                    assert position[SERVER] >= before // 10 * 10
+
+    def test_a_lost_request_does_not_gather_the_requests_after_it(self) -> None:
+        """They came within the time that is waited for it: the responses to it and to them are told apart."""
+        tcp, packets = self.conversation()
+        tcp.client(REQUEST)
+        for number in range(3):
+            packets += [tcp.server(b"response %d" % number), tcp.client(b"request %d" % number)]
+        items = items_of([*packets, *tcp.finish()])
+        assert [(type(item), item.sender) for item in items if isinstance(item, Data | Gap)] == [
+            (Gap, CLIENT),
+            *[(Data, SERVER), (Data, CLIENT)] * 3,
+        ]
+
+    def test_a_syn_that_comes_late_is_of_the_connection_that_it_begins(self) -> None:
+        tcp, (syn, answer, third) = self.conversation()
+        packets = [answer, third, tcp.client(REQUEST), syn, tcp.server(response()), *tcp.finish()]
+        items = items_of(packets)
+        assert [item.stream for item in items if isinstance(item, StreamOpened)] == [1]
+        assert bytes_of(items, CLIENT) == REQUEST
+        assert bytes_of(items, SERVER) == response()
+
     def test_segments_that_were_cut_by_a_snap_length(self) -> None:
         tcp, packets = self.conversation()
         packets += [tcp.client(b"x" * 100), tcp.client(b"y" * 10), tcp.server(b"z" * 5), *tcp.finish()]

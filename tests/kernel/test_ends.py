@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 LIMIT_SECONDS = 4
+CURL_TIMED_OUT = 28
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -44,6 +45,18 @@ def test_it_ends_after_the_given_seconds(servers: Servers, tmp_path: Path) -> No
     assert done.returncode == 0
     assert time.monotonic() - began > LIMIT_SECONDS
     assert [path_of(entry) for entry in entries(recording.path)] == ["/text"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_a_client_gives_up_ends_there(servers: Servers, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "given-up.pcapng"
+    with record(path, "--port", servers.port(scheme)):
+        command = curl_command(servers, "-m", "1", servers.url(scheme, "/slow?ms=9000"))
+        assert subprocess.run(command, capture_output=True, check=False).returncode == CURL_TIMED_OUT
+        time.sleep(2)
+    (entry,) = entries(path)
+    assert entry["_outcome"] == "the connection was closed"
+    assert 500 < entry["time"] < 2500
 
 
 def test_a_command_s_streams_and_exit_code_are_its_own(tmp_path: Path) -> None:

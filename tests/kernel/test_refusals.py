@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl
+from kernel_state import UNMOUNT_TRACEFS
 from processes import PLAINTAP, RUN_VARIABLE, running
 from recording import entries, path_of, plaintap, record_command
 
@@ -95,7 +96,7 @@ def test_tracefs_need_not_be_mounted(servers: Servers, tmp_path: Path) -> None:
     capture = tmp_path / "x.pcapng"
     url = servers.url("https", "/text")
     fetch = f"curl -s --http1.1 --cacert {servers.certificate} {url}"
-    script = f"umount /sys/kernel/tracing; exec {PLAINTAP} record -w {capture} -- {fetch}"
+    script = f"{UNMOUNT_TRACEFS}; exec {PLAINTAP} record -w {capture} -- {fetch}"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, timeout=180, check=False
     )

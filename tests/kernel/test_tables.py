@@ -5,12 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from processes import ROOT
+from kernel_state import empty_table, table_values
+from processes import ROOT, running
+from recording import record
 
 from bpf.program import Kernel
+from bpf.tables import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = [
     pytest.mark.kernel,
@@ -21,21 +30,130 @@ pytestmark = [
 DECLARED = re.compile(r"^BPF_(?:HASH|ARRAY)\((\w+)|^BPF_TABLE\([^,]+,[^,]+,[^,]+, (\w+)", re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    """A kernel side that records nothing."""
+    loaded = Kernel(os.sysconf("SC_PAGE_SIZE"))
+    yield loaded
+    loaded.close()
+
+
 def size(fd: int, what: str) -> int:
     """The kernel's ``key_size`` or ``value_size`` of an open map."""
     lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
 
 
-def test_python_s_values_are_as_large_as_the_kernel_s() -> None:
+def test_python_s_values_are_as_large_as_the_kernel_s(kernel: Kernel) -> None:
     names = [hash_ or table for hash_, table in DECLARED.findall((ROOT / "bpf/maps.bpf.h").read_text())]
     assert "connections" in names
-    kernel = Kernel(os.sysconf("SC_PAGE_SIZE"))
+    for name in names:
+        table = kernel.table(name)
+        # A smaller buffer is overrun by the kernel, which corrupts the heap.
+        assert ctypes.sizeof(table.Key) == size(table.map_fd, "key_size"), name
+        assert ctypes.sizeof(table.Leaf) == size(table.map_fd, "value_size"), name
+
+
+def ended(kernel: Kernel, key: int, connection: int, *, late: bool = True) -> None:
+    """Put a connection into the tables that has ended, or one that took its key."""
+    table, ends = kernel.table("connections"), kernel.table("late_ends")
+    value = table.Leaf()
+    value.id, value.announced, value.ended = connection, 1, late
+    table[table.Key(key)] = value
+    if late:
+        ends[ends.Key(key)] = ends.Leaf(connection)
+
+
+def test_an_end_that_was_told_late_takes_nobody_s_entry_but_its_own(kernel: Kernel) -> None:
+    tables = Tables(kernel)
+    for key in (1, 2, 3):
+        ended(kernel, key, 10 + key)
+    first, second, third = sorted(tables.late_ends(), key=lambda c: c.key)
+    assert [(c.key, c.connection) for c in (first, second, third)] == [(1, 11), (2, 12), (3, 13)]
+    # Meanwhile one address is used again, and one entry is gone.
+    ended(kernel, 2, 22, late=False)
+    del kernel.table("connections")[kernel.table("connections").Key(3)]
+    for c in (first, second, third):
+        tables.drop_ended(c.key, c.connection)
+    assert [(c.key, c.connection) for c in tables.connections()] == [(2, 22)]
+    assert list(kernel.table("late_ends")) == []
+    # The same is found out of who is listed.
+    ended(kernel, 4, 14)
+    ended(kernel, 4, 24, late=False)
+    assert list(tables.late_ends()) == []
+    assert list(kernel.table("late_ends")) == []
+
+
+# Its peer reads only when nothing more can be sent.
+SLOW_READER = """
+import os, socket, sys, tempfile
+listener = socket.create_server(("127.0.0.1", 0))
+sender = socket.create_connection(listener.getsockname())
+reader, _ = listener.accept()
+reader.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+sender.recv(100)
+file = tempfile.TemporaryFile()
+file.write(b"HTTP/1.1 200 OK\\r\\n\\r\\n" + bytes(8 << 20))
+sys.stdin.readline()
+sender.setblocking(False)
+at = refused = 0
+while refused < 3:
     try:
-        for name in names:
-            table = kernel.table(name)
-            # A smaller buffer is overrun by the kernel, which corrupts the heap.
-            assert ctypes.sizeof(table.Key) == size(table.map_fd, "key_size"), name
-            assert ctypes.sizeof(table.Leaf) == size(table.map_fd, "value_size"), name
-    finally:
-        kernel.close()
+        at += os.sendfile(sender.fileno(), file.fileno(), at, 1 << 20)
+    except BlockingIOError:
+        refused += 1
+        got = 0
+        while got < 1 << 20:
+            got += len(reader.recv(1 << 20))
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_call_that_moves_nothing_is_in_flight_no_more(kernel: Kernel, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_READER]
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin
+        assert program.stdout
+        with record(tmp_path / "slow.pcapng", "-p", program.pid) as recording:
+            program.stdin.write("go\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "done\n"
+            values = table_values(recording.process.pid, "connections")["connections"]
+    found = [kernel.table("connections").Leaf.from_buffer_copy(value) for value in values]
+    assert any(connection.position[0] > 1 << 16 for connection in found)
+    assert [list(connection.in_flight) for connection in found] == [[0, 0]] * len(found)
+
+
+RECEIVER = """
+import socket, sys, threading, time
+listener = socket.create_server(("127.0.0.1", 0))
+sender = socket.create_connection(listener.getsockname())
+reader, _ = listener.accept()
+sys.stdin.readline()
+sender.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+reader.recv(100)
+thread = threading.Thread(target=reader.recv, args=(100,))
+thread.start()
+time.sleep(0.3)
+print("waits", flush=True)
+sys.stdin.readline()
+sender.sendall(bytes(97))
+thread.join()
+"""
+
+
+def test_the_bytes_of_a_call_whose_connection_has_gone_are_lost_not_unexplained(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RECEIVER]
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin
+        assert program.stdout
+        with record(tmp_path / "gone.pcapng", "-p", program.pid) as recording:
+            program.stdin.write("go\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "waits\n"
+            assert empty_table(recording.process.pid, "connections") == 2
+            program.communicate("go on\n")
+            done = recording.stop()
+    assert "off by" not in done.stderr
+    assert "97 bytes lost (table-full)" in done.stderr

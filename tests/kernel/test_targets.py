@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl, curl_command
-from recording import plaintap, record, record_command, settle
+from processes import PYTHON
+from recording import entries, path_of, plaintap, record, record_command, settle
 from servers import nginx
 
 if TYPE_CHECKING:
@@ -59,6 +60,20 @@ def test_a_target_lets_through_what_fits(
 ) -> None:
     count, said = recorded(tmp_path / "a.pcapng", servers, *options)
     assert count == exchanges, said
+
+
+def test_tls_that_is_not_asked_for_leaves_no_stream(servers: Servers, tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcapng"
+    url = servers.url("https", "/bytes/17")
+    done = plaintap(
+        "record", "-w", capture, "--protocol", "http", "--", *curl_command(servers, url, "-o", os.devnull)
+    )
+    assert done.returncode == 0, done.stderr
+    assert ", 0 streams written" in done.stderr
+    assert re.search(
+        r"TLS: ([\d,]+) bytes returned by .* = 0 bytes captured \+ \1 bytes filtered", done.stderr
+    )
+    assert "cannot be read" not in done.stderr
 
 
 def test_ports_at_either_end(servers: Servers, tmp_path: Path) -> None:
@@ -162,3 +177,49 @@ def test_children_that_a_process_already_has(
             settle()
             recording.stop()
         assert len(shown(recording.path, running)) == exchanges
+
+
+# Asks for /before-… as one that is not recorded, for /after-… as one that is, and for /again-… as before.
+CHANGING = """
+import http.client, os, sys, time
+how, port = sys.argv[1], int(sys.argv[2])
+connection = http.client.HTTPConnection("127.0.0.1", port)
+def ask(word):
+    for number in range(3):
+        connection.request("GET", f"/{word}-{number}")
+        connection.getresponse().read()
+        time.sleep(0.03)
+def become(other):
+    if how == "name":
+        with open("/proc/self/comm", "w") as comm:
+            comm.write("becoming" if other else "not-asked-for")
+    elif how == "user":
+        os.setresuid(65534 if other else 0, -1, 0)
+    else:
+        with open((how if other else os.path.dirname(how)) + "/cgroup.procs", "w") as group:
+            group.write(str(os.getpid()))
+become(False)
+ask("before")
+become(True)
+ask("after")
+become(False)
+ask("again")
+"""
+
+
+@pytest.mark.parametrize("how", ["name", "user", "control group"])
+def test_a_process_is_what_it_is_at_the_moment(
+    servers: Servers, tmp_path: Path, control_group: Path, how: str
+) -> None:
+    options = {
+        "name": ("-c", "becoming"),
+        "user": ("-u", "nobody"),
+        "control group": ("--cgroup", control_group),
+    }
+    place = control_group if how == "control group" else how
+    with record(tmp_path / "a.pcapng", *options[how]) as recording:
+        subprocess.run([PYTHON, "-c", CHANGING, place, str(servers.http)], check=True)
+        settle()
+        recording.stop()
+    found = [path_of(entry) for entry in entries(recording.path, servers.http)]
+    assert found == [f"/after-{number}" for number in range(3)]

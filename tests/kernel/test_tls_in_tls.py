@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from https_client import sample_body
 from processes import PYTHON, free_port, running, wait_for_port
-from recording import decoded, entries, path_of, record_command, warnings
+from recording import decoded, entries, record_command, warnings
 
 if TYPE_CHECKING:
     from servers import Servers
@@ -80,7 +80,8 @@ def test_what_is_in_the_tunnel(servers: Servers, tmp_path: Path, program: str) -
     assert done.returncode == 0, done.stderr
     connect, found = entries(capture)
     assert connect["request"]["method"] == "CONNECT"
-    assert path_of(found) == f"/bytes/{LENGTH}"
+    assert found["request"]["url"] == f"https://localhost/bytes/{LENGTH}"
+    assert found["timings"]["ssl"] > 0
     assert decoded(found["response"]["content"]) == sample_body(LENGTH)
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr

@@ -31,5 +31,6 @@ def test_https_over_an_https_proxy(nginx_peer: Peer, tmp_path: Path) -> None:
     connect, *found = entries(capture)
     assert connect["request"]["method"] == "CONNECT"
     assert [path_of(entry) for entry in found] == ["/download", "/tell?again"]
+    assert {entry["request"]["url"][:6] for entry in found} == {"https:"}
     assert digest(decoded(found[0]["response"]["content"])) == digest(download_body())
     assert problems(capture, port) == []

@@ -1,7 +1,8 @@
 """What BoringSSL's ssl_lib.cc and bio.cc come to, as far as their shapes tell the functions apart.
 
 Macros: OLD (BAD_LENGTH is checked elsewhere), PEEK_CALLED (SSL_read calls SSL_peek instead of having it inlined),
-TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write).
+TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write), FORWARDING
+(of before 2017: SSL_read and SSL_peek hand over to ssl_read_impl whether to peek).
 """
 
 SOURCE = r"""
@@ -34,7 +35,14 @@ API int SSL_do_handshake(struct ssl *ssl)
     if (!ssl->do_handshake) { ERROR(134, 700); return -1; }
     return ssl->do_handshake(ssl);
 }
-INNER int ssl_read_impl(struct ssl *ssl)
+#ifdef FORWARDING
+#define PEEK , void *buffer, int length, int peek
+#define NO_PEEK , NULL, 0, 1
+#else
+#define PEEK
+#define NO_PEEK
+#endif
+INNER int ssl_read_impl(struct ssl *ssl PEEK)
 {
     ssl->s3->flags = 0;
     if (!ssl->do_handshake) { ERROR(226, 800); return -1; }
@@ -45,8 +53,16 @@ INNER int ssl_read_impl(struct ssl *ssl)
         ret = ssl->method->read(ssl);
         if (ret <= 0) return ret;
     }
+#ifdef FORWARDING
+    memcpy(buffer, ssl->s3->pending, length);
+    if (!peek) ssl->s3->pending_length -= length;
+#endif
     return 1;
 }
+#ifdef FORWARDING
+API int SSL_read(struct ssl *ssl, void *buffer, int length) { return ssl_read_impl(ssl, buffer, length, 0); }
+API int SSL_peek(struct ssl *ssl, void *buffer, int length) { return ssl_read_impl(ssl, buffer, length, 1); }
+#else
 #ifndef PEEK_CALLED
 __attribute__((always_inline)) static inline
 #else
@@ -82,6 +98,7 @@ API int SSL_read(struct ssl *ssl, void *buffer, int length)
     ssl->s3->pending_length -= ret;
     return ret;
 }
+#endif
 #define WRITE(name, line) \
     API int name(struct ssl *ssl, const void *buffer, int length) \
     { \
@@ -107,7 +124,7 @@ API int SSL_shutdown(struct ssl *ssl)
 {
     if (!ssl->do_handshake) { ERROR(226, 1000); return -1; }
     if (ssl->s3->flags) { ERROR(291, 1010); return -1; }
-    return ssl_read_impl(ssl);
+    return ssl_read_impl(ssl NO_PEEK);
 }
 
 #ifdef VECTORED

@@ -2,9 +2,7 @@
 // panel, and prints what the panel then holds: node devtools.js FILE.har [SCREENSHOT.png]
 'use strict';
 const fs = require('fs');
-const puppeteer = require('puppeteer-core');
-
-const READY_TIMEOUT_MS = 60_000;
+const { READY_TIMEOUT_MS, withPanel } = require('./devtools_panel.js');
 
 // Runs inside the devtools page; the modules are the front end's own.
 async function importArchive(text) {
@@ -80,24 +78,7 @@ function visibleRows() {
 }
 
 async function main(archive, screenshot) {
-  const browser = await puppeteer.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    headless: true,
-    protocolTimeout: READY_TIMEOUT_MS,
-    args: ['--no-sandbox', '--disable-gpu', '--remote-allow-origins=*', '--window-size=1600,1000'],
-  });
-  try {
-    const inspected = await browser.newPage();
-    await inspected.goto('about:blank');
-    const target = inspected.target()._targetId;
-    const { host } = new URL(browser.wsEndpoint());
-    const page = await browser.newPage();
-    const problems = [];
-    page.on('pageerror', (error) => problems.push(String(error)));
-    await page.setViewport({ width: 1600, height: 1000 });
-    const inspector = 'devtools://devtools/bundled/devtools_app.html';
-    await page.goto(`${inspector}?ws=${host}/devtools/page/${target}&panel=network`, { timeout: READY_TIMEOUT_MS });
-    await page.waitForFunction(() => document.body && document.body.children.length > 0, { timeout: READY_TIMEOUT_MS });
+  await withPanel(async (page, _, problems) => {
     const requests = await page.evaluate(importArchive, fs.readFileSync(archive, 'utf8'));
     const wanted = Math.min(requests.length, 5);
     await page.waitForFunction(`(${visibleRows})().filter((row) => row[0]).length >= ${wanted}`,
@@ -105,9 +86,7 @@ async function main(archive, screenshot) {
     const rows = await page.evaluate(visibleRows);
     if (screenshot) await page.screenshot({ path: screenshot });
     process.stdout.write(JSON.stringify({ requests, rows, problems }));
-  } finally {
-    await browser.close();
-  }
+  });
 }
 
 main(process.argv[2], process.argv[3]).catch((error) => {

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "build" / "devtools" / "node_modules"
-DRIVER = Path(__file__).with_name("devtools.js")
+HERE = Path(__file__).parent
 DEVTOOLS_SECONDS = 120
 
 
@@ -37,13 +37,27 @@ def import_har(archive: Path, screenshot: Path | None = None) -> dict[str, Any]:
 
     Without the judge the test is skipped; in continuous integration it fails.
     """
+    found: dict[str, Any] = json.loads(_run("devtools.js", archive, *filter(None, [screenshot])))
+    return found
+
+
+def load_command(url: str, archive: Path) -> list[str]:
+    """Loads a page under the network panel, which saves ``archive``; what the page has to say is printed."""
+    _require()
+    return ["env", f"NODE_PATH={MODULES}", "node", str(HERE / "devtools_load.js"), url, str(archive)]
+
+
+def _require() -> None:
     if reason := missing():
         if os.environ.get("CI") == "true":
             pytest.fail(f"the devtools test must run in CI: {reason}", pytrace=False)
         pytest.skip(f"DEVTOOLS WERE NOT ASKED: {reason}")
-    arguments = [str(archive), *([str(screenshot)] if screenshot is not None else [])]
+
+
+def _run(driver: str, *arguments: Path) -> str:
+    _require()
     done = subprocess.run(
-        ["node", str(DRIVER), *arguments],
+        ["node", str(HERE / driver), *map(str, arguments)],
         env={**os.environ, "NODE_PATH": str(MODULES)},
         capture_output=True,
         text=True,
@@ -51,5 +65,4 @@ def import_har(archive: Path, screenshot: Path | None = None) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return done.stdout

@@ -88,9 +88,9 @@ class Conversation:
         self.items.append(TlsStarted(self.stream, self.now_ns, tls))
         return self
 
-    def closes(self, sender: Side, reset: bool = False) -> Conversation:
-        """One side closes, or resets."""
-        self.items.append(StreamClosed(self.stream, self.now_ns, sender, reset))
+    def closes(self, sender: Side, reset: bool = False, final: bool = False) -> Conversation:
+        """One side closes, or resets; after a ``final`` end there is nothing more."""
+        self.items.append(StreamClosed(self.stream, self.now_ns, sender, reset, final))
         return self
 
 

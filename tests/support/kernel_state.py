@@ -17,6 +17,10 @@ PROGRAM_ID = re.compile(rb"^prog_id:\s*(\d+)", re.MULTILINE)
 MAP_ID = re.compile(rb"^map_id:\s*(\d+)", re.MULTILINE)
 BCC_FOLDER = Path("/usr/lib/python3/dist-packages/bcc")
 KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
+# For a shell in a mount namespace of its own: some machines mount tracefs when they start, others never do.
+UNMOUNT_TRACEFS = (
+    "! mountpoint -q /sys/kernel/tracing || umount /sys/kernel/tracing; test ! -e /sys/kernel/tracing/events"
+)
 
 
 def missing_right() -> str | None:
@@ -70,6 +74,37 @@ def leaked_programs(before: set[int], run: str) -> dict[int, str]:
 
 def table_entries(pid: int, *names: str) -> dict[str, int]:
     """How many entries the hash maps of these names have that a process holds open; names are cut to 15 bytes."""
+    return {name: len(values) for name, values in table_values(pid, *names).items()}
+
+
+def table_values(pid: int, *names: str) -> dict[str, list[bytes]]:
+    """The values in those maps, as they are in the kernel's memory."""
+    return {
+        name: [_bytes(entry["value"]) for entry in entries]
+        for name, (_, entries) in _tables(pid, *names).items()
+    }
+
+
+def empty_table(pid: int, name: str) -> int:
+    """Delete all entries of that map; their number."""
+    ((number, entries),) = _tables(pid, name).values()
+    for entry in entries:
+        subprocess.run(
+            ["bpftool", "map", "delete", "id", str(number), "key", "hex", *_bare(entry["key"])], check=True
+        )
+    return len(entries)
+
+
+def _bare(values: list[str]) -> list[str]:
+    return [value.removeprefix("0x") for value in values]
+
+
+def _bytes(values: list[str]) -> bytes:
+    return bytes(int(value, 16) for value in values)
+
+
+def _tables(pid: int, *names: str) -> dict[str, tuple[int, list[dict[str, list[str]]]]]:
+    """Number and entries of each, as bpftool has them."""
     ids = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         # Descriptors come and go.
@@ -81,5 +116,5 @@ def table_entries(pid: int, *names: str) -> dict[str, int]:
         if table["id"] in ids and table.get("name") in {name[:15] for name in names}:
             dump = ["bpftool", "--json", "map", "dump", "id", str(table["id"])]
             entries = json.loads(subprocess.run(dump, capture_output=True, check=True).stdout)
-            found[str(table["name"])] = len(entries)
+            found[str(table["name"])] = (int(table["id"]), entries)
     return found

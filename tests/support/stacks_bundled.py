@@ -20,8 +20,14 @@ BUNDLED: tuple[Stack, ...] = (
     _wheel("wreq", "emulating", BORINGSSL),
     _wheel("tls-client", "utls", GO),
     _wheel("primp", "primp", r"^rustls \d", readable=False),
-    Stack("Bun https", (_BUN, "{programs}/https.mjs", *_PROGRAM), BORINGSSL, (_BUN, "--version")),
-    Stack("Bun http2", (_BUN, "{programs}/http2.mjs", *_PROGRAM), BORINGSSL, (_BUN, "--version"), http2=True),
+    Stack(
+        "awscrt",
+        ("{python}", "{programs}/awscrt_client.py", *_PROGRAM),
+        r"^s2n-tls",
+        python_version("awscrt"),
+    ),
+    Stack("Bun https", (_BUN, "{programs}/https.cjs", *_PROGRAM), BORINGSSL, (_BUN, "--version")),
+    Stack("Bun http2", (_BUN, "{programs}/http2.cjs", *_PROGRAM), BORINGSSL, (_BUN, "--version"), http2=True),
     Stack(
         "Firefox ESR",
         ("{python}", "{programs}/firefox_client.py", *_PROGRAM),

@@ -31,7 +31,7 @@ def _node(
     version: tuple[str, ...] = ("node", "--version"),
 ) -> Stack:
     environment = {"NODE_EXTRA_CA_CERTS": "{certificate}", "STACKS_NODE": "{built}/node"}
-    command = ("node", f"{{programs}}/{program}.mjs", *_PROGRAM)
+    command = ("node", f"{{programs}}/{program}", *_PROGRAM)
     return Stack(name, command, OPENSSL, version, environment, http2=http2, quick=quick)
 
 
@@ -153,10 +153,10 @@ CLIENTS: tuple[Stack, ...] = (
     _python("tornado", "tornado:tornado"),
     _python("pycurl's wheel", "pycurl:pycurl", http2=True),
     _python("curl_cffi", "curl_cffi:curl_cffi", http2=True, library=BORINGSSL),
-    _node("Node https", "https"),
-    _node("Node http2", "http2", http2=True),
-    _node("Node fetch", "fetch", quick=True),
-    _node("undici", "undici", version=_UNDICI),
+    _node("Node https", "https.cjs"),
+    _node("Node http2", "http2.cjs", http2=True),
+    _node("Node fetch", "fetch.mjs", quick=True),
+    _node("undici", "undici.mjs", version=_UNDICI),
     Stack(
         "Bun fetch",
         ("{node_modules}/bun/bin/bun.exe", "{programs}/fetch.mjs", *_PROGRAM),
@@ -205,10 +205,24 @@ CLIENTS: tuple[Stack, ...] = (
     Stack("Ruby net/http", ("ruby", "{programs}/client.rb", *_PROGRAM), OPENSSL, ("ruby", "--version")),
     Stack("OpenSSL's BIO_f_ssl (C)", ("{built}/openssl_bio", *_BY_HAND), OPENSSL, ("openssl", "version")),
     Stack(
+        "OpenSSL's early data, key updates, SSL_peek (C)",
+        ("{built}/openssl_early", *_BY_HAND),
+        OPENSSL,
+        ("openssl", "version"),
+        quick=True,
+    ),
+    Stack(
         "mbedTLS (C)",
         ("{built}/mbedtls", *_BY_HAND),
         r"^mbedTLS",
         ("dpkg-query", "--show", "libmbedtls-dev"),
+    ),
+    Stack(
+        "GnuTLS's early data, key updates, packets (C)",
+        ("{built}/gnutls_packets", *_BY_HAND),
+        GNUTLS,
+        ("dpkg-query", "--show", "libgnutls28-dev"),
+        quick=True,
     ),
     Stack(
         "wolfSSL (C)", ("{built}/wolfssl", *_BY_HAND), r"^wolfSSL", ("dpkg-query", "--show", "libwolfssl-dev")

@@ -37,6 +37,8 @@ http {{
         server_name localhost;
         ssl_certificate {folder}/certificate.pem;
         ssl_certificate_key {folder}/key.pem;
+        ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
+        ssl_early_data on;
         root {folder}/root;
         add_header X-Client-Port $remote_port;
         add_header X-Alpn $ssl_alpn_protocol;

@@ -9,9 +9,10 @@ from stacks_clients import CLIENTS as COMMON
 from stacks_proxies import PROXIES
 from stacks_servers import SERVERS as COMMON_SERVERS
 from stacks_tools import TOOLS
+from stacks_versions import SERVER_VERSIONS, VERSIONS
 
 if TYPE_CHECKING:
     from stacks import Stack
 
-CLIENTS: tuple[Stack, ...] = (*COMMON, *TOOLS, *BUNDLED)
-SERVERS: tuple[Stack, ...] = (*COMMON_SERVERS, *PROXIES)
+CLIENTS: tuple[Stack, ...] = (*COMMON, *TOOLS, *BUNDLED, *VERSIONS)
+SERVERS: tuple[Stack, ...] = (*COMMON_SERVERS, *PROXIES, *SERVER_VERSIONS)

@@ -198,15 +198,15 @@ SERVERS: tuple[Stack, ...] = (
     *_http2(
         Stack(
             "Node http2 with HTTP/1",
-            ("node", "{programs}/server.mjs", *_FILES),
+            ("node", "{programs}/server.cjs", *_FILES),
             OPENSSL,
             ("node", "--version"),
         )
     ),
-    Stack("Node https", ("node", "{programs}/server.mjs", *_FILES, "1"), OPENSSL, ("node", "--version")),
+    Stack("Node https", ("node", "{programs}/server.cjs", *_FILES, "1"), OPENSSL, ("node", "--version")),
     Stack(
         "Bun.serve",
-        ("{node_modules}/bun/bin/bun.exe", "{programs}/bun_server.mjs", *_FILES),
+        ("{node_modules}/bun/bin/bun.exe", "{programs}/bun_server.cjs", *_FILES),
         BORINGSSL,
         ("{node_modules}/bun/bin/bun.exe", "--version"),
     ),

@@ -122,10 +122,10 @@ class Transcript:
         self.items.append(TlsStarted(self.number, self._step(), session))
         return self
 
-    def close(self, *senders: Side, reset: bool = False) -> Transcript:
-        """FINs, by default of both sides, or a RST."""
+    def close(self, *senders: Side, reset: bool = False, final: bool = False) -> Transcript:
+        """FINs, by default of both sides, or a RST; after a ``final`` FIN there is none."""
         for sender in senders or (Side.CLIENT, Side.SERVER):
-            self.items.append(StreamClosed(self.number, self._step(), sender, reset))
+            self.items.append(StreamClosed(self.number, self._step(), sender, reset, final))
         return self
 
 

@@ -56,11 +56,12 @@ def test_a_request_and_its_response() -> None:
 def test_the_sizes_are_those_of_the_frames() -> None:
     head = HeadersFrame(1, b"\x82\x87\x84", flags=["END_HEADERS", "END_STREAM"]).serialize()
     answer = HeadersFrame(1, b"\x88", flags=["END_HEADERS"]).serialize()
-    body = DataFrame(1, b"abc", flags=["PADDED", "END_STREAM"], pad_length=5).serialize()
+    body = DataFrame(1, b"abc", flags=["PADDED"], pad_length=5).serialize()
+    trailers = HeadersFrame(1, b"\x00\x01x\x01y", flags=["END_HEADERS", "END_STREAM"]).serialize()
     talk = (
         Conversation()
         .client(PREFACE, SettingsFrame(0).serialize(), head)
-        .server(SettingsFrame(0).serialize(), answer, body)
+        .server(SettingsFrame(0).serialize(), answer, body, trailers)
     )
     (exchange,) = read_in_splits(talk.items)
     assert exchange.request is not None
@@ -68,7 +69,8 @@ def test_the_sizes_are_those_of_the_frames() -> None:
     assert exchange.request.head_bytes == len(head)
     assert exchange.response.head_bytes == len(answer)
     assert exchange.response.body.data == b"abc"
-    assert exchange.response.body.wire_bytes == len(body)
+    assert exchange.response.trailers.pairs == ((b"x", b"y"),)
+    assert exchange.response.body.wire_bytes == len(body) + len(trailers)
 
 
 def test_a_hundred_interleaved_streams() -> None:
@@ -204,6 +206,38 @@ def test_goaway_and_the_end_of_the_connection() -> None:
     assert found[b"/b"].outcome is Outcome.CLOSED
     assert found[b"/c"].outcome is Outcome.CANCELLED
     assert refused == 5
+
+
+@pytest.mark.parametrize("ending", [None, Side.CLIENT, Side.SERVER])
+def test_a_client_that_has_all_content_need_not_wait_for_the_end_of_the_stream(ending: Side | None) -> None:
+    """curl closes as soon as Content-Length is met; END_STREAM may come in a frame of its own."""
+    talk = H2Talk()
+    streams = {name: talk.request(path=f"/{name}") for name in ("whole", "part", "unknown", "empty")}
+    for name, fields in (
+        ("whole", [("content-length", "5")]),
+        ("part", [("content-length", "6")]),
+        ("unknown", []),
+        ("empty", [("content-length", "0")]),
+    ):
+        talk.server.send_headers(streams[name], [(":status", "200"), *fields])
+        if name != "empty":
+            talk.send(Side.SERVER, streams[name], b"hello")
+    talk.pump()
+    if ending is not None:
+        talk.conversation.closes(ending, reset=True)
+    found = by_target(read_in_splits(talk.conversation.items))
+    failed = Outcome.UNFINISHED if ending is None else Outcome.RESET
+    outcomes = {target: exchange.outcome for target, exchange in found.items()}
+    assert outcomes == {
+        b"/whole": Outcome.COMPLETE,
+        b"/part": failed,
+        b"/unknown": failed,
+        b"/empty": Outcome.COMPLETE,
+    }
+    whole = found[b"/whole"].response
+    assert whole is not None
+    assert whole.body.data == b"hello"
+    assert whole.body.complete
 
 
 def test_server_push() -> None:

@@ -5,14 +5,17 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -177,6 +180,40 @@ static int local_port(int s)
 	if (getsockname(s, (void *)&a, &n))
 		die("getsockname");
 	return ntohs(a.v4.sin_port);
+}
+
+/* What names a connection in a capture; of a Unix socket it is made of its inode, as capture.unix_streams does. */
+static __attribute__((unused)) int number_of(int s)
+{
+	struct stat status;
+	int domain;
+	socklen_t n = sizeof(domain);
+
+	if (getsockopt(s, SOL_SOCKET, SO_DOMAIN, &domain, &n) || fstat(s, &status))
+		die("getsockopt");
+	return domain == AF_UNIX ? (int)(32768 | (status.st_ino & 32767)) : local_port(s);
+}
+
+static __attribute__((unused)) int unix_to(const char *path, int type)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int s = socket(AF_UNIX, type, 0);
+	socklen_t n = offsetof(struct sockaddr_un, sun_path) + strlen(path);
+
+	memcpy(a.sun_path, path, strlen(path));
+	if (path[0] == '@')
+		a.sun_path[0] = 0;
+	else
+		n++;
+	if (s < 0 || connect(s, (void *)&a, n))
+		die("connect");
+	return s;
+}
+
+/* To a port, or a path. */
+static __attribute__((unused)) int connect_to_where(const char *where)
+{
+	return where[0] == '/' || where[0] == '@' ? unix_to(where, SOCK_STREAM) : connect_to(atoi(where));
 }
 
 static void begin_report(void)

@@ -1,32 +1,15 @@
-/* connects WAY PORT-OR-PATH: kinds of connections. A request in pieces, the answer to its end, and a close.
- * Of a Unix socket, what is printed as its port is made of its inode, as capture.unix_streams does. */
+/* connects WAY PORT-OR-PATH: kinds of connections. A request in pieces, the answer to its end, and a close. */
 #include "common.h"
-#include <stddef.h>
 #include <sys/prctl.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
 #define PIECE 1009
 #define PIECES 101
-#define HEAD 101
 
 static char *bytes;
 static int calls;
-
-static int number_of(int s)
-{
-	struct stat status;
-	int domain;
-	socklen_t n = sizeof(domain);
-
-	if (getsockopt(s, SOL_SOCKET, SO_DOMAIN, &domain, &n) || fstat(s, &status))
-		die("getsockopt");
-	return domain == AF_UNIX ? (int)(32768 | (status.st_ino & 32767)) : local_port(s);
-}
 
 static void send_pieces(int s, int from, int to)
 {
@@ -48,22 +31,6 @@ static void finish(int s)
 		was_received(room, n);
 	close(s);
 	report(number, calls);
-}
-
-static int unix_to(const char *path, int type)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int s = socket(AF_UNIX, type, 0);
-	socklen_t n = offsetof(struct sockaddr_un, sun_path) + strlen(path);
-
-	memcpy(a.sun_path, path, strlen(path));
-	if (path[0] == '@')
-		a.sun_path[0] = 0;
-	else
-		n++;
-	if (s < 0 || connect(s, (void *)&a, n))
-		die("connect");
-	return s;
 }
 
 static int inet6_to(const char *host, int port, int protocol)
@@ -211,38 +178,6 @@ static void by_messages(int s)
 	report(number, calls);
 }
 
-static void by_sendfile(int s)
-{
-	int file = memfd_create("file", 0);
-	off_t at = HEAD;
-	size_t n = PIECES * PIECE;
-
-	check(write(file, bytes, n), "write");
-	check(write(s, bytes, HEAD), "write");
-	while (at < (off_t)n)
-		check(sendfile(s, file, &at, n - at), "sendfile");
-	was_sent(bytes, n);
-	finish(s);
-}
-
-static void by_many_messages(int s)
-{
-	struct iovec blocks[7];
-	struct mmsghdr messages[7] = {};
-	int i;
-
-	check(write(s, bytes, HEAD), "write");
-	was_sent(bytes, HEAD);
-	for (i = 0; i < 7; i++) {
-		blocks[i] = (struct iovec){bytes + HEAD + i * PIECE, PIECE};
-		messages[i].msg_hdr = (struct msghdr){.msg_iov = blocks + i, .msg_iovlen = 1};
-	}
-	if (sendmmsg(s, messages, 7, 0) != 7)
-		die("sendmmsg");
-	was_sent(bytes + HEAD, 7 * PIECE);
-	finish(s);
-}
-
 /* What is no stream of bytes, though it looks like HTTP. */
 static void by_messages_of(int type)
 {
@@ -289,10 +224,6 @@ int main(int count, char **arguments)
 		return by_passing(s), 0;
 	if (!strcmp(way, "unix_messages"))
 		return by_messages(s), 0;
-	if (!strcmp(way, "unix_sendfile"))
-		return by_sendfile(s), 0;
-	if (!strcmp(way, "unix_sendmmsg"))
-		return by_many_messages(s), 0;
 	send_pieces(s, 0, PIECES);
 	finish(s);
 	return 0;

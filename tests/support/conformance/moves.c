@@ -1,4 +1,4 @@
-/* moves WAY PORT: one connection to PORT, all of whose bytes are moved one way (see the table at the end).
+/* moves WAY PORT-OR-PATH: one connection, all of whose bytes are moved one way (see the table at the end).
  * It prints what it sent and received. Compiled for 64 and for 32 bits. */
 #include "common.h"
 #include <linux/aio_abi.h>
@@ -469,7 +469,7 @@ int main(int count, char **arguments)
 	for (i = 0; count == 3 && i < sizeof(ways) / sizeof(*ways); i++) {
 		if (strcmp(ways[i].name, arguments[1]))
 			continue;
-		int s = connect_to(atoi(arguments[2])), port = local_port(s);
+		int s = connect_to_where(arguments[2]), port = number_of(s);
 		begin_report();
 		ways[i].run(s);
 		shutdown(s, SHUT_WR);

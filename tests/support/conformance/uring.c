@@ -1,4 +1,4 @@
-/* uring WAY MODES PORT: one connection to PORT, all of whose bytes io_uring moves.
+/* uring WAY MODES PORT-OR-PATH: one connection, all of whose bytes io_uring moves.
  * Modes are words with commas between: sqpoll, async, defer, link, skip, fixedfile. */
 #include "common.h"
 #include <liburing.h>
@@ -130,7 +130,8 @@ static void run_splice(int s)
 }
 
 /* The head is read, the rest goes through a pipe. */
-static void run_splice_from(int s)
+/* Of TCP, what is spliced is expected to be a gap. */
+static void run_splice_from(int s, int is_gap)
 {
 	char *room = payload(1 << 20, 23);
 	int ends[2], n;
@@ -148,7 +149,8 @@ static void run_splice_from(int s)
 		if (!n)
 			return;
 		check(read(ends[0], room, n), "read");
-		memset(room, 0, n);	/* expected to be a gap */
+		if (is_gap)
+			memset(room, 0, n);
 		was_received(room, n);
 	}
 }
@@ -250,8 +252,8 @@ int main(int count, char **arguments)
 	if (count != 4)
 		return 2;
 	modes = arguments[2];
-	s = descriptor = connect_to(atoi(arguments[3]));
-	port = local_port(s);
+	s = descriptor = connect_to_where(arguments[3]);
+	port = number_of(s);
 	if (has("sqpoll"))
 		p.flags |= IORING_SETUP_SQPOLL;
 	if (has("defer"))
@@ -271,7 +273,7 @@ int main(int count, char **arguments)
 	else if (!strcmp(way, "splice"))
 		run_splice(s);
 	else if (!strcmp(way, "splice_from"))
-		run_splice_from(s);
+		run_splice_from(s, arguments[3][0] != '/');
 	else if (!strncmp(way, "re", 2))
 		run_receiver(way);
 	else

@@ -1,9 +1,10 @@
-// Node's http2 module: node http2.mjs URL CERTIFICATE UPLOAD
-import http2 from "node:http2";
-import { readFileSync } from "node:fs";
+// Node's http2 module, since Node 10: node http2.cjs URL CERTIFICATE UPLOAD
+"use strict";
+const http2 = require("http2");
+const fs = require("fs");
 
 const [url, certificate, upload] = process.argv.slice(2);
-const session = http2.connect(url, { ca: readFileSync(certificate) });
+const session = http2.connect(url, { ca: fs.readFileSync(certificate) });
 
 const exchange = (path, method, body) => new Promise((resolve, reject) => {
   const stream = session.request({ ":path": path, ":method": method }, { endStream: body === undefined });
@@ -15,6 +16,6 @@ const exchange = (path, method, body) => new Promise((resolve, reject) => {
   if (body !== undefined) stream.end(body);
 });
 
-await exchange("/download", "GET");
-await exchange("/upload/body", "PUT", readFileSync(upload));
-session.close();
+exchange("/download", "GET")
+  .then(() => exchange("/upload/body", "PUT", fs.readFileSync(upload)))
+  .then(() => session.close(), (error) => { console.error(error); process.exit(1); });

@@ -1,0 +1,180 @@
+"""Calls that were waiting when the recording began: the first thing that comes is received by one of them, and nobody
+sees it entered. Threads of servers and clients wait in them for as long as a connection is idle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from judges import expert_problems
+from processes import PYTHON, running
+from recording import decoded, entries, path_of, record, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from servers import Servers
+
+pytestmark = pytest.mark.kernel
+
+SUPPORT = Path(__file__).parents[1] / "support" / "waiting"
+SECONDS = 120
+# Pids of a server and of a client that has asked it once, and the client.
+Pair = tuple[int, int, "subprocess.Popen[str]"]
+PATHS = [f"/{number}" for number in range(1, 6)]
+
+
+# Requests and answers of a line each, as HTTP; each connection of the server has a thread, which waits in one of
+# several ways. Arguments: serve, how, and for TLS certificate, key, cipher; ask, a port, and for TLS a certificate.
+TALK = """
+import os, socket, ssl, sys, threading
+def receive(connection, how, n):
+    if how == "read":
+        return os.read(connection.fileno(), n)
+    if how == "readv":
+        blocks = [bytearray(7), bytearray(n)]
+        n = os.readv(connection.fileno(), blocks)
+        return b"".join(blocks)[:n]
+    if how == "recvmsg":
+        return connection.recvmsg(n)[0]
+    if how == "waitall":
+        return connection.recv(64, socket.MSG_WAITALL)
+    return connection.recv(n)
+def serve(connection, how, context):
+    if context:
+        connection = context.wrap_socket(connection, server_side=True)
+    while request := receive(connection, how, 4096):
+        body = b"answer to " + request.split()[1]
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+if sys.argv[1] == "serve":
+    context = None
+    if len(sys.argv) > 3:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*sys.argv[3:5])
+        if sys.argv[5] != "TLSv1.3":
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(sys.argv[5])
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection, sys.argv[2], context), daemon=True).start()
+client = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+if len(sys.argv) > 3:
+    context = ssl.create_default_context(cafile=sys.argv[3])
+    client = context.wrap_socket(client, server_hostname="localhost")
+for line in sys.stdin:
+    head = b"GET %s HTTP/1.1\\r\\nHost: localhost\\r\\nX: " % line.strip().encode()
+    client.sendall(head.ljust(60, b"x") + b"\\r\\n\\r\\n")
+    print(client.recv(4096).split(b"\\r\\n\\r\\n")[1].decode(), flush=True)
+"""
+
+
+def say(program: subprocess.Popen[str], line: str) -> str:
+    """A line of input, and the line that answers it."""
+    assert program.stdin is not None
+    assert program.stdout is not None
+    print(line, file=program.stdin, flush=True)
+    return program.stdout.readline().rstrip("\n")
+
+
+@pytest.fixture(scope="module")
+def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/support/waiting/main.go."""
+    folder = tmp_path_factory.mktemp("go")
+    environment = {"GOCACHE": str(folder / "cache"), **os.environ, "GO111MODULE": "off"}
+    program = folder / "gone-waiting"
+    subprocess.run(
+        ["go", "build", "-o", program, SUPPORT / "main.go"], env=environment, check=True, timeout=SECONDS
+    )
+    return program
+
+
+@pytest.fixture
+def go_pair(go_program: Path, servers: Servers) -> Iterator[Pair]:
+    """Both in Go."""
+    certificate = servers.certificate
+    serve = [go_program, "serve", certificate, certificate.with_name("key.pem")]
+    with running(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"https://localhost:{server.stdout.readline().strip()}"
+        ask = [go_program, "ask", url, certificate]
+        with running(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert say(client, "/before") == "answer to /before"
+            yield server.pid, client.pid, client
+
+
+@contextlib.contextmanager
+def talking(how: str, servers: Servers | None = None, cipher: str = "") -> Iterator[Pair]:
+    """Both of TALK, of TLS where there are servers, whose certificate it is."""
+    certificate = servers.certificate if servers else None
+    serve = [PYTHON, "-c", TALK, "serve", how]
+    serve += [certificate, certificate.with_name("key.pem"), cipher] if certificate else []
+    with running(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        ask = [PYTHON, "-c", TALK, "ask", server.stdout.readline().strip()]
+        ask += [certificate] if certificate else []
+        with running(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert say(client, "/before") == "answer to /before"
+            yield server.pid, client.pid, client
+
+
+def check(pair: Pair, folder: Path, who: str) -> dict[str, Any]:
+    """All that is asked from now on is there, and nothing else; the ledger."""
+    server, pid, client = pair
+    account = folder / "ledger.json"
+    options = ["-p", server if who == "server" else pid, "--ledger", account]
+    with record(folder / "waiting.pcapng", *options) as recording:
+        for path in PATHS:
+            assert say(client, path) == f"answer to {path}"
+        settle()
+        done = recording.stop()
+    assert answers(entries(recording.path)) == [(path, f"answer to {path}".encode()) for path in PATHS]
+    assert "Warning" not in done.stderr
+    assert expert_problems(recording.path) == []
+    ledger: dict[str, Any] = json.loads(account.read_text())
+    assert ledger["sockets"]["residue"] == ledger["tls"]["residue"] == 0
+    return ledger
+
+
+def answers(found: Sequence[dict[str, Any]]) -> list[tuple[str, bytes]]:
+    """Paths and bodies."""
+    return [(path_of(entry), decoded(entry["response"]["content"])) for entry in found]
+
+
+@pytest.mark.parametrize("who", ["server", "client"])
+def test_go_s_goroutines(go_pair: Pair, tmp_path: Path, who: str) -> None:
+    ledger = check(go_pair, tmp_path, who)
+    # A write and a read for each message; those that were waiting were not seen entered.
+    assert ledger["probe_hits"] >= 2 * len(PATHS) - 1
+
+
+@pytest.mark.parametrize("how", ["recv", "read", "readv", "recvmsg", "waitall"])
+def test_system_calls(tmp_path: Path, how: str) -> None:
+    with talking(how) as pair:
+        ledger = check(pair, tmp_path, "server")
+    assert ledger["sockets"]["lost"] == {}
+
+
+@pytest.mark.parametrize("who", ["server", "client"])
+@pytest.mark.parametrize(
+    "cipher",
+    [
+        "TLSv1.3",
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "ECDHE-ECDSA-AES256-SHA384",
+    ],
+)
+def test_openssl(servers: Servers, tmp_path: Path, cipher: str, who: str) -> None:
+    with talking("recv", servers, cipher) as pair:
+        # The client only waits while it is answered.
+        ledger = check(pair, tmp_path, who)
+    requests = sum(len(path) for path in PATHS)
+    assert ledger["tls"]["reported"] > requests

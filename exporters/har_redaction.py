@@ -43,11 +43,11 @@ CREDENTIAL_HEADERS = frozenset(
 """What Chrome's sanitised export leaves out, and other fields that carry the same."""
 
 _CREDENTIAL_NAME = re.compile(
-    r"token$|secret|passw|jwt|bearer|credential|signature|csrf|xsrf|cookie|^dpop$|authori[sz]ation"
-    r"|session-?id|(?:^|[-_])(?:api|access|auth|subscription|private|account|functions)[-_]?key$|^apikey$",
+    r"token$|secret|passw|jwt|bearer|csrf|xsrf|cookie2$|^dpop$|authori[sz]ation"
+    r"|(?:^|[-_])(?:api|access|auth|subscription|private|account|functions)[-_]?key$|^apikey$",
     re.IGNORECASE,
 )
-"""Fields that are called what credentials are: X-Vault-Token, Api-Key, X-Amz-Signature."""
+"""Fields that are called what credentials are: X-Vault-Token, Api-Key, X-CSRFToken."""
 
 _URL_HEADERS = frozenset(
     (

@@ -35,7 +35,6 @@ _WINDOW: Final = 0xFFFF
 _IPV4_HEADER_BYTES: Final = 20
 _IPV6_HEADER_BYTES: Final = 40
 _TCP_HEADER_BYTES: Final = 20
-_ETHERNET_HEADER_BYTES: Final = 14
 _BLOCK_OVERHEAD_BYTES: Final = 32
 _CHECKSUM_CHUNK_BYTES: Final = 2048
 """Chunks of this size are summed twice as fast as one big integer is divided; measured from 480 to 8192."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from capture.streams import Side, StreamOpened, Tls
 from exporters import packet_comments, pcapng, tls_framing
+from exporters.http_starts import HTTP2_PREFACE, REQUEST_STARTS, RESPONSE_START
 from exporters.segments import ACK, FIN, MAX_PAYLOAD_BYTES, PSH, RST, SYN, SYN_OPTIONS, Flow
 
 if TYPE_CHECKING:
@@ -33,15 +34,10 @@ if TYPE_CHECKING:
 
     from exporters.pcapng import Option
 
-HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""RFC 9113 §3.4. Wireshark recognises it only where it is whole in one segment."""
 ALPN_HTTP2: Final = "h2"
 
-_HTTP1_STARTS: Final = (
-    (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"TRACE ", b"PATCH "),
-    (b"HTTP/1.",),
-)
-"""How a message of either side begins (RFC 9112 §3, §4; RFC 9110 §9.3, RFC 5789)."""
+_HTTP1_STARTS: Final = (REQUEST_STARTS, RESPONSE_START)
+"""How a message of either side begins."""
 
 _PUSH: Final = PSH | ACK
 _RECORDS_PER_SEGMENT: Final = MAX_PAYLOAD_BYTES // (
@@ -217,6 +213,7 @@ class SyntheticStream:
             self._release()
             return data
         data = self._held + data
+        # Wireshark recognises the preface only where it is whole in one segment.
         if not self._client_spoke and len(data) < len(HTTP2_PREFACE) and HTTP2_PREFACE.startswith(data):
             self._held = data
             self._last_ns = max(self._last_ns, time_ns)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from capture.streams import Endpoint, Side
 from exporters.dissection import Segment, path_endpoints, reverse_path
+from exporters.http_starts import HTTP2_PREFACE, REQUEST_STARTS, RESPONSE_START
 from exporters.segments import ACK, FIN, RST, SYN
 from exporters.tcp_halves import MAX_JUMP_BYTES, SEQUENCE_MASK, Backlog, Half, Piece, distance, first_byte
 
@@ -42,18 +43,8 @@ _SERVICE_PORTS: Final = frozenset(
     (1080, 3000, 3128, 5000, 8000, 8008, 8080, 8081, 8088, 8443, 8888, 9000, 9090)
 )
 """Ports of HTTP above the well-known ones: the end with one of them is the server, where no SYN tells."""
-_CLIENT_STARTS: Final = (
-    b"GET ",
-    b"POST ",
-    b"PUT ",
-    b"HEAD ",
-    b"DELETE ",
-    b"OPTIONS ",
-    b"PATCH ",
-    b"CONNECT ",
-    b"PRI ",
-)
-_SERVER_STARTS: Final = (b"HTTP/1.",)
+_CLIENT_STARTS: Final = (*REQUEST_STARTS, HTTP2_PREFACE[:4])
+_SERVER_STARTS: Final = (RESPONSE_START,)
 
 
 class ByteSink(Protocol):

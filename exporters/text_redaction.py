@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 REDACTED: Final = "(redacted)"
 """Stands for a value: visible, and no value of anything."""
 
-USER_INFO: Final = re.compile(r"(?:(?<=//)|^)[^/?#\s]*@")
+USER_INFO: Final = re.compile(r"(?:(?<=//)|^(?!mailto:))[^/?#\s]*@")
 _PARAMETER: Final = re.compile(r"(?<=[?&#;])([^=&?#;\s<>]+)=[^&#\s<>\"]*")
 # Of a value that is no JSON, as scripts have them: a string in other quotes, or what ends with a bracket or a space.
 _LOOSE_VALUE: Final = re.compile(r"'(?:[^'\\]|\\.)*+'?|`(?:[^`\\]|\\.)*+`?|[^,;)}\]\s]*", re.DOTALL)

@@ -126,7 +126,7 @@ def record_header(length: int) -> bytes:
 def application_data(data: bytes) -> bytes:
     """``data`` as application data records of at most ``MAX_RECORD_BYTES`` each."""
     if len(data) <= MAX_RECORD_BYTES:
-        return b"".join((_RECORD_HEADER.pack(23, 0x0303, len(data) + 16), data, MAC))
+        return b"".join((record_header(len(data)), data, MAC))
     pieces: list[bytes] = []
     for start in range(0, len(data), MAX_RECORD_BYTES):
         piece = data[start : start + MAX_RECORD_BYTES]

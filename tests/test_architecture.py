@@ -19,13 +19,10 @@ ONE_IMPORTER = ("haralyzer", "scapy", "zstandard")
 # What an exporter may know of capture/: the values that pass between them, the errors, and what a TLS hello says.
 SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello"}
 # Modules that turn values into values: no clock, file, process, socket, log or kernel.
-SANS_IO = (
-    "capture.events",
-    "capture.connections",
-    "capture.inner_sessions",
-    "capture.streams",
-    "capture.ledger",
-)
+SANS_IO = {
+    f"capture.{name}"
+    for name in ("events", "flows", "views", "connections", "inner_sessions", "tally", "streams", "ledger")
+}
 FORBIDDEN_SANS_IO = {
     "asyncio",
     "bcc",
@@ -38,8 +35,9 @@ FORBIDDEN_SANS_IO = {
     "threading",
     "time",
 }
-# Past this a module holds more than one concept.
-MAX_MODULE_LINES = 550
+# Past this a module holds more than one concept; those that do are to be split, and not to grow.
+MAX_MODULE_LINES = 400
+LONGER_MODULES = {"capture.connections": 550, "capture.tls_libraries": 420}
 
 
 def module_name(path: Path) -> str:
@@ -132,14 +130,20 @@ def test_exporters_know_the_stream_items_alone(name: str) -> None:
     assert foreign <= SHARED_WITH_EXPORTERS
 
 
-@pytest.mark.parametrize("name", [name for name in SANS_IO if name in modules()])
+def test_every_sans_io_module_is_seen() -> None:
+    assert set(modules()) >= SANS_IO
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in modules() if name in SANS_IO or name.startswith("exporters.http.")]
+)
 def test_sans_io_modules_do_none(name: str) -> None:
     assert not {found.partition(".")[0] for found in imports(modules()[name])} & FORBIDDEN_SANS_IO
 
 
 @pytest.mark.parametrize("name", list(modules()))
 def test_modules_are_of_one_concept_s_length(name: str) -> None:
-    assert len(modules()[name].read_text().splitlines()) <= MAX_MODULE_LINES
+    assert len(modules()[name].read_text().splitlines()) <= LONGER_MODULES.get(name, MAX_MODULE_LINES)
 
 
 def is_interpreter(node: ast.AST) -> bool:

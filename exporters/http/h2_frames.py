@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from capture.streams import Side
+from exporters.http.cursor import Cursor
 from exporters.http.h2_sync import (
     FRAME_LENGTHS,
     HEADER,
@@ -23,11 +24,11 @@ from exporters.http.h2_sync import (
     ON_CONNECTION,
     ON_STREAM,
     PADDED,
-    PREFACE,
     FrameType,
     find_frames,
 )
 from exporters.http.messages import Lost
+from exporters.http_starts import HTTP2_PREFACE as PREFACE
 
 if TYPE_CHECKING:
     from exporters.http.layers import Notes
@@ -104,15 +105,15 @@ class Frame:
         return self.length + HEADER_BYTES
 
 
-class FrameReader:
+class FrameReader(Cursor):
     """Reads one direction."""
 
     def __init__(self, side: Side, owner: FrameOwner, notes: Notes, joined: bool) -> None:
+        super().__init__()
         self.state = State.RESYNC if joined else State.PREFACE if side is Side.CLIENT else State.HEADER
         self._side = side
         self._owner = owner
         self._notes = notes
-        self._rest = bytearray()
         self._started_ns: int | None = None  # of the frame whose header is in _rest
         self._frame = Frame(0, 0, 0, 0, 0)
         self._at_boundary = joined  # what comes next begins where something was lost
@@ -127,14 +128,7 @@ class FrameReader:
 
     def data(self, time_ns: int, data: bytes) -> None:
         """The next bytes of the direction."""
-        if self._rest:
-            self._rest += data
-            used = self._consume(self._rest, time_ns)
-            del self._rest[:used]
-        else:
-            used = self._consume(data, time_ns)
-            if used < len(data):
-                self._rest += data[used:] if used else data
+        self._feed(time_ns, data)
 
     def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
         """The next ``length`` bytes of the direction were not captured; or up to so many."""

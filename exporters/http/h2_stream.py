@@ -22,6 +22,7 @@ from exporters.http.messages import (
     Request,
     Response,
 )
+from exporters.http.sse import announces_events
 
 if TYPE_CHECKING:
     from exporters.http.h2_frames import Frame
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from exporters.http.layers import Layer
 
 VERSION = "HTTP/2"
-
-_EVENT_STREAM = b"text/event-stream"
 
 # Chromium's names, by what it sends for them: RFC 9218's urgency, and the weights of RFC 7540 §5.3.
 _URGENCIES = ("VeryHigh", "High", "Medium", "Low", "VeryLow")
@@ -100,8 +99,7 @@ class Half:
     def body_to_fill(self, limit: int) -> BodyBuilder:
         """The body, from its first byte on."""
         if self.body is None:
-            kind = self.fields.get(b"content-type") if self.fields is not None else None
-            self.body = BodyBuilder(limit, (kind or b"").lower().startswith(_EVENT_STREAM))
+            self.body = BodyBuilder(limit, self.fields is not None and announces_events(self.fields))
         return self.body
 
     @property

@@ -10,9 +10,6 @@ import re
 from enum import IntEnum
 from struct import Struct
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""RFC 9113 §3.4."""
-
 HEADER_BYTES = 9
 
 MAX_SYNC_FRAME_BYTES = 16384

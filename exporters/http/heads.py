@@ -18,7 +18,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from exporters import http_starts
 from exporters.http.messages import NO_FIELDS, Fields
+from exporters.http_starts import KNOWN_METHODS
 
 # Every expression here is linear in its input: neighbouring repetitions that can match the same byte give none
 # of it back, and what is searched for anywhere is of limited length, so that no head, however made, costs more
@@ -34,16 +36,8 @@ _TRAILING_SPACE = re.compile(rb"[ \t]\r?\n")
 HEAD_END = re.compile(rb"\n\r?\n")
 """The end of a head's last line and the empty line after it."""
 
-KNOWN_METHODS = frozenset(
-    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "
-    b"REPORT SEARCH QUERY PURGE".split()
-)
-"""The methods by which a request is recognised where its beginning is not known (RFC 9110 §9, RFC 4918, 3253
-and 5323). Another token is a method only where a request must begin."""
-
 REQUEST_START = re.compile(rb"(?:" + b"|".join(sorted(KNOWN_METHODS)) + rb") [^ \t\r\n]+ HTTP/1\.[01]\r?\n")
 RESPONSE_START = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\r\n]{0,256}+)?\r?\n")
-_BEFORE_STATUS = b"HTTP/1."
 
 MAX_PREFIX_BYTES = 20
 """How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
@@ -59,7 +53,7 @@ def can_begin_request(prefix: bytes, known: bool) -> bool:
 
 def can_begin_response(prefix: bytes) -> bool:
     """Whether ``prefix``, of any length, can be the beginning of a response."""
-    return prefix.startswith(_BEFORE_STATUS) or _BEFORE_STATUS.startswith(prefix)
+    return prefix.startswith(http_starts.RESPONSE_START) or http_starts.RESPONSE_START.startswith(prefix)
 
 
 @dataclass(slots=True)

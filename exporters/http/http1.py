@@ -33,6 +33,7 @@ from exporters.http.http1_owner import Framing, State, Turn
 from exporters.http.http1_reader import MessageReader
 from exporters.http.http2 import Http2Layer
 from exporters.http.messages import Connection, Lost, Outcome
+from exporters.http.sse import announces_events
 from exporters.http.websocket import WebSocketLayer
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from capture.streams import Tls
     from exporters.http.layers import Context, Layer
     from exporters.http.messages import Exchange
-
-_EVENT_STREAM = b"text/event-stream"
 
 
 def _upgrade_to_http2(context: Context, exchange: Exchange) -> Layer:
@@ -275,9 +274,8 @@ class Http1Layer:
         if head.status == 101 or framing == Framing.SWITCHED:
             return self._switch_protocols(pending, times[1])
         if framing:
-            marked = (head.fields.get(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
             self._readers[Side.SERVER].body = pending.response_body = BodyBuilder(
-                self._context.limits.body_bytes, marked
+                self._context.limits.body_bytes, announces_events(head.fields)
             )
         return framing
 

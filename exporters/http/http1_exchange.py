@@ -92,46 +92,51 @@ class Pending:
 
     def build(self, connection: Connection, ended_ns: int) -> Exchange:
         """The exchange as it is now."""
-        request = response = None
-        if self.head is not None:
-            head = self.head
-            request = Request(
-                head.method,
-                head.target,
-                head.version,
-                head.fields,
-                self.request_started_ns,
-                self.request_ended_ns,
-                self.head_bytes,
-                _build_body(self.request_body, head.fields),
-                self.request_trailers,
-            )
-        if self.response is not None:
-            answer = self.response
-            response = Response(
-                answer.status,
-                answer.reason,
-                answer.version,
-                answer.fields,
-                self.response_started_ns,
-                self.response_ended_ns,
-                self.response_bytes,
-                _build_body(self.response_body, answer.fields),
-                self.response_trailers,
-            )
         notes = self.notes
         if self.interim_left_out:
             notes += (f"{self.interim_left_out} more interim responses are not shown",)
         return Exchange(
             connection,
             self.number,
-            request,
-            response,
+            self._build_request(),
+            self._build_response(),
             self.outcome,
             ended_ns,
             tuple(self.interim),
             self.lost,
             notes=notes,
+        )
+
+    def _build_request(self) -> Request | None:
+        head = self.head
+        if head is None:
+            return None
+        return Request(
+            head.method,
+            head.target,
+            head.version,
+            head.fields,
+            self.request_started_ns,
+            self.request_ended_ns,
+            self.head_bytes,
+            _build_body(self.request_body, head.fields),
+            self.request_trailers,
+        )
+
+    def _build_response(self) -> Response | None:
+        head = self.response
+        if head is None:
+            return None
+        return Response(
+            head.status,
+            head.reason,
+            head.version,
+            head.fields,
+            self.response_started_ns,
+            self.response_ended_ns,
+            self.response_bytes,
+            _build_body(self.response_body, head.fields),
+            self.response_trailers,
         )
 
 

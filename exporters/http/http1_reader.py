@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
+from exporters.http.cursor import Cursor
 from exporters.http.heads import (
     HEAD_END,
     MAX_PREFIX_BYTES,
@@ -45,10 +46,11 @@ _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 _START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
 
 
-class MessageReader:
+class MessageReader(Cursor):
     """Reads one direction. ``body`` and ``trailers`` are those of the message that began last."""
 
     def __init__(self, side: Side, owner: Owner, limits: Limits, notes: Notes, joined: bool) -> None:
+        super().__init__()
         self.body = BodyBuilder(0)
         self.trailers = NO_FIELDS
         self.state = State.HEAD
@@ -59,8 +61,7 @@ class MessageReader:
         self._owner = owner
         self._limits = limits
         self._notes = notes
-        self._rest = bytearray()  # an unfinished line or head
-        self._searched = 0  # how much of _rest holds no end of what is looked for
+        self._searched = 0  # how much of _rest, a line or a head, holds no end of what is looked for
         self._started_ns: int | None = None
         self._recognised = joined  # whether a message begins here is for its head to show
         self._remaining = 0
@@ -71,15 +72,8 @@ class MessageReader:
         """The next bytes of the direction."""
         if self.waiting is not None:
             self.waiting.hold(Held(self._side, time_ns, data))
-        elif self._rest:
-            self._rest += data
-            used = self._consume(self._rest, time_ns)
-            if self._rest:  # empty after a loss of synchronisation
-                del self._rest[:used]
         else:
-            used = self._consume(data, time_ns)
-            if used < len(data):
-                self._rest += data[used:] if used else data
+            self._feed(time_ns, data)
 
     def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
         """The next ``length`` bytes of the direction were not captured; or up to so many."""
@@ -149,7 +143,6 @@ class MessageReader:
     # The states.
 
     def _consume(self, source: bytes | bytearray, time_ns: int) -> int:
-        """Read what can be read of ``source``; how many bytes need not be seen again."""
         position, end = 0, len(source)
         while position < end:
             step = _STEPS[self.state](self, source, position, time_ns)

@@ -13,11 +13,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.h2_sync import HEADER_BYTES, PREFACE, FrameType, find_frames, plausible
+from exporters.http.h2_sync import HEADER_BYTES, FrameType, find_frames, plausible
 from exporters.http.heads import REQUEST_START, RESPONSE_START, TOKEN
 from exporters.http.http1 import Http1Layer
 from exporters.http.http2 import Http2Layer
 from exporters.http.messages import Connection, Outcome
+from exporters.http_starts import HTTP2_PREFACE as PREFACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

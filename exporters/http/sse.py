@@ -14,7 +14,7 @@ from exporters.http.content import timed_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporters.http.messages import Response
+    from exporters.http.messages import Fields, Response
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -91,10 +91,14 @@ class _Parser:
             self._event_id = value
 
 
+def announces_events(fields: Fields) -> bool:
+    """Whether a response with these fields is a stream of events."""
+    return (fields.get(b"content-type") or b"").lower().startswith(b"text/event-stream")
+
+
 def is_event_stream(response: Response | None) -> bool:
     """Whether the body is one."""
-    kind = response.fields.get(b"content-type") if response is not None else None
-    return kind is not None and kind.lower().startswith(b"text/event-stream")
+    return response is not None and announces_events(response.fields)
 
 
 def events_of(response: Response, limit: int) -> list[ServerSentEvent]:

@@ -113,7 +113,8 @@ class _Direction:
     @property
     def inside(self) -> bool:
         """Something has begun that is not over."""
-        return bool(self._rest) or self._message is not None or self._current is not None
+        begun = bool(self._rest) or self._message is not None or self._current is not None
+        return begun and self.broken is None
 
     def data(self, time_ns: int, data: bytes) -> None:
         self.wire_bytes += len(data)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transcripts import PREFACE, frame
 
 from capture.application import HTTP2_PREFACE, Speech, recognise
+from exporters import http_starts
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -42,7 +43,7 @@ def test_responses(data):
 
 
 def test_the_preface_is_the_one_of_the_rfc_and_known_by_its_first_letters():
-    assert HTTP2_PREFACE == PREFACE
+    assert HTTP2_PREFACE == http_starts.HTTP2_PREFACE == PREFACE
     for length in range(3, len(PREFACE) + 1):
         assert recognise(PREFACE[:length]) is Speech.HTTP2_PREFACE
     assert recognise(PREFACE + SETTINGS) is Speech.HTTP2_PREFACE

@@ -195,10 +195,8 @@ def test_a_script_keeps_what_is_behind_a_redacted_value() -> None:
         "X-Vault-Token",
         "X-Shopify-Access-Token",
         "DPoP",
-        "X-Amz-Signature",
         "Ocp-Apim-Subscription-Key",
         "Cookie2",
-        "Mcp-Session-Id",
         "Authorization\t",
     ],
 )
@@ -208,11 +206,24 @@ def test_fields_that_are_called_like_credentials(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Sec-WebSocket-Key", "Idempotency-Key", "X-RateLimit-Tokens-Left", "X-Author"]
+    "name",
+    [
+        "Access-Control-Allow-Credentials",
+        "Idempotency-Key",
+        "Sec-WebSocket-Key",
+        "Surrogate-Key",
+        "X-Author",
+        "X-RateLimit-Tokens-Left",
+    ],
 )
 def test_fields_that_are_not(name: str) -> None:
     entry = exported(exchange(fields=f"{name}: shown\r\n"), Redaction.of())
     assert entry["request"]["headers"][1] == {"name": name, "value": "shown"}
+
+
+def test_an_address_for_mail_has_no_password() -> None:
+    entry = exported(exchange(answer_fields="Location: mailto:me@b\r\n"), Redaction.of())
+    assert entry["response"]["redirectURL"] == "mailto:me@b"
 
 
 def test_what_is_no_field_is_no_name() -> None:

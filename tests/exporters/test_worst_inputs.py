@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from h2_by_hand import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, OK, frame, talk
+from h2_by_hand import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, OK, PINGS, SETTINGS, frame, talk
 from h2_by_hand import GET as H2_GET
 from http_streams import Conversation, read
 
-from capture.streams import Side
+from capture.streams import Gap, Side, StreamItem
 from exporters.har import EntryMaker
+from exporters.http import ExchangeReader, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 TIMES = 8
@@ -98,11 +102,9 @@ def h2_malformed_blocks(size: int) -> Conversation:
 
 def socket_frames(size: int) -> Conversation:
     """Empty messages, and last deflate blocks inside one."""
-    upgrade = b"Upgrade: websocket\r\n\r\n"
-    socket = Conversation().client(GET[:-2] + upgrade)
-    socket.server(b"HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" + upgrade)
-    socket.server(b"\x89\x00" * (size // 4))
-    return socket.server(b"\xc1\x7f" + (size // 2).to_bytes(8, "big") + b"\x03\x00" * (size // 4))
+    conversation = socket(b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
+    conversation.server(b"\x89\x00" * (size // 4))
+    return conversation.server(b"\xc1\x7f" + (size // 2).to_bytes(8, "big") + b"\x03\x00" * (size // 4))
 
 
 LINEAR: list[tuple[Callable[[int], Conversation], int]] = [
@@ -136,3 +138,90 @@ def test_work_grows_with_the_input(make: Callable[[int], Conversation], size: in
     small, large = cost(make, size // TIMES), cost(make, size)
     # Work that grows with the square costs 64 times as much; what a run costs besides its input is 1 ms.
     assert large < TIMES * 3 * max(small, 0.001)
+
+
+def socket(*extensions: bytes) -> Conversation:
+    """A WebSocket of which the handshake is over."""
+    upgrade = b"Upgrade: websocket\r\n\r\n"
+    return Conversation().client(GET[:-2] + upgrade).server(b"HTTP/1.1 101 S\r\n", *extensions, upgrade)
+
+
+def again(opening: Conversation, times: int, *items: StreamItem) -> Iterator[StreamItem]:
+    """A connection that goes on with the same items over and over."""
+    yield from opening.items
+    for _ in range(times):
+        yield from items
+
+
+def empty_messages(times: int) -> Iterator[StreamItem]:
+    """Of two bytes on the wire."""
+    return again(socket(), times, socket().server(b"\x89\x00" * 10).items[-1])
+
+
+def small_bombs(times: int) -> Iterator[StreamItem]:
+    """Messages of 80 KiB that 100 bytes make."""
+    compressor = zlib.compressobj(9, wbits=-15)
+    bomb = (compressor.compress(bytes(80_000)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert len(bomb) < 126
+    options = b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n"
+    return again(socket(options), times, socket().server(bytes([0xC2, len(bomb)]), bomb).items[-1])
+
+
+def losses_between_frames(times: int) -> Iterator[StreamItem]:
+    """Each of which may have hit any of twenty streams, at the same place and at others."""
+    opening = talk()
+    for stream in range(1, 41, 2):
+        opening.client(frame(HEADERS, END_HEADERS | END_STREAM, stream, H2_GET))
+        opening.server(frame(HEADERS, END_HEADERS, stream, OK))
+    lost = Gap(1, opening.now_ns, Side.SERVER, 50, "ring-full")
+    found = talk().server(PINGS, *[frame(DATA, 0, stream, b"x") for stream in range(1, 41, 2)]).items[-1]
+    return again(
+        opening, times, lost, replace(lost, reason="fault"), talk().server(PINGS).items[-1], lost, found
+    )
+
+
+def like_http2(times: int) -> Iterator[StreamItem]:
+    """A server that begins with a frame of settings, and a client that says nothing."""
+    opening = Conversation().server(frame(SETTINGS, 0, 0))
+    return again(opening, times, opening.server(bytes(1000)).items.pop())
+
+
+def events_without_end(times: int) -> Iterator[StreamItem]:
+    """Each at a time of its own."""
+    opening = Conversation().client(GET)
+    opening.server(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+    yield from opening.items
+    for number in range(times):
+        event = opening.server(b"data: x\n\n").items.pop()
+        yield replace(event, time_ns=event.time_ns + number)
+
+
+BOUNDED: list[tuple[Callable[[int], Iterator[StreamItem]], int]] = [
+    (empty_messages, 2000),
+    (small_bombs, 400),
+    (losses_between_frames, 800),
+    (like_http2, 4000),
+    (events_without_end, 40_000),
+]
+"""Inputs that a reader must not collect, and how often they come: often enough to reach each limit in an eighth."""
+
+
+def held_bytes(items: Iterator[StreamItem]) -> int:
+    """What reading takes at its height."""
+    reader = ExchangeReader(Limits(body_bytes=1 << 14, socket_bytes=1 << 20))
+    tracemalloc.start()
+    try:
+        for item in items:
+            reader.feed(item)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("make", "times"), BOUNDED, ids=[make.__name__ for make, _ in BOUNDED])
+def test_memory_does_not_grow_with_the_input(
+    make: Callable[[int], Iterator[StreamItem]], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.http.websocket.MAX_MESSAGES", 2000)
+    few, many = held_bytes(make(times // TIMES)), held_bytes(make(times))
+    assert many < 1.5 * few + 50_000

@@ -97,8 +97,7 @@ def check(found: list[Row], rows: list[Row]) -> None:
         )
         assert pairs(request["headers"]) == row["request"]
         assert pairs(request.get("_trailers", [])) == row["requestTrailers"]
-        if "postData" in request:
-            assert request_sha256(entry) == row["received"]
+        assert request_sha256(entry) == row["received"]
         assert request["bodySize"] == len(decoded(request.get("postData", {})))
         assert pairs(response["headers"]) == answered(row)
         assert pairs(response.get("_trailers", [])) == row["responseTrailers"]
@@ -225,12 +224,14 @@ def test_joined_in_the_middle(server: Server, tmp_path: Path) -> None:
         assert "_outcome" not in entry
         assert (request["method"], response["status"]) == ("POST", 200)
         assert response_sha256(entry) == row["sent"]
-        assert request_sha256(entry) == row["received"] or not request["bodySize"]
+        assert request_sha256(entry) == row["received"]
         for shown, sent in ((request["headers"], row["request"]), (response["headers"], answered(row))):
             assert len(shown) == len(sent)
             for (name, value), real in zip(pairs(shown), sent, strict=True):
                 assert name in (real[0], "(not recorded)")
-                assert value in (real[1], "(not recorded)")
+                # Of a name that was not recorded it is not known whether it is a credential's.
+                known = real[1] if name == real[0] else "(redacted)"
+                assert value in (known, "(not recorded)")
                 placeholders += value == "(not recorded)"
         if "url" in request.get("_unknown", ()):
             assert path_of(entry) == "/(not-recorded)"

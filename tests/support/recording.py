@@ -154,8 +154,8 @@ def response_sha256(entry: dict[str, Any]) -> str:
 
 
 def request_sha256(entry: dict[str, Any]) -> str:
-    """The SHA-256 of a request's body."""
-    return hashlib.sha256(decoded(entry["request"]["postData"])).hexdigest()
+    """The SHA-256 of a request's body, which may be none."""
+    return hashlib.sha256(decoded(entry["request"].get("postData", {}))).hexdigest()
 
 
 def header(message: dict[str, Any], name: str) -> str | None:

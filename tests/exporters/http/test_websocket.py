@@ -267,6 +267,14 @@ def test_a_message_that_was_not_finished_is_shown_as_such(sent: bytes, shown: by
         assert [(message.data, message.problem) for message in found] == [(shown, problem)]
 
 
+def test_what_is_no_frame_ends_a_direction_and_not_the_socket() -> None:
+    talk = socket().server(frame(TEXT, b"one"), frame(5, b"?"), frame(TEXT, b"two"))
+    exchange, found = only(talk.closes(Side.SERVER).closes(Side.CLIENT))
+    assert [(message.data, message.problem) for message in found] == [(b"one", None)]
+    assert exchange.outcome is Outcome.COMPLETE
+    assert exchange.notes == ("a frame of type 5, which does not exist",)
+
+
 def test_a_message_inside_another_one() -> None:
     talk = socket().server(frame(TEXT, b"first", first=0), frame(TEXT, b"second"), frame(0, b"third"))
     _, found = only(talk)

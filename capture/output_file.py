@@ -40,7 +40,8 @@ class OutputFile:
     """An output by name, ``-`` for stdout; ``option`` is how the user can name another.
 
     ``fresh``: the name is ours, not the user's, who may be root in a folder of others: nothing that is there already,
-    nor what a link leads to, is written to. ``name`` is what it was called; ``file``, with a buffer, is for writing from begin() on.
+    nor what a link leads to, is written to. ``name`` is what it was called; ``file``, with a buffer, is for
+    writing from begin() on.
     Raises UsageError where it cannot be written.
     """
 

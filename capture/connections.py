@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from capture.endpoints import addresses, may_be_local
 from capture.events import (
@@ -36,6 +36,7 @@ from capture.holes import Holes
 from capture.lookups import Lookups
 from capture.relays import Relays
 from capture.streams import Process, Side, StreamItem
+from capture.tally import Tally
 from capture.views import Content, State, View
 
 if TYPE_CHECKING:
@@ -63,12 +64,6 @@ MAX_UNBOUND_BYTES = 16 << 20
 # of it later says its connection and library itself.
 MAX_SESSIONS = 65536
 
-# In the ledger, by connection: who loses on more has a problem that this many show.
-MAX_LISTED_LOSSES = 1000
-# Likewise processes whose TLS was not read: short-lived ones come by the thousand.
-MAX_LISTED_PROCESSES = 1000
-
-K = TypeVar("K")
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
 
@@ -79,66 +74,6 @@ class Final:
     moved: tuple[int, int]
     session: int
     session_moved: tuple[int, int]
-
-
-@dataclass(slots=True)
-class Loss:
-    """A connection that has gaps in the file: bytes by reason."""
-
-    announced: ConnectionAnnounced
-    lost: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What this side of the ring adds to the kernel's counters, in bytes unless it says otherwise."""
-
-    connections: int = 0  # announced
-    without_address: int = 0  # connections of which no other end is known
-    streams: int = 0  # shown
-    cleartext: int = 0  # arrived
-    plaintext: int = 0  # arrived
-    cleartext_faults: int = 0
-    plaintext_faults: int = 0
-    mirrored_cleartext: int = 0  # arrived, and are shown from the other end
-    mirrored_plaintext: int = 0
-    never_decided_arrived: int = 0  # cleartext of connections that then spoke TLS, or nothing that was wanted
-    unknown_association: int = 0
-    filtered_plaintext: int = 0  # of connections that the user did not ask for
-    gaps: int = 0  # bytes shown as lost
-    late_cleartext: int = 0  # arrived after their place was declared a hole, or their connection's end
-    late_plaintext: int = 0
-    unlisted_addresses: int = 0  # of host names, more than there is room for
-    # Connections that lost bytes, as far as MAX_LISTED_LOSSES.
-    losses: dict[int, Loss] = field(default_factory=dict)
-    # (pid, comm, library or None) → bytes of TLS that no probe could read
-    unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
-    # (pid, comm) → bytes of TLS that the process passed on, between two others
-    relayed: dict[tuple[int, str], int] = field(default_factory=dict)
-    # The same of processes beyond MAX_LISTED_PROCESSES.
-    unlisted_unread: int = 0  # connections
-    unlisted_ciphertext: int = 0
-
-    def note_unread(self, processes: dict[K, int], process: K, ciphertext: int) -> None:
-        """TLS of a process that was not read: add to ``unreadable`` or ``relayed``."""
-        if process in processes or len(processes) < MAX_LISTED_PROCESSES:
-            processes[process] = processes.get(process, 0) + ciphertext
-        else:
-            self.unlisted_unread += 1
-            self.unlisted_ciphertext += ciphertext
-
-    def note_gap(self, view: View, content: Content) -> None:
-        """What of a connection is shown as lost."""
-        if not content.lost:
-            return
-        self.gaps += content.lost
-        connection = view.announced.connection
-        loss = self.losses.get(connection)
-        if loss is None:
-            if len(self.losses) >= MAX_LISTED_LOSSES:
-                return
-            loss = self.losses[connection] = Loss(view.announced)
-        loss.lost[content.reason] = loss.lost.get(content.reason, 0) + content.lost
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    from capture.connections import Loss, Tally
     from capture.streams import Side
+    from capture.tally import Loss, Tally
 
 # Connections of which nothing is to be seen: as many as people look through. Their number is given anyway.
 MAX_IDLE_LISTED = 1000

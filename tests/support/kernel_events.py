@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from capture.connections import Connections, Final, Tally
+from capture.connections import Connections, Final
 from capture.events import (
     BytesMoved,
     ConnectionAnnounced,
@@ -21,6 +21,8 @@ from capture.streams import Data, Gap, Process, Side, StreamClosed, StreamItem, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from capture.tally import Tally
 
 START_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000

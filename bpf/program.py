@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpf import abi, below, btf, compiled, direct_map, system
+from bpf import below, btf, compiled, direct_map, system
 from bpf.bcc_module import load_bcc
 from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
@@ -289,6 +289,3 @@ def _reason(error: Exception) -> str:
     if (os.geteuid() != 0 and "ermission" in str(error)) or "EPERM" in str(error):
         return NO_RIGHTS
     return f"{error}".replace("b'", "'")
-
-
-CONSTANTS = abi.header().constants

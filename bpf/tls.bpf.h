@@ -8,7 +8,6 @@
  * Since Linux 6.13 a uprobe program with 64 or more bytes of stack gets a per-CPU one, which a preemption
  * corrupts; a program from which a tail call can be reached never does. So each program here can reach one.
  */
-#define MAX_DEPTH 2
 
 #if defined(__x86_64__)
 #define STACK_AT_ENTRY(ctx) ((ctx)->sp)

@@ -185,7 +185,7 @@ def record(
             "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
         )
     with (
-        OutputFile(name, "-w") as out,
+        OutputFile(name, "-w", fresh=not output) as out,
         _optional(archive, "--har") as har,
         _optional(account, "--ledger") as machines,
         contextlib.ExitStack() as files,

@@ -23,7 +23,7 @@ _SHELL = "/bin/sh"
 _STDOUT, _STDERR = 1, 2
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 # Signals that Python treats otherwise than programs expect. SIGHUP stays ignored under nohup.
-_PYTHONS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+_PYTHONS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class CommandError(PlaintapError):
@@ -101,10 +101,12 @@ class Command:
 
     def poll(self) -> bool:
         """Whether CMD has ended; then ``exit_code`` is set, 128 + N for signal N as shells do."""
-        if self.exit_code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.exit_code = _exit_code(status)
+        # A signal handler may be told its end meanwhile.
+        with contextlib.suppress(ChildProcessError):
+            if self.exit_code is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.exit_code = _exit_code(status)
         return self.exit_code is not None
 
     def abandon(self) -> None:

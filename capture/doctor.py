@@ -19,6 +19,7 @@ from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
 from capture.errors import PlaintapError, UsageError
 from capture.processes import discover_files, read_process, running_processes
+from capture.unreadable_tls import unreadable_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from capture.probe_catalog import ProbeCatalog
     from capture.processes import ExecutableFile
 
-# Programs that bring TLS of their own, which no probe can read: by the name of a file that they map.
-UNREADABLE: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"libjvm\.so"), "Java's JSSE"),
-    (re.compile(r"beam(\.smp)?"), "Erlang's ssl"),
-    (re.compile(r"libbotan-[\d.]+\.so[\d.]*"), "Botan"),
-)
 _UNREADABLE_REMEDY = "record the other end, or put a proxy in between"
 _CAPABILITIES = {
     "CAP_SYS_ADMIN": 21,
@@ -178,10 +173,8 @@ def _file(path: str, catalog: ProbeCatalog) -> Iterator[Finding]:
 
 
 def _findings(pid: int, comm: str, file: ExecutableFile, catalog: ProbeCatalog) -> Iterator[Finding]:
-    base = Path(file.name).name
-    for pattern, stack in UNREADABLE:
-        if pattern.fullmatch(base):
-            yield Finding(pid, comm, file.name, stack, None, f"cannot be read: {_UNREADABLE_REMEDY}")
+    if stack := unreadable_by_name(file.name):
+        yield Finding(pid, comm, file.name, stack, None, f"cannot be read: {_UNREADABLE_REMEDY}")
     try:
         found = catalog.probes_for(file.path)
     except (PlaintapError, OSError) as error:

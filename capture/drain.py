@@ -19,7 +19,7 @@ from capture.spool import Spool, Spooled
 if TYPE_CHECKING:
     from bpf.ring import Batch, Ring
 
-# With the ring and the compiler's remains this keeps the whole tracer below 300 MB.
+# What comes faster than it is handled waits in memory up to here, then in a file (capture.spool).
 MAX_QUEUED_BYTES = 64 << 20
 # The ring holds a burst of many times what arrives meanwhile; waking costs about 20 µs.
 POLL_INTERVAL_S = 0.003

@@ -248,6 +248,7 @@ class Decoder:
     ) -> None:
         self.clock_offset = clock_offset
         self._head = layouts["sample"].codec
+        self._exec_half = constants["EXEC_TEXT_BYTES"] // 2  # the file's name; the arguments have the other
         self._connection = layouts["connection_sample"]
         self._end = layouts["end_sample"]
         self._name = layouts["name_sample"]
@@ -371,7 +372,7 @@ class Decoder:
 
     def _executed(self, buffer: bytes, start: int, head: tuple[int, ...]) -> ProgramExecuted:
         at = start + self._head.size
-        half = 256  # EXEC_TEXT_BYTES / 2
+        half = self._exec_half
         file = _text(buffer[at : at + half])
         words = buffer[at + half : at + half + head[4]].split(b"\0")
         return ProgramExecuted(

@@ -229,12 +229,13 @@ def _checks_stack(elf: ElfFile, function: Symbol) -> bool:
 def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:
     sites, notes = [], []
     for function in functions:
-        entry = _entry(elf, function)
-        returns = _returns(elf, function)
-        offset = elf.offset_of(entry)
-        if offset is None or returns is None:
+        # Its size is what the file says: nothing is decoded of one that is too long.
+        places = _places(elf, function) if 0 < function.size <= MAX_FUNCTION_BYTES else None
+        offset = elf.offset_of(places[0]) if places else None
+        if places is None or offset is None:
             notes.append(f"{function.name} can't be decoded")
             continue
+        entry, returns = places
         call = GO_FUNCTIONS[function.name[function.name.rindex(".(") + 1 :]]
         if call is Call.GO_READ and _spills(elf, function):
             call = Call.GO_READ_SPILLED
@@ -243,18 +244,17 @@ def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:
     return GoTls(version, tuple(sites), tuple(notes))
 
 
-def _returns(elf: ElfFile, function: Symbol) -> list[int] | None:
-    """The addresses of the function's return instructions; None in doubt."""
-    if not 0 < function.size <= MAX_FUNCTION_BYTES:
-        return None
+def _places(elf: ElfFile, function: Symbol) -> tuple[int, list[int]] | None:
+    """Where to probe the function's entry, and its return instructions; None in doubt."""
     code = elf.read_at(function.address, function.size)
     if elf.machine == AARCH64:
         words = range(0, len(code) - 3, 4)
-        return [function.address + place for place in words if code[place : place + 4] == _AARCH64_RET]
+        returns = [function.address + place for place in words if code[place : place + 4] == _AARCH64_RET]
+        return function.address, returns
     body = list(x86.instructions(code, function.address))
     if not body or body[-1].end != function.address + function.size:
         return None
-    return [instruction.address for instruction in body if instruction.is_return]
+    return _entry(function.address, body), [i.address for i in body if i.is_return]
 
 
 def _spills(elf: ElfFile, function: Symbol) -> bool:
@@ -293,23 +293,20 @@ def _stores_at_rsp(i: x86.Instruction) -> bool:
     return not reads and not i.is_comparison
 
 
-def _entry(elf: ElfFile, function: Symbol) -> int:
+def _entry(start: int, body: list[x86.Instruction]) -> int:
     """The branch after the stack check, which the kernel emulates, or else the first byte.
 
     What is before it touches R12 only, Go's scratch register. Nothing but the restart leads back there.
     """
-    if elf.machine != X86_64:
-        return function.address
-    body = list(x86.instructions(elf.read_at(function.address, function.size), function.address))
     for instruction in body:
         if x86.is_emulated(instruction):
             point = instruction.address
-            inside = (i.target is not None and function.address < i.target <= point for i in body)
-            return function.address if any(inside) else point
+            inside = (i.target is not None and start < i.target <= point for i in body)
+            return start if any(inside) else point
         in_r12 = instruction.opcode in (0x8D, 0x8B) and instruction.reg == _R12
         if not instruction.is_comparison and (instruction.map or instruction.vector or not in_r12):
             break
-    return function.address
+    return start
 
 
 # The version

@@ -24,6 +24,7 @@ STDOUT = "-"
 _PACKED = frozenset((".gz", ".zst"))
 _OWNER_ONLY = 0o600
 _STDIN = 0
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 class WriteError(PlaintapError):
@@ -39,11 +40,13 @@ class WriteError(PlaintapError):
 class OutputFile:
     """An output by name, ``-`` for stdout; ``option`` is how the user can name another.
 
-    ``name`` is what it was called; ``file``, with a buffer, is for writing from begin() on.
+    ``fresh``: the name is ours, not the user's, who may be root in a folder of others: nothing that is there already,
+    nor what a link leads to, is written to. ``name`` is what it was called; ``file``, with a buffer, is for
+    writing from begin() on.
     Raises UsageError where it cannot be written.
     """
 
-    def __init__(self, name: str, option: str) -> None:
+    def __init__(self, name: str, option: str, *, fresh: bool = False) -> None:
         self.name = name
         self.option = option
         self._path: Path | None = None
@@ -56,9 +59,14 @@ class OutputFile:
             self.file: BinaryIO = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115
             return
         path = self._path = Path(name)
-        self._created = not path.exists()
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+            try:
+                fd = os.open(path, _FLAGS | os.O_EXCL, _OWNER_ONLY)
+                self._created = True
+            except FileExistsError:
+                if fresh:
+                    raise
+                fd = os.open(path, _FLAGS, _OWNER_ONLY)
         except OSError as error:
             raise UsageError(
                 f"Cannot write {name}: {error.strerror}. Name another file with {option}."
@@ -88,14 +96,17 @@ class OutputFile:
             raise WriteError(self, error) from None
 
     def begin(self) -> None:
-        """Make it empty, and its owner's: of who runs us, or of the user behind sudo."""
+        """Make it empty, and its owner's alone; a new one is the user's behind sudo."""
         self.begun = True
         if self._path is None or not self.is_file:
             return
         fd = self.file.fileno()
         os.ftruncate(fd, 0)
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError):
             os.fchmod(fd, _OWNER_ONLY)
+        if not self._created:
+            return
+        with contextlib.suppress(OSError, ValueError, KeyError):
             os.fchown(fd, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import shlex
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from capture.processes import read_process
+from capture.processes import read_process, start_ticks
 from capture.streams import Process
 
 if TYPE_CHECKING:
@@ -21,25 +21,30 @@ class ProcessNames:
 
     def __init__(self) -> None:
         self._executed: OrderedDict[int, ProgramExecuted] = OrderedDict()
-        self._described: OrderedDict[tuple[int, str], Process] = OrderedDict()
+        # By pid: since when it runs (None: it had gone), and what it is by the kernel's names for it.
+        self._described: OrderedDict[int, tuple[int | None, dict[str, Process]]] = OrderedDict()
 
     def executed(self, event: ProgramExecuted) -> None:
         """A process runs another program now."""
         self._executed[event.pid] = event
-        for key in [key for key in self._described if key[0] == event.pid]:
-            del self._described[key]
+        self._executed.move_to_end(event.pid)
+        self._described.pop(event.pid, None)
         if len(self._executed) > MAX_REMEMBERED:
             self._executed.popitem(last=False)
 
     def describe(self, pid: int, comm: str) -> Process:
         """The process of this pid that was called ``comm`` by the kernel."""
-        key = (pid, comm)
-        known = self._described.get(key)
-        if known is None:
-            known = self._described[key] = self._look_up(pid, comm)
-            if len(self._described) > MAX_REMEMBERED:
-                self._described.popitem(last=False)
-        return known
+        start = start_ticks(pid)
+        since, known = self._described.get(pid, (start, {}))
+        if start not in (since, None):
+            since, known = start, {}  # another one, which no exec told of: a child
+        if comm not in known:
+            known[comm] = self._look_up(pid, comm)
+        self._described[pid] = since, known
+        self._described.move_to_end(pid)
+        if len(self._described) > MAX_REMEMBERED:
+            self._described.popitem(last=False)
+        return known[comm]
 
     def _look_up(self, pid: int, comm: str) -> Process:
         executed = self._executed.get(pid)

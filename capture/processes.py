@@ -112,6 +112,14 @@ def descendants(pids: Iterable[int]) -> set[int]:
     return found
 
 
+def start_ticks(pid: int) -> int | None:
+    """RunningProcess's, None if there is no process with that pid (any more)."""
+    try:
+        return int(_read(PROC / str(pid) / "stat", 4096).rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return None
+
+
 def read_process(pid: int) -> RunningProcess | None:
     """The process, or None if there is none with that pid (any more)."""
     folder = PROC / str(pid)

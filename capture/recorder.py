@@ -1,8 +1,8 @@
 """Wires a recording together: kernel side → drain → connections → packets → file.
 
-Two threads: one empties the ring (capture.drain), this one does everything else. The order of starting and
-stopping is what makes the promises: probes are in place before ``Recording`` is printed and before a command
-runs.
+This thread does everything but what must never wait for it: emptying the ring (capture.drain), answering for new
+code (capture.new_code) and for files that someone writes to (capture.leases). The order of starting and stopping is
+what makes the promises: probes are in place before ``Recording`` is printed and before a command runs.
 """
 
 from __future__ import annotations

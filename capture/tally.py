@@ -1,4 +1,4 @@
-"""What a recording's user space counts of connections and bytes, for the ledger."""
+"""What user space adds to the kernel's counters: bytes that arrived, and what became of them, for capture.ledger."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.containers import cgroup_of_container
+from capture.containers import CGROUP_ROOTS, cgroup_of_container
 from capture.errors import UsageError
 from capture.processes import require_process
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Set
 
 PROTOCOLS = frozenset({"http", "tls", "all"})
-CGROUP_ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 # (uid_t)-1 is no user: the kernel's "leave it as it is".
 _NO_UID = (1 << 32) - 1
 # events.h: each is a program's loop, unrolled.

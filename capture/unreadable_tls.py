@@ -59,13 +59,14 @@ class UnreadableTls:
         key = (file.device, file.inode, file.version)
         if key in self._files:
             return self._files[key]
-        found = self._files[key] = _by_name(file.name) or _by_content(file.path)
+        found = self._files[key] = unreadable_by_name(file.name) or _by_content(file.path)
         if len(self._files) > MAX_REMEMBERED:
             self._files.popitem(last=False)
         return found
 
 
-def _by_name(path: str) -> str | None:
+def unreadable_by_name(path: str) -> str | None:
+    """Whose TLS a mapped file has, by KNOWN_FILES; None for others."""
     name = Path(path).name
     return next((library for pattern, library in KNOWN_FILES if re.fullmatch(pattern, name)), None)
 

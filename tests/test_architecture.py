@@ -1,4 +1,4 @@
-"""The imports, held to the picture in capture/__init__.py: who may know whom."""
+"""The imports, held to the picture in docs/architecture.md: who may know whom."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ ONE_IMPORTER = ("haralyzer", "scapy", "zstandard")
 # What an exporter may know of capture/: the values that pass between them, the errors, and what a TLS hello says.
 SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello"}
 # Modules that turn values into values: no clock, file, process, socket, log or kernel.
-SANS_IO = {
-    f"capture.{name}"
-    for name in ("events", "flows", "views", "connections", "inner_sessions", "tally", "streams", "ledger")
-}
+_SANS_IO_CAPTURE = (
+    "events", "flows", "views", "connections", "inner_sessions", "streams", "tally", "ledger"
+)  # fmt: skip
+SANS_IO = (
+    *(f"capture.{name}" for name in _SANS_IO_CAPTURE),
+    *(f"exporters.http.{path.stem}" for path in sorted((ROOT / "exporters/http").glob("[a-z]*.py"))),
+)
 FORBIDDEN_SANS_IO = {
     "asyncio",
     "bcc",

@@ -53,7 +53,7 @@ def test_a_script_without_an_interpreter_is_the_shells(tmp_path, monkeypatch, by
     assert ended(run(str(script) if by_path else script.name, "a b")) == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGXFSZ])
 def test_a_signal_gives_128_and_its_number(number):
     assert ended(run("sh", "-c", f"kill -{int(number)} $$")) == 128 + number
 
@@ -184,3 +184,18 @@ def test_no_descriptor_is_closed_twice(tmp_path):
         command.abandon()
         os.fstat(first.fileno())
         os.fstat(second.fileno())
+
+
+def test_an_end_that_a_signal_s_handler_is_told_first_is_the_same_end(monkeypatch):
+    command = run("true")
+    waitpid = os.waitpid
+
+    def interrupted(pid, options):
+        """The handler runs in the middle of it."""
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        wait_until(command.poll, "the command to end")
+        return waitpid(pid, options)
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    assert command.poll()
+    assert command.exit_code == 0

@@ -11,8 +11,9 @@ import pytest
 from compiled import LIBSSL, SHARED, compile_library, symbols, without_section_headers
 from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, READ, SMALL, UNDECODABLE, WRITE, GoLike
 
+from capture import golang
 from capture.call_shapes import Call
-from capture.elf import ElfFile
+from capture.elf import ElfFile, Symbol
 from capture.golang import GO_FUNCTIONS, PACKAGE, find_go_tls
 from capture.tls_libraries import probes_for
 
@@ -248,3 +249,18 @@ def test_a_real_program(tmp_path, flags):
             if site.call.has_results:
                 judged = returns(tmp_path / "program", symbol.address, symbol.address + symbol.size)
                 assert list(site.results_offsets) == [offset_of(place) for place in judged]
+
+
+def test_nothing_is_read_of_a_function_that_is_too_long():
+    """Its size is what the file says, and files may be anyone's."""
+
+    class Elf:
+        machine = golang.X86_64
+
+        def read_at(self, _address, _length):
+            pytest.fail("it was read")
+
+    function = Symbol("crypto/tls.(*Conn).Read", 0x1000, golang.MAX_FUNCTION_BYTES + 1)
+    found = golang._sites(Elf(), None, [function])
+    assert found.sites == ()
+    assert found.notes == ("crypto/tls.(*Conn).Read can't be decoded",)

@@ -104,7 +104,7 @@ def test_plaintext_that_was_thrown_away_before_its_socket_was_known(monkeypatch)
 
 
 def test_the_list_of_connections_with_losses_has_an_end(monkeypatch):
-    monkeypatch.setattr(module, "MAX_LISTED_LOSSES", 1)
+    monkeypatch.setattr("capture.tally.MAX_LISTED_LOSSES", 1)
     recording = Recording()
     for number in (1, 2):
         port = {"local_port": 40_000 + number}

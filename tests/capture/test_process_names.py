@@ -12,6 +12,7 @@ from processes import running
 from capture import process_names
 from capture.events import ProgramExecuted
 from capture.process_names import MAX_REMEMBERED, ProcessNames
+from capture.processes import RunningProcess
 from capture.streams import Process
 
 HOLDER = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -64,6 +65,30 @@ def test_what_is_known_is_not_asked_for_again(monkeypatch):
         names.describe(1, "a")
         names.describe(1, "b")
     assert asked == [1, 1]
+
+
+def test_a_pid_that_is_used_again_without_an_exec_is_another_process(monkeypatch):
+    """A child that was forked and goes on with its parent's program, or another's of the same name."""
+    names, pid = ProcessNames(), 7
+    starts = iter([100, 100, 200, None])
+    running = RunningProcess(pid, 100, "worker", 0, "/usr/bin/old", "old", None)
+    monkeypatch.setattr(process_names, "start_ticks", lambda _: next(starts))
+    monkeypatch.setattr(process_names, "read_process", lambda _: running)
+    assert names.describe(pid, "worker").exe == "/usr/bin/old"
+    assert names.describe(pid, "worker").exe == "/usr/bin/old"
+    running = replace(running, start_ticks=200, exe="/usr/bin/new")
+    assert names.describe(pid, "worker").exe == "/usr/bin/new"
+    # It has gone; what is known of it is.
+    assert names.describe(pid, "worker").exe == "/usr/bin/new"
+
+
+def test_who_was_asked_for_last_stays(monkeypatch):
+    monkeypatch.setattr(process_names, "read_process", lambda _: None)
+    monkeypatch.setattr(process_names, "MAX_REMEMBERED", 3)
+    names = ProcessNames()
+    for pid in (1, 2, 3, 1, 4):
+        names.describe(pid, "a")
+    assert sorted(names._described) == [1, 3, 4]
 
 
 def test_memory_is_bounded_and_the_newest_stay(monkeypatch):

@@ -1,0 +1,44 @@
+"""Outputs of root in folders of others: what was not asked for by name is not written to, nor given away."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from capture.errors import UsageError
+from capture.output_file import OutputFile
+
+
+@pytest.mark.parametrize("planted", ["file", "link", "link to nothing"])
+def test_a_name_that_the_user_did_not_give_is_a_new_file(tmp_path, planted):
+    victim, output = tmp_path / "victim", tmp_path / "plaintap-1.pcapng"
+    if planted == "file":
+        output.write_text("of others")
+    else:
+        output.symlink_to(victim)
+        if planted == "link":
+            victim.write_text("of others")
+    with pytest.raises(UsageError, match="Name another"):
+        OutputFile(str(output), "-w", fresh=True)
+    assert victim.exists() == (planted == "link")
+    assert planted != "file" or output.read_text() == "of others"
+
+
+def test_a_name_that_the_user_gave_is_followed(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file")
+    with OutputFile(str(link), "-w") as output:
+        output.write(b"data")
+    assert (tmp_path / "file").read_bytes() == b"data"
+
+
+def test_only_a_new_file_is_given_to_the_user_behind_sudo(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "fchown", lambda _fd, *ids: given.append(ids))
+    monkeypatch.setenv("SUDO_UID", "1234")
+    monkeypatch.setenv("SUDO_GID", "5678")
+    for _ in range(2):
+        with OutputFile(str(tmp_path / "a"), "-w") as output:
+            output.write(b"data")
+    assert given == [(1234, 5678)]

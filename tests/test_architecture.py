@@ -19,7 +19,13 @@ ONE_IMPORTER = ("haralyzer", "scapy", "zstandard")
 # What an exporter may know of capture/: the values that pass between them, the errors, and what a TLS hello says.
 SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello"}
 # Modules that turn values into values: no clock, file, process, socket, log or kernel.
-SANS_IO = ("capture.events", "capture.connections", "capture.inner_sessions", "capture.streams", "capture.ledger")
+SANS_IO = (
+    "capture.events",
+    "capture.connections",
+    "capture.inner_sessions",
+    "capture.streams",
+    "capture.ledger",
+)
 FORBIDDEN_SANS_IO = {
     "asyncio",
     "bcc",

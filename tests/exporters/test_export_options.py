@@ -368,7 +368,7 @@ def test_what_cannot_be_sent_again_says_so() -> None:
 def test_a_host_that_is_none_is_sent_again_as_it_was() -> None:
     talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: [\r\n\r\n")
     talk.server(b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
-    assert written(read(talk.items), "curl").strip().endswith("'http://[/'")
+    assert written(read(talk.items), "curl").strip().endswith("--header 'Host: [' http://127.0.0.1/")
 
 
 def test_a_transcript() -> None:

@@ -33,6 +33,7 @@ struct connection {
 	u64 in_flight[2];
 	u32 overlaps[2];
 	u8 anchored[2];
+	u32 greets_no_socks_proxy;	/* what came last of a direction whose protocol is undecided */
 	u32 silent;		/* bytes of the last time that it was found to have moved on unseen */
 	u8 local[16], remote[16];
 	/* Two rows of PREFIX_BYTES: BCC gives Python the wrong size for an array of arrays. */

@@ -34,6 +34,7 @@ struct connection {
 	u64 in_flight[2];
 	u32 overlaps[2];
 	u8 anchored[2];
+	u32 greets_no_socks_proxy;	/* what came last of a direction whose protocol is undecided */
 	u32 silent;		/* bytes of the last time that it was found to have moved on unseen */
 	u32 unix_seen;		/* AF_UNIX: bytes of the packet `unix_skb` that were seen to be received */
 	u64 unix_skb;

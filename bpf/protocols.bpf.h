@@ -50,9 +50,6 @@ INLINE int speaks_http(u8 *b, u32 n)
 				return VERDICT_MAYBE;
 			if (next == '/' || next == '*' || next == 'h')
 				return VERDICT_HTTP;
-			/* A proxy says first whom it speaks for: PROXY TCP4 …, PROXY UNKNOWN. */
-			if (i == 5 && b[0] == 'P' && b[3] == 'X' && b[4] == 'Y' && (next == 'T' || next == 'U'))
-				return VERDICT_HTTP;
 			/* CONNECT names a host. */
 			return i == 7 && b[0] == 'C' && b[1] == 'O' && b[2] == 'N' && b[3] == 'N' &&
 				b[6] == 'T' ? VERDICT_HTTP : VERDICT_NO;
@@ -63,8 +60,16 @@ INLINE int speaks_http(u8 *b, u32 n)
 	return VERDICT_NO;
 }
 
+/* 0 where a proxy says first whom it speaks for (haproxy's PROXY protocol, version 1). */
+INLINE u32 begins_no_proxy_line(u8 *b)
+{
+	return (b[0] ^ 'P') | (b[1] ^ 'R') | (b[2] ^ 'O') | (b[3] ^ 'X') | (b[4] ^ 'Y') | (b[5] ^ ' ');
+}
+
 INLINE int verdict_on(u8 *b, u32 n)
 {
+	if (!begins_no_proxy_line(b))
+		return VERDICT_HTTP;
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
 	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
@@ -72,10 +77,16 @@ INLINE int verdict_on(u8 *b, u32 n)
 	return speaks_http(b, n);
 }
 
-/* SOCKS (RFC 1928 §3; version 4's CONNECT): what follows the agreement with the proxy is another protocol. */
-INLINE int greets_socks_proxy(u8 *b, u32 n)
+/* 0 for what greets a SOCKS proxy (RFC 1928 §3; version 4's CONNECT): what follows the agreement with it is another
+ * protocol. Without branches, and kept in the connection until it is asked: either way the verifier would follow each
+ * verdict twice.
+ */
+INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 {
-	return (b[0] == 5 && n >= 3 && n == 2 + (u32)b[1]) || (b[0] == 4 && b[1] == 1 && n >= 9);
+	u32 version_5 = (b[0] ^ 5) | (n ^ (2 + (u32)b[1]));
+	u32 version_4 = (b[0] ^ 4) | (b[1] ^ 1);
+
+	return version_5 * version_4;
 }
 
 /* Calls on an older connection that may say nothing before it is given up: a message's head starts a call. So on one
@@ -119,6 +130,7 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 		have = PREFIX_BYTES;
 	c->prefix_length[d & 1] = have;
 
+	c->greets_no_socks_proxy = greets_no_socks_proxy(prefix, have);
 	int verdict = verdict_on(prefix, have);
 	if (verdict == VERDICT_TLS) {
 		/* Joined in the middle, there is no hello to come. */
@@ -130,7 +142,7 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	} else if (verdict == VERDICT_NO) {
 		c->prefix_length[d & 1] = 0;
 		/* From its first byte on it speaks neither: it never will. An older one may be inside a body. */
-		if ((c->opened && !c->misses && !greets_socks_proxy(prefix, have)) || c->misses >= MAX_MISSES)
+		if ((c->opened && !c->misses && c->greets_no_socks_proxy) || c->misses >= MAX_MISSES)
 			c->protocol = PROTOCOL_OTHER;
 		else
 			c->misses++;

@@ -12,15 +12,14 @@ Pure values: the counters come from the kernel side, the tally from capture.conn
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from capture.streams import Side
-    from capture.tally import Loss, Tally
 
 # Connections of which nothing is to be seen: as many as people look through. Their number is given anyway.
 MAX_IDLE_LISTED = 1000
@@ -267,108 +266,20 @@ class Ledger:
         return lines
 
 
-def balance(
-    counters: Mapping[str, int],
-    tally: Tally,
-    seen: Observation = Observation(),
-    late: Container[int] = frozenset(),
-) -> Ledger:
-    """Draw up the ledger from the kernel's counters, what arrived, and how it was seen.
-
-    ``late`` are pids whose probes came when they had begun.
-    """
-    sockets = Account(
-        reported=counters["reported_sent"] + counters["reported_received"],
-        captured=tally.cleartext
-        - tally.never_decided_arrived
-        - tally.mirrored_cleartext
-        - tally.late_cleartext,
-        suppressed=counters["suppressed"],
-        filtered=counters["filtered"] + counters["undecided"] + tally.never_decided_arrived,
-        mirrored=counters["mirrored"] + tally.mirrored_cleartext,
-        lost=_present(
-            {
-                "ring-full": counters["lost_ring_full"],
-                "fault": tally.cleartext_faults,
-                "limit": counters["lost_limit"],
-                "not-in-user-space": counters["lost_not_in_user_space"],
-                "table-full": counters["lost_table_full"],
-                "late": tally.late_cleartext,
-            }
-        ),
-    )
-    tls = Account(
-        reported=counters["plaintext_reported"],
-        captured=tally.plaintext
-        - tally.unknown_association
-        - tally.filtered_plaintext
-        - tally.mirrored_plaintext
-        - tally.late_plaintext,
-        suppressed=0,
-        mirrored=counters["plaintext_mirrored"] + tally.mirrored_plaintext,
-        filtered=counters["plaintext_filtered"] + tally.filtered_plaintext,
-        lost=_present(
-            {
-                "ring-full": counters["plaintext_ring_full"],
-                "fault": tally.plaintext_faults,
-                "limit": counters["plaintext_limit"],
-                "table-full": counters["plaintext_table_full"],
-                "unknown-association": tally.unknown_association,
-                "late": tally.late_plaintext,
-            }
-        ),
-    )
-    return Ledger(
-        sockets, tls, tally.connections, tally.streams, tally.gaps, counters["events_ring_full"],
-        counters["table_full"],
-        (
-            *(
-                Unreadable(pid, comm, library, n, late=library is None and pid in late)
-                for (pid, comm, library), n in tally.unreadable.items()
-            ),
-            *(Unreadable(pid, comm, None, n, relayed=True) for (pid, comm), n in tally.relayed.items()),
-        ),
-        tally.unlisted_addresses,
-        tally.without_address,
-        counters["by_reference"],
-        replace(seen, probe_hits=counters["probe_hits"]),
-        TcpTotals(
-            counters["tcp_checked"],
-            counters["tcp_unseen_sent"],
-            counters["tcp_unseen_received"],
-            counters["tcp_excess_sent"] + counters["tcp_excess_received"],
-        ),
-        tuple(_loss(loss) for loss in tally.losses.values()),
-        unlisted_unread=tally.unlisted_unread,
-        unlisted_ciphertext=tally.unlisted_ciphertext,
-    )  # fmt: skip
-
-
-def _loss(loss: Loss) -> ConnectionLoss:
-    a = loss.announced
-    return ConnectionLoss(
-        a.pid, a.comm, _end(a.local, a.local_port), _end(a.remote, a.remote_port), dict(loss.lost)
-    )
-
-
 def _idle_json(connection: IdleConnection) -> dict[str, object]:
     return {
         "pid": connection.pid,
         "comm": connection.comm,
         "fd": connection.fd,
-        "local": _end(*connection.local),
-        "remote": _end(*connection.remote),
+        "local": end_text(*connection.local),
+        "remote": end_text(*connection.remote),
         "side": None if connection.side is None else connection.side.name.lower(),
     }
 
 
-def _end(address: bytes, port: int) -> str:
+def end_text(address: bytes, port: int) -> str:
     text = str(ip_address(address))
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
-
-
-def _present(reasons: Mapping[str, int]) -> dict[str, int]:
-    return {reason: n for reason, n in reasons.items() if n}
 
 
 def _account_json(account: Account) -> dict[str, object]:

@@ -18,11 +18,12 @@ from bpf import abi
 from bpf.probes import Probes
 from bpf.ring import Ring
 from bpf.tables import Choice, Tables
+from capture.balance import balance
 from capture.connections import Connections, Final
 from capture.drain import Drain
 from capture.events import ConnectionEnded, Decoder, ProgramExecuted, Protocol, Reason
 from capture.holes import Holes
-from capture.ledger import Ledger, Observation, balance
+from capture.ledger import Ledger, Observation
 from capture.new_code import NewCode
 from capture.process_names import ProcessNames
 from capture.processes import descendants

@@ -63,6 +63,13 @@ class Tally:
             self.unlisted_unread += 1
             self.unlisted_ciphertext += ciphertext
 
+    def note_mirrored(self, content: Content) -> None:
+        """What is shown from the other end."""
+        if content.tls:
+            self.mirrored_plaintext += len(content.data)
+        else:
+            self.mirrored_cleartext += len(content.data)
+
     def note_gap(self, view: View, content: Content) -> None:
         """What of a connection is shown as lost."""
         if not content.lost:

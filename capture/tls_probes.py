@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
 from bpf.system import is_overlay
+from capture.call_shapes import Call
 from capture.errors import PlaintapError
 from capture.older_reads import find_older_reads
 from capture.processes import ExecutableFile, Version, discover_files
@@ -297,7 +298,7 @@ class TlsProbes:
         older = find_older_reads(path, file.inode, file.pids)
         for read in older.reads:
             self._known.expect_older_read(read.pid, read.tid, read.fd, read.buffer)
-        return [UprobeSite("COPY", offset) for offset in older.copies]
+        return [UprobeSite(Call.COPY.name, offset) for offset in older.copies]
 
 
 def _flags(site: ProbeSite, found: LibraryProbes) -> int:

@@ -25,7 +25,7 @@ from kernel_events import (
     plaintext,
 )
 
-from capture.connections import CLIENT_WINDOW_NS, MAX_HELD_BYTES, MAX_UNBOUND_BYTES, SERVER_WINDOW_NS, Final
+from capture.connections import Final
 from capture.events import (
     Direction,
     ProgramExecuted,
@@ -36,7 +36,9 @@ from capture.events import (
     SessionEstablished,
     SessionFreed,
 )
+from capture.sessions import MAX_UNBOUND_BYTES
 from capture.streams import Process, Side
+from capture.two_ends import CLIENT_WINDOW_NS, MAX_HELD_BYTES, SERVER_WINDOW_NS
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
 BOTH = (REQUEST, RESPONSE)
@@ -452,7 +454,7 @@ def test_waiting_plaintext_of_a_connection_that_is_not_wanted_is_filtered():
 
 
 def test_sessions_that_nobody_frees_are_forgotten(monkeypatch):
-    monkeypatch.setattr("capture.connections.MAX_SESSIONS", 10)
+    monkeypatch.setattr("capture.sessions.MAX_SESSIONS", 10)
     recording = Recording()
     for session in range(1, 101):
         recording.feed(plaintext(session, SENT, 0, REQUEST))
@@ -465,7 +467,7 @@ def test_waiting_plaintext_is_bounded_and_the_oldest_goes_first():
     recording = Recording()
     for session in range(1, 21):
         recording.feed(plaintext(session, SENT, 0, bytes(size)))
-        assert recording.connections._unbound_bytes <= MAX_UNBOUND_BYTES
+        assert recording.connections._sessions._unbound_bytes <= MAX_UNBOUND_BYTES
     assert recording.tally.unknown_association == 12 * size
     recording.feed(tls_connection(), SessionBound(20, 1, MIDDLE, 1001, 1))
     assert recording.stream.both == (bytes(size), b"")

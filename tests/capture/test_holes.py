@@ -15,7 +15,7 @@ from kernel_events import (
     plaintext,
 )
 
-from capture import connections as module
+from capture import sessions
 from capture.connections import Connections
 from capture.events import Direction, Protocol, Reason, Role, SessionBound
 from capture.holes import Holes
@@ -96,7 +96,7 @@ def test_a_hole_in_the_middle_is_shown_with_its_reasons_and_counted_by_connectio
 
 
 def test_plaintext_that_was_thrown_away_before_its_socket_was_known(monkeypatch):
-    monkeypatch.setattr(module, "MAX_UNBOUND_BYTES", 3)
+    monkeypatch.setattr(sessions, "MAX_UNBOUND_BYTES", 3)
     recording = Recording().feed(distant(1, protocol=Protocol.TLS))
     recording.feed(plaintext(7, SENT, 0, b"lost"), SessionBound(7, 1, 0, 1, 1))
     recording.feed(plaintext(7, SENT, 4, REQUEST, connection=1)).tick(0).tick(SECOND_NS)

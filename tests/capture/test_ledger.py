@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from kernel_events import REQUEST, SECOND_NS, Recording, announced, distant, ended, moved, plaintext
 
 from bpf import abi
+from capture.balance import balance
 from capture.events import Direction, Protocol, Reason, Role, SessionFreed
-from capture.ledger import MAX_IDLE_LISTED, MAX_SAID_PROCESSES, IdleConnection, Observation, balance
+from capture.ledger import MAX_IDLE_LISTED, MAX_SAID_PROCESSES, IdleConnection, Observation
 from capture.streams import Data, Gap, Side
 from capture.tally import MAX_LISTED_PROCESSES, Tally
 

@@ -1,0 +1,68 @@
+"""TLS connections of which no plaintext was seen: whose they are, and what is said of them.
+
+Not of what a process only passes on between two others, nor of what its other end, on the same machine, was read at.
+Sans-IO.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capture.relays import Relays
+from capture.streams import Side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.tally import Tally
+    from capture.views import View
+
+# How long a TLS connection may be without word of a probe, before its process is asked what it has instead.
+PROBE_WINDOW_NS = 10_000_000
+
+
+class UnreadConnections:
+    """``name_tls`` tells whose TLS a process has that no probe reads."""
+
+    def __init__(self, name_tls: Callable[[int], str | None], tally: Tally) -> None:
+        self._name_tls = name_tls
+        self._tally = tally
+        self._relays = Relays()
+        self._unexplained: dict[int, View] = {}  # no probe has told of it yet
+
+    def began(self, view: View) -> None:
+        """A hello was seen."""
+        self._relays.note(view)
+        if not view.readable:
+            self._unexplained[view.announced.connection] = view
+
+    def ended(self, view: View, moved: tuple[int, int]) -> None:
+        """A TLS connection is over, at these positions: count it if it was not read."""
+        self._relays.forget(view)
+        if view.tls.came_to_nothing(moved):
+            self._unexplained.pop(view.announced.connection, None)
+        elif not view.readable:
+            self._note(view, sum(moved))
+
+    def tick(self, now: int) -> None:
+        """Ask while the processes are still there."""
+        for view in list(self._unexplained.values()):
+            if now - view.announced.time > PROBE_WINDOW_NS:
+                self._explain(view)
+
+    def _note(self, view: View, ciphertext: int) -> None:
+        other = view.other
+        if other and (other.readable or (view.side is Side.SERVER and not other.ended)):
+            return
+        a = view.announced
+        if view.relayed:
+            self._tally.note_unread(self._tally.relayed, (a.pid, a.comm), ciphertext)
+            self._unexplained.pop(a.connection, None)
+            return
+        self._explain(view)
+        self._tally.note_unread(self._tally.unreadable, (a.pid, a.comm, view.tls.library), ciphertext)
+
+    def _explain(self, view: View) -> None:
+        self._unexplained.pop(view.announced.connection, None)
+        if view.tls.library is None and not view.readable:
+            view.tls.library = self._name_tls(view.announced.pid)

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "msghdr": ("msg_iter", "msg_flags"),
-    "iov_iter": ("iter_type", "iov_offset", "__iov", "count", "nr_segs"),
     "sk_buff": ("sk", "cb", "len", "data_len", "data", "head", "end", "prev"),
     "skb_shared_info": ("nr_frags", "frags"),
     "tcp_skb_cb": ("seq",),
     "unix_skb_parms": ("consumed",),
+}
+
+# iov_iter's members are called so since Linux 6.4.
+MESSAGE_OFFSETS: dict[str, tuple[str, ...]] = {
+    "msghdr": ("msg_iter", "msg_flags"),
+    "iov_iter": ("iter_type", "iov_offset", "__iov", "count", "nr_segs"),
 }
 
 # System calls that need no tracepoint of their own where the socket layer shows what they move.
@@ -41,11 +45,18 @@ class Features:
     messages: bool
     unix_packets: bool = False
 
+    @property
+    def offsets(self) -> dict[str, tuple[str, ...]]:
+        """Structs, and their members that are read."""
+        return (OFFSETS if self.lengths else {}) | (MESSAGE_OFFSETS if self.messages else {})
+
     def flags(self) -> Iterator[str]:
         """-D flags for the kernel side."""
         if self.lengths:
             yield "-DBELOW"
             yield "-DCOUNTS_BELOW=1"
+            if self.messages:
+                yield "-DMESSAGES"
             yield f"-DUNSEEN_SENDERS={_IPPROTO_MPTCP if self.messages else _IPPROTO_TCP}"
 
     def raw_tracepoints(self) -> Iterator[tuple[str, str]]:

@@ -12,12 +12,18 @@
  *   emit.bpf.h       copying a call's bytes into the ring
  *   association.bpf.h  which socket a TLS session uses
  *   targets.bpf.h    which processes are wanted
+ *   moved.bpf.h      what becomes of bytes that a call moved
  *   syscalls.bpf.h   tracepoints of system calls
- *   below.bpf.h      what the socket layer moves without any of them, and its own count
+ *   below.bpf.h      what the socket layer moves without any of them …
+ *   below_messages.bpf.h  … what TCP is about to be sent
+ *   below_packets.bpf.h   … what is received
+ *   below_counts.bpf.h    … its own count, and the end of each transfer
  *   unix_below.bpf.h  the same of AF_UNIX
  *   new_code.bpf.h   files that may hold TLS libraries, on their first use
  *   totals.bpf.h     TCP's own count, when it is done with a connection
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
+ *   tls_calls.bpf.h  calls of TLS libraries in flight
+ *   tunnels.bpf.h    TLS in TLS
  *   tls.bpf.h        uprobes, one pair for each shape of call
  *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
@@ -58,12 +64,18 @@
 #include "emit.bpf.h"
 #include "targets.bpf.h"
 #include "association.bpf.h"
+#include "moved.bpf.h"
 #include "syscalls.bpf.h"
 #include "below.bpf.h"
+#include "below_messages.bpf.h"
+#include "below_packets.bpf.h"
+#include "below_counts.bpf.h"
 #include "unix_below.bpf.h"
 #include "new_code.bpf.h"
 #include "totals.bpf.h"
 #include "lifecycle.bpf.h"
+#include "tls_calls.bpf.h"
+#include "tunnels.bpf.h"
 #include "tls.bpf.h"
 #include "older_reads.bpf.h"
 #include "golang.bpf.h"

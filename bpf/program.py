@@ -100,7 +100,7 @@ def _change_time_flags(types: btf.Btf) -> list[str]:
 
 def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
     """-D flags for every offset, and for the sizes of what is in arrays. Raises BtfError."""
-    offsets = OFFSETS | below.OFFSETS if features.lengths else OFFSETS
+    offsets = OFFSETS | features.offsets
     return [
         *(
             f"-DOFFSET_{name}_{member.replace('.', '_')}={types.offset(name, member)}"
@@ -163,7 +163,7 @@ class Kernel:
         self._bcc = load_bcc()
         self.uprobe_multi = _has_uprobe_multi()
         self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)
-        types = btf.read_vmlinux({*OFFSETS, *below.OFFSETS, "page"})
+        types = btf.read_vmlinux({*OFFSETS, *self.below.offsets, "page"})
         self.page_struct_bytes = types.size("page")
         flags = [
             "-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}",

@@ -118,8 +118,9 @@ def _attempt(name: str, look: Callable[[], str]) -> Check:
 
 
 def _btf() -> str:
-    types = btf.read_vmlinux(OFFSETS)
-    members = [(name, member) for name, group in OFFSETS.items() for member in group]
+    needed = OFFSETS | below.probe().offsets
+    types = btf.read_vmlinux(needed)
+    members = [(name, member) for name, group in needed.items() for member in group]
     for name, member in members:
         types.offset(name, member)
     return f"all {len(members)} members that are needed"

@@ -1,4 +1,4 @@
-"""The imports, held to the picture in docs/architecture.md: who may know whom."""
+"""The imports, held to the picture in capture/__init__.py: who may know whom."""
 
 from __future__ import annotations
 

@@ -152,13 +152,30 @@ def test_nothing_needs_a_newer_kernel_than_is_said(kernel):
         assert not [code for code, _, of, _, _ in instructions(kernel, name) if code == 0x85 and of == 1]
 
 
+COMPILING = """
+from bpf import below
+from bpf.program import Kernel
+below.probe = lambda unix=False: below.Features(*{shown}, unix_packets=unix and {shown}[0])
+Kernel({ring}, unix={unix}).close()
+"""
+
+
 @pytest.mark.parametrize("unix", [False, True], ids=["", "unix"])
-@pytest.mark.parametrize("below_calls", [False, True], ids=["no-below", "below"])
-def test_every_choice_of_a_user_compiles(below_calls, unix):
+@pytest.mark.parametrize(
+    "shown", [(False, False), (True, False), (True, True)], ids=["no-below", "Linux 6.3", "Linux 6.16"]
+)
+def test_every_choice_of_a_user_compiles_for_every_kernel(shown, unix):
     """In a process of its own: the compiler ends it where a program's stack is too deep."""
-    compiling = f"from bpf.program import Kernel; Kernel({RING_BYTES}, below_calls={below_calls}, unix={unix}).close()"
+    compiling = COMPILING.format(shown=shown, unix=unix, ring=RING_BYTES)
     done = subprocess.run([PYTHON, "-c", compiling], capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_kernel_is_asked_for_what_only_newer_ones_have():
+    assert "iov_iter" not in below.Features(lengths=True, messages=False).offsets, (
+        "its members were renamed in 6.4"
+    )
+    assert "sk_buff" not in below.Features(lengths=False, messages=False).offsets
 
 
 def descriptors():

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * The socket layer's own count of what was sent and received, which is the ledger's independent one, and the end of
+ * transfers that no hooked call covers: what the programs of below_messages, below_packets and unix_below have prepared.
+ */
+#ifdef BELOW
+/* (sk, result, flags), once a message. */
+int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
+	s64 n = (int)ctx->args[1];
+	u32 tid = id;
+	struct syscall *call;
+
+	if (in_unwanted_call(id) || !recording())
+		return 0;
+	call = syscalls.lookup(&tid);
+	if (call && call->sk == sk && !call->below) {
+		if (n > 0) {
+			call->reported += n;
+			count(COUNTER_REPORTED_SENT, n);
+		}
+		return 0;
+	}
+	if (call && (call->sk != sk || !call->below))
+		return 0;
+	if (n <= 0) {
+		if (call) {
+			comes_to_nothing(call, tid);
+			syscalls.delete(&tid);
+		}
+		return 0;
+	}
+	if (!call) {
+		u16 protocol = 0, family = 0;
+		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
+		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
+		if (unix_sock_of(sk, family) || protocol == UNSEEN_SENDERS || (UNSEEN_SENDERS == IPPROTO_TCP && protocol == IPPROTO_MPTCP))
+			call = surprise(sk, tid, DIRECTION_SENT);
+		if (!call)
+			return 0;
+	}
+	if (n > call->most || call->unsequenced)
+		call->flags |= NOT_IN_USER_SPACE;
+	call->moved = n - call->told;
+	call->reported = n;
+	if (call->flags & UNCHECKED)
+		move_below.call(ctx, 1);
+	else
+		move_below.call(ctx, 0);
+	return 0;
+}
+
+INLINE int was_unseen(u64 sk, u64 n)
+{
+	struct connection *c = connections.lookup(&sk);
+	int was = c && c->silent >= n;
+
+	if (c)
+		c->silent = 0;
+	return was;
+}
+
+/* (sk, result, flags), once a message. */
+int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
+	s64 n = (int)ctx->args[1];
+	u32 flags = ctx->args[2], tid = id;
+	struct syscall *call;
+
+	if (in_unwanted_call(id) || !recording())
+		return 0;
+	call = syscalls.lookup(&tid);
+	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))
+		n = 0;
+	if (call && call->sk == sk && !call->below) {
+		if (n) {
+			call->reported += n;
+			count(COUNTER_REPORTED_RECEIVED, n);
+		}
+		return 0;
+	}
+	if (call && (call->sk != sk || !call->below))
+		return 0;
+	if (!n) {
+		if (call)
+			syscalls.delete(&tid);
+		return 0;
+	}
+	if (!call) {
+		/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). */
+		u16 protocol = 0, family = 0;
+		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
+		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
+		if (unix_sock_of(sk, family) || protocol == IPPROTO_MPTCP || (protocol == IPPROTO_TCP && (flags & MSG_TRUNC) && !was_unseen(sk, n)))
+			call = surprise(sk, tid, DIRECTION_RECEIVED);
+		if (!call)
+			return 0;
+	}
+	call->reported = n;
+	call->moved = n - call->told;
+	if (call->flags & UNCHECKED) {
+		move_below.call(ctx, 1);
+		return 0;
+	}
+	call->flags |= NOT_IN_USER_SPACE;
+	if (RECORD_UNIX && call->unsequenced)
+		begun_packet(call, tid, sk);
+	move_below.call(ctx, 0);
+	return 0;
+}
+
+/* What the programs above have made ready: `moved` bytes; with `reported` the transfer has ended. */
+INLINE int below_moved(void)
+{
+	u64 id = bpf_get_current_pid_tgid(), n, reported;
+	u32 tid = id, d;
+	struct syscall *call = syscalls.lookup(&tid);
+	struct sock_reference s = {};
+	struct connection *c;
+	int ready = 0;
+
+	if (!call || !recording())
+		return 0;
+	n = call->moved;
+	reported = call->reported;
+	d = call->direction & 1;
+	s.sk = call->sk;
+	if (is_kernel_thread() || !stream_sock_of(s.sk, &s))
+		goto out;
+	if (reported)
+		count(COUNTER_REPORTED_SENT + d, reported);
+	if (!n)
+		goto out;
+	call->told += n;
+	s.inode = inode_of(s.sk);
+	c = connection_of(&s, id >> 32, NO_FD);
+	if (c) {
+		if (d == DIRECTION_RECEIVED) {
+			note_copied(c, s.sk);
+			if (RECORD_UNIX && call->unsequenced) {
+				c->unix_skb = call->skb;
+				c->unix_seen = call->sequence + call->most;
+			}
+			/* Told under the socket's lock: others may be told later of what they received before. */
+			if (!s.untold && c->in_flight[1]) {
+				call->sequenced = call->overlapped = 1;
+				__sync_fetch_and_add(&c->overlaps[1], 1);
+			}
+		} else if (call->id == c->id) {
+			ended(call, c);
+		}
+		ready = moved(call, c, n, id);
+	} else
+		count(COUNTER_LOST_TABLE_FULL, n);
+out:
+	if (!ready)
+		drop_notes(call, tid);
+	if (reported)
+		syscalls.delete(&tid);
+	return ready;
+}
+
+int check_below_program(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (wanted(bpf_get_current_pid_tgid()))
+		move_below.call(ctx, 0);
+	else
+		syscalls.delete(&tid);
+	return 0;
+}
+
+int move_below_program(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (below_moved())
+		emit_from_raw_tracepoint.call(ctx, 0);
+	return 0;
+}
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ * What TCP is about to be sent, whoever asked for it (Linux 6.16): tcp_sendmsg_locked shows the message before TCP takes
+ * from it. Under the socket's lock, so in TCP's order.
+ */
+#ifdef MESSAGES
+/* enum iter_type, since Linux 6.6 */
+#define ITER_UBUF 0
+#define ITER_IOVEC 1
+#define ITER_BVEC 2
+#define ITER_KVEC 3
+
+/* What is about to be sent. */
+INLINE void sends(u64 id, u64 sk, u64 message)
+{
+	u64 iter = message + OFFSET_msghdr_msg_iter;
+	u32 tid = id, flags = 0;
+	struct syscall *known, call = {.sk = sk, .direction = DIRECTION_SENT, .below = 1};
+	u64 skip = 0, blocks = 0, left = 0;
+	u32 sequence = 0;
+	u8 type = 0;
+
+	known = syscalls.lookup(&tid);
+	READ_KERNEL(left, iter + OFFSET_iov_iter_count);
+	READ_KERNEL(sequence, sk + OFFSET_tcp_sock_write_seq);
+	if (known && known->sk == sk && known->direction == DIRECTION_SENT) {
+		if (!known->sequenced)
+			known->most = left;
+		in_sequence(known, tid, sequence, known->most - left);
+		return;
+	}
+	call.entered = bpf_ktime_get_ns();
+	READ_KERNEL(type, iter + OFFSET_iov_iter_iter_type);
+	READ_KERNEL(skip, iter + OFFSET_iov_iter_iov_offset);
+	READ_KERNEL(call.buffer, iter + OFFSET_iov_iter___iov);
+	call.most = left;
+	READ_KERNEL(blocks, iter + OFFSET_iov_iter_nr_segs);
+	if (type == ITER_UBUF) {
+		call.buffer += skip;
+	} else {
+		call.blocks = blocks;
+		call.skip = skip;
+	}
+	call.memory = type == ITER_IOVEC ? MEMORY_USER_COPIED : type == ITER_BVEC ? MEMORY_PAGES :
+		type == ITER_KVEC ? MEMORY_KERNEL : MEMORY_USER;
+	READ_KERNEL(flags, message + OFFSET_msghdr_msg_flags);
+	call.flags = flags & MSG_ZEROCOPY;
+	if (type > ITER_KVEC || has_upper_layer(sk))
+		call.flags |= NOT_IN_USER_SPACE;
+	/* Theirs are counted nowhere: nothing would end them. */
+	if (!is_kernel_thread())
+		begin_below(&call, sk, id);
+	in_sequence(&call, tid, sequence, 0);
+	if (syscalls.update(&tid, &call)) {
+		count(COUNTER_TABLE_FULL, 1);
+		comes_to_nothing(&call, tid);
+	}
+}
+
+/* (sk, msghdr, …), for every packet that TCP fills. */
+int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (!in_unwanted_call(id) && wanted(id))
+		sends(id, ctx->args[0], ctx->args[1]);
+	return 0;
+}
+#endif

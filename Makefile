@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types pytest test-stacks fuzz bench bench-conversions clean
+.PHONY: help install dev demo test lint types pytest test-stacks fuzz bench bench-conversions clean test-kernels
 
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
@@ -24,6 +24,9 @@ STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mo
 STACKS_PACKAGES += lighttpd-mod-wolfssl nss-plugin-pem php-cli ruby stunnel4 wget wget2
 # As tests/support/stacks_build.py has them.
 STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26
+# Other kernels, and what starts them.
+KERNELS := linux-image-amd64 linux-image-6.12-amd64
+KERNELS_PACKAGES := busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86 xz-utils
 BENCH_PACKAGES := $(DEMO_PACKAGES) bpfcc-tools linux-headers-amd64 nginx wrk
 
 # NodeSource's nodejs brings npm along and conflicts with Debian's.
@@ -57,6 +60,8 @@ help:
 	@echo 'make install   system packages and .venv/bin/plaintap'
 	@echo 'make demo      record and export a sample: demo.pcapng, demo.har'
 	@echo 'make test      lint, types and every test, the kernel ones as root'
+	@echo 'make test-stacks   real programs of every TLS stack'
+	@echo 'make test-kernels  recordings on Debian 12 kernels, in qemu'
 	@echo 'make fuzz      every parser for ten minutes, on any bytes (FUZZ_SECONDS=600)'
 	@echo 'make bench     measure, and write benchmarks/results.md'
 	@echo 'make bench-conversions    export beside other converters, of 1 GiB'
@@ -105,7 +110,7 @@ test: dev lint types pytest
 lint: dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	shellcheck .ci/run .ci/install-packages samples/demo samples/*.sh
+	shellcheck .ci/run .ci/install-packages samples/demo samples/*.sh tests/kernels/run
 
 types: dev
 	$(VENV)/bin/mypy
@@ -113,6 +118,11 @@ types: dev
 
 pytest: dev
 	status=0; $(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest || status=$$?; $(HAND_OVER); exit $$status
+
+# The same command on Debian's kernels, in qemu.
+test-kernels: install
+	@.ci/install-packages $(KERNELS_PACKAGES)
+	status=0; $(AS_ROOT) tests/kernels/run $(KERNELS) || status=$$?; $(HAND_OVER); exit $$status
 
 # Real programs of every TLS stack, and the table of docs/tls.md from what they show. Their packages are their own.
 test-stacks: dev

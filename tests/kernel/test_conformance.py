@@ -66,6 +66,17 @@ class Case:
         return "-".join(filter(None, (self.program, self.way, self.modes.replace(",", "+"))))
 
     @property
+    def may_be_overtaken(self) -> bool:
+        """Whether it sends on a Unix socket by a call that is not hooked: a receiver that does not sleep may take the
+        packet before it can be looked at.
+        """
+        return (
+            self.program in BELOW_UNIX
+            and self.way in (BELOW_UNIX[self.program] or [self.way])
+            and not self.receives
+        )
+
+    @property
     def receives(self) -> bool:
         """Whether the peer sends."""
         return self.program in (*CONNECTING, *ACCEPTING) or self.way.startswith(
@@ -169,7 +180,21 @@ UNIX_MOVES = tuple(
     for way, what in MOVES
     if way not in {"send_oob", "send_zerocopy", "receive_trunc", "receive_oob"}
 )
-UNIX_URING = tuple((way, modes) for way, modes in URING if "_zc" not in way)
+# Multishot with IOSQE_ASYNC hangs on a Unix socket, once in some hundred runs, with or without a recording.
+UNIX_URING = tuple(
+    (way, modes) for way, modes in URING if "_zc" not in way and (way, modes) != ("multishot", "async")
+)
+# Programs whose calls are not hooked: these ways, or all.
+BELOW_UNIX = {
+    "unix-moves": (
+        "send_pwritev2", "send_sendmmsg", "send_sendfile", "send_splice_of_file", "send_splice_of_pipe",
+        "send_vmsplice", "send_tee", "send_aio", "send_aio_vector", "send_int80", "send_socketcall",
+    ),
+    "unix-moves32": (),
+    "unix-uring": (),
+}  # fmt: skip
+# Of what such ways send, as much as this may be gaps: some hundredths are, where two processors are idle.
+MOST_OVERTAKEN = 0.25
 # The same program under two names: streams of Unix sockets are recorded by themselves, with --unix.
 ACCEPTING = ("accepts", "accepts32")
 CONNECTING = {"connects": CONNECTS, "unix": UNIX}
@@ -214,9 +239,10 @@ class Run:
     truths: dict[Case, list[Truth]]
     streams: dict[tuple[int, int], list[Stream]]
     ledgers: list[dict[str, Any]]
+    overtaken: dict[Case, bytes]  # what such a case's peer received
 
 
-def truths_of(case: Case, program: Path) -> list[Truth]:
+def truths_of(case: Case, program: Path, overtaken: dict[Case, bytes]) -> list[Truth]:
     """Run one. Where threads send or receive at once, only the peer knows the order of their bytes."""
     sends = response(case.response_bytes) if case.receives else b""
     if case.program in ACCEPTING:
@@ -228,6 +254,8 @@ def truths_of(case: Case, program: Path) -> list[Truth]:
     modes = [case.modes] if case.program.endswith("uring") else []
     truths = run([program, case.way, *modes, peer.where], peer)
     assert len(truths) == case.connections
+    if case.may_be_overtaken:
+        overtaken[case] = bytes(peer.bytes)
     for truth, digest in zip(truths, peer.received, strict=True):
         if not case.way.startswith("threads_send"):
             assert digest.hexdigest() == truth.sent, f"{case.name}: the peer received something else"
@@ -255,14 +283,16 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "unix-uring": compile_program(folder, "uring.c", "unix-uring", "-luring"),
     }
     on_unix = {name for name in programs if name.startswith("unix")}
-    everything = Run({}, {}, [])
+    everything = Run({}, {}, [], {})
     for names, options in ((programs.keys() - on_unix, []), (on_unix, ["--unix"])):
         order = [case for case in CASES if case.program in names]
         random.shuffle(order)
         comms = [option for name in sorted(names) for option in ("-c", name)]
         account = folder / "ledger.json"
         with record(folder / "all.pcapng", *comms, *options, "--ledger", account) as recording:
-            everything.truths.update((case, truths_of(case, programs[case.program])) for case in order)
+            everything.truths.update(
+                (case, truths_of(case, programs[case.program], everything.overtaken)) for case in order
+            )
             settle()
             done = recording.stop()
         assert done.returncode == 0, done.stderr
@@ -281,6 +311,8 @@ def test_every_byte_is_there_or_a_gap_of_its_length(case: Case, everything: Run)
         assert stream.side is (Side.SERVER if case.program in ACCEPTING else Side.CLIENT)
         if case.lost == "sent":
             assert stream.sent.lost == truth.sent_bytes - HEAD_BYTES
+        elif case.may_be_overtaken and stream.sent.lost:
+            assert stream.sent.is_of(everything.overtaken[case])
         else:
             assert (stream.sent.lost, stream.sent.sha256) == (0, truth.sent)
         assert len(stream.sent.data) == truth.sent_bytes
@@ -294,7 +326,9 @@ def test_every_byte_is_there_or_a_gap_of_its_length(case: Case, everything: Run)
             # The program wrote zeros for what it threw away.
             assert 0 < stream.received.lost < truth.received_bytes
             assert stream.received.sha256 == truth.received
-        assert stream.received.reasons | stream.sent.reasons <= {NOT_HELD}
+        # A packet is taken before it is looked at, or while it is copied.
+        reasons = {NOT_HELD, "fault"} if case.may_be_overtaken else {NOT_HELD}
+        assert stream.received.reasons | stream.sent.reasons <= reasons
 
 
 def test_no_connection_is_merged_split_or_invented(everything: Run) -> None:
@@ -310,10 +344,22 @@ def test_the_independent_count_leaves_no_residue(everything: Run) -> None:
     assert sum(account["reported"] for account in accounts) == moved
     assert sum(account["captured"] for account in accounts) == moved - lost
     on_tcp, on_unix = accounts
-    assert on_tcp["lost"] == {NOT_HELD: lost}
-    assert on_unix["lost"] == {}
+    overtaken = sum(lost_of(case, everything) for case in everything.overtaken)
+    assert on_tcp["lost"] == {NOT_HELD: lost - overtaken}
+    assert sum(on_unix["lost"].values()) == overtaken
+    assert on_unix["lost"].keys() <= {NOT_HELD, "fault"}
     for account in accounts:
         assert account["residue"] == 0
+
+
+def lost_of(case: Case, run: Run) -> int:
+    """Bytes that it sent and that are gaps."""
+    return sum(stream.sent.lost for truth in run.truths[case] for stream in run.streams[truth.ports])
+
+
+def test_few_packets_of_unix_sockets_are_overtaken(everything: Run) -> None:
+    sent = sum(map(len, everything.overtaken.values()))
+    assert sum(lost_of(case, everything) for case in everything.overtaken) < MOST_OVERTAKEN * sent
 
 
 HEAD = """# What is captured of every call
@@ -353,6 +399,7 @@ FATES = {
     "sent": f"gap, `{NOT_HELD}`",
     "all": f"gap, `{NOT_HELD}`",
     "half": f"what was discarded: gap, `{NOT_HELD}`; the rest exact",
+    "overtaken": "exact, or a gap where the receiver was quicker",
 }
 
 
@@ -372,6 +419,8 @@ def table(run: Run) -> str:
 
 def seen(case: Case, run: Run, found: list[Stream]) -> str:
     """Which fate the bytes had."""
+    if case.may_be_overtaken:
+        return "overtaken"
     if any(stream.sent.lost for stream in found):
         return "sent"
     lost = sum(stream.received.lost for stream in found)

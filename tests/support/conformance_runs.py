@@ -50,16 +50,24 @@ class Truth:
 
 @dataclass(slots=True)
 class Flow:
-    """One direction of a stream in a capture: holes are zeros in ``data``."""
+    """One direction of a stream in a capture: holes are zeros in ``data``, ``holes`` where each begins and ends."""
 
     data: bytearray = field(default_factory=bytearray)
     lost: int = 0
     reasons: set[str] = field(default_factory=set)
+    holes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def sha256(self) -> str:
         """Of what there is."""
         return hashlib.sha256(self.data).hexdigest()
+
+    def is_of(self, whole: bytes) -> bool:
+        """Whether it is these bytes, but for the holes."""
+        expected = bytearray(whole)
+        for begin, end in self.holes:
+            expected[begin:end] = bytes(end - begin)
+        return self.data == expected
 
 
 @dataclass(slots=True)
@@ -112,6 +120,7 @@ class Peer:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._response, self._connections, self._urgent = response, connections, urgent
         self.received = [hashlib.sha256()]
+        self.bytes = bytearray()  # of all connections
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -136,6 +145,7 @@ class Peer:
             accepted.shutdown(socket.SHUT_WR)
         while piece := accepted.recv(1 << 18):
             self.received[-1].update(piece)
+            self.bytes += piece
 
     def join(self) -> None:
         """Wait for the end."""
@@ -204,6 +214,7 @@ def streams_by_ports(capture: Path) -> dict[tuple[int, int], list[Stream]]:
             if isinstance(item, Data):
                 flow.data += item.data
             else:
+                flow.holes.append((len(flow.data), len(flow.data) + item.length))
                 flow.data += bytes(item.length)
                 flow.lost += item.length
                 flow.reasons.add(item.reason)

@@ -80,7 +80,8 @@ def table_entries(pid: int, *names: str) -> dict[str, int]:
 def table_values(pid: int, *names: str) -> dict[str, list[bytes]]:
     """The values in those maps, as they are in the kernel's memory."""
     return {
-        name: [_bytes(entry["value"]) for entry in entries]
+        # What was deleted meanwhile has an error for a value.
+        name: [_bytes(entry["value"]) for entry in entries if "error" not in entry["value"]]
         for name, (_, entries) in _tables(pid, *names).items()
     }
 

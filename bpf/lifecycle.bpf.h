@@ -41,12 +41,20 @@ INLINE struct connection *connecting(u64 sk)
 	return s.inode ? connection_of(&s, id >> 32, NO_FD) : NULL;
 }
 
+/* The entry of a socket that TCP has. Where one has ended and waits to be told, the address may be another's by now. */
+INLINE struct connection *open_connection(u64 sk)
+{
+	struct connection *c = connections.lookup(&sk);
+
+	return c && !c->ended ? c : NULL;
+}
+
 /* (sk, old state, new state) */
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 sk = ctx->args[0], now = bpf_ktime_get_ns();
 	int old = ctx->args[1], new = ctx->args[2];
-	struct connection *c = connections.lookup(&sk);
+	struct connection *c = open_connection(sk);
 
 	if (!c && new == TCP_SYN_SENT)
 		c = connecting(sk);
@@ -98,7 +106,7 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 sk = ctx->args[0];
-	struct connection *c = connections.lookup(&sk);
+	struct connection *c = open_connection(sk);
 
 	passive_opens.delete(&sk);
 	if (!c || !recording())

@@ -15,6 +15,7 @@ from kernel_state import empty_table, table_values
 from processes import ROOT, running
 from recording import record
 
+from bpf import system
 from bpf.program import Kernel
 from bpf.tables import Tables
 
@@ -82,6 +83,25 @@ def test_an_end_that_was_told_late_takes_nobody_s_entry_but_its_own(kernel: Kern
     ended(kernel, 4, 24, late=False)
     assert list(tables.late_ends()) == []
     assert list(kernel.table("late_ends")) == []
+
+
+FIN_WAIT1, LAST_ACK = 4, 9
+
+
+def test_another_socket_at_the_address_of_one_that_has_ended_is_another(kernel: Kernel) -> None:
+    """The client's of the same machine, say: its totals were held against the server's."""
+    tables = Tables(kernel)
+    ended(kernel, 5, 15)
+    tables.set(os.getpid(), ())
+    for program, arguments in (
+        ("on_inet_sock_set_state", (5, FIN_WAIT1, LAST_ACK)),
+        ("on_tcp_destroy_sock", (5,)),
+    ):
+        system.run_raw_tracepoint(kernel.load(program, "RAW_TRACEPOINT"), arguments)
+    tables.set(0, ())
+    (kept,) = (c for c in tables.connections() if c.key == 5)
+    assert (kept.connection, kept.local_fin) == (15, 0)
+    tables.drop_ended(5, 15)
 
 
 # Its peer reads only when nothing more can be sent.

@@ -135,7 +135,7 @@ def of_server(server):
 
 
 def main():
-    print(f"kernel {platform.release()}", flush=True)
+    print(f"\nkernel {platform.release()}", flush=True)  # the firmware leaves its line open
     server = prepare()
     checks = {name: of_command(name) for name in COMMANDS} | {"nginx, by its pid": of_server(server)}
     good = True

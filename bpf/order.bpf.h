@@ -2,7 +2,7 @@
  * Where a call's bytes are in their direction. Calls that follow each other are in the order of their exits, and
  * a position is a count. Where calls on one socket overlap (threads), exits come in any order, and a call that
  * waits for room lets others in between its own bytes: then TCP's sequence numbers, which the hooks of
- * below.bpf.h read under the socket's lock, say what came where.
+ * below_messages.bpf.h and below_packets.bpf.h read under the socket's lock, say what came where.
  *
  * A sequence number becomes a position by an anchor: a pair that is known. Each call that overlaps with none
  * sets it anew, for sequence numbers also count what no call moves (urgent bytes, other processes' calls).

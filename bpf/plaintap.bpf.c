@@ -24,7 +24,7 @@
  *   lifecycle.bpf.h  TCP states, fork, exec, exit
  *   tls_calls.bpf.h  calls of TLS libraries in flight
  *   tunnels.bpf.h    TLS in TLS
- *   tls.bpf.h        uprobes, one pair for each shape of call
+ *   tls.bpf.h        uprobes, one pair for all shapes of calls
  *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
  *   nss.bpf.h        the same for NSS, whose functions are for any file

@@ -146,7 +146,7 @@ int enter_io(struct enter_arguments *ctx)
 		flags = NOT_IN_USER_SPACE;
 		break;
 	case NR_splice:
-		/* (in, …, out, …): into a pipe if `in` is a socket; into a socket, TCP shows it (below.bpf.h). */
+		/* (in, …, out, …): into a pipe if `in` is a socket; into a socket, TCP shows it (below_messages.bpf.h). */
 		direction = DIRECTION_RECEIVED;
 		second = third;
 		flags = INTO_PIPE;

@@ -49,7 +49,7 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 		find_feed(call, key.tid);
 	if (tls_calls.update(&key, call)) {
 		count(COUNTER_TABLE_FULL, 1);
-		finish_uprobe(ctx, 1);	/* finds no job: see above */
+		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
 	}
 	return 0;
 }

@@ -7,7 +7,7 @@ Two accounts, for ciphertext and plaintext are not the same bytes:
 
 Mirrored are bytes between two processes of this machine, at the end that is not shown: captured at the other.
 
-Pure values: the counters come from the kernel side, the tally from capture.connections.
+Pure values: the counters come from the kernel side, the tally from user space (capture.balance puts them together).
 """
 
 from __future__ import annotations

@@ -285,18 +285,30 @@ INLINE void find_feed(struct tls_call *call, u32 tid)
 		arrivals.delete(&tid);
 }
 
-/* A system call inside a TLS function, on this thread: the session's records go over this socket. */
-INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c, u8 *head, u32 n)
+/* The innermost call of a stack. */
+INLINE struct tls_call *innermost_call(u64 name)
 {
-	struct tls_call_key key = {.tid = tid};
-	struct tls_call *outer = tls_calls.lookup(&key), *inner;
+	struct tls_call_key key = {.stack = name, .depth = 1};
+	struct tls_call *call = tls_calls.lookup(&key);
+
+	if (!call) {
+		key.depth = 0;
+		call = tls_calls.lookup(&key);
+	}
+	if (!call && names_window(name)) {
+		key.stack += NEXT_WINDOW;
+		call = tls_calls.lookup(&key);
+	}
+	return call;
+}
+
+/* A system call inside a TLS function, on its stack: the session's records go over this socket. */
+INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *head, u32 n)
+{
+	struct tls_call *outer = innermost_call(has_switched_stacks() ? stack_name(id, users_stack()) : (u32)id);
 
 	if (!outer)
 		return;
-	key.depth = 1;
-	inner = tls_calls.lookup(&key);
-	if (inner)
-		outer = inner;
 	/* A callback of the handshake may talk cleartext on another socket (OCSP). */
 	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened)
 		c->protocol = PROTOCOL_TLS;

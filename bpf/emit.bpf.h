@@ -226,11 +226,27 @@ int continue_from_raw_tracepoint(void *ctx)
 	return 0;
 }
 
+/* What programs of uprobes return: that a function's return is not to be shown. The kernel asks since Linux 6.13, and
+ * would change the stack of any function for a 0; before, it is told at attachment. */
+#ifndef NO_RETURN
+#define NO_RETURN 0
+#endif
+#define SHOW_RETURN 0
+
 int continue_from_uprobe(struct pt_regs *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	if (emit_round(tid))
 		emit_from_uprobe.call(ctx, 0);
+	emit_done(tid);
+	return NO_RETURN;
+}
+
+int continue_from_place(struct pt_regs *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	if (emit_round(tid))
+		emit_from_place.call(ctx, 0);
 	emit_done(tid);
 	return 0;
 }
@@ -257,7 +273,7 @@ INLINE int finish_uprobe(struct pt_regs *ctx, int ready)
 	asm volatile("" : "+r"(ready));
 	if (ready)
 		emit_from_uprobe.call(ctx, 0);
-	return 0;
+	return NO_RETURN;
 }
 
 /* Tells user space of a connection, once, before its first data. 0: no room, so its data must wait too. */

@@ -35,6 +35,8 @@ enum sample_kind {
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
 	SAMPLE_NEW_CODE = 9,	/* struct new_code_sample: a process runs or maps a file that was not looked at: inode in
 				 * position, device in length, in reason whether it is held */
+	SAMPLE_RETURN_PLACE = 11,	/* a call on a switched stack will return to the address in position; length is the
+				 * kernel's pointer to the memory map, in reason whether the process is held */
 	SAMPLE_NAME = 10,	/* struct name_sample: a host name was looked up, from the time in position on */
 };
 
@@ -101,6 +103,7 @@ enum reason {
 	REASON_NOT_IN_USER_SPACE = 4,
 	REASON_TABLE_FULL = 5,
 	REASON_UNDECIDED = 6,	/* what was sent before did not tell which protocol it is */
+	REASON_UNSEEN_RETURN = 7,	/* what was moved before is not known: a call of the session was not seen to return */
 };
 
 struct sample {
@@ -202,7 +205,9 @@ enum counter {
 	COUNTER_TCP_UNSEEN_RECEIVED = 28,
 	COUNTER_TCP_EXCESS_SENT = 29,		/* … and bytes that were seen twice */
 	COUNTER_TCP_EXCESS_RECEIVED = 30,
-	COUNTERS = 31,
+	COUNTER_UNSEEN_RETURNS = 31,		/* calls on switched stacks whose return had no probe yet */
+	COUNTER_PLAINTEXT_UNSEEN_RETURN = 32,	/* plaintext of sessions that had one that moves bytes */
+	COUNTERS = 33,
 };
 
 #define WANT_PIDS 1
@@ -229,6 +234,9 @@ enum counter {
 #define LOCATED 33554432
 /* What is above: how many words a function has pushed before the place of its entry probe. */
 #define PUSHED_SHIFT 32
+
+/* In return_places, beside the process. */
+#define NO_PROBE_THERE 4294967296
 
 struct settings {
 	u32 self;	/* our own tgid: never recorded */

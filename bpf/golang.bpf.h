@@ -198,7 +198,8 @@ INLINE int go_results(struct pt_regs *ctx, int shape, u64 library)
 int go_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
-	return go_enter(ctx, cookie & 0xff, cookie >> 8);
+	go_enter(ctx, cookie & 0xff, cookie >> 8);
+	return NO_RETURN;
 }
 
 int go_results_by_cookie(struct pt_regs *ctx)

@@ -228,7 +228,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	u64 id = bpf_get_current_pid_tgid(), signal = 0;
 	u32 tid = id, tgid = id >> 32;
 	int live = 0;
-	struct tls_call_key key = {.tid = tid};
+	struct tls_call_key key = {.stack = tid};
 
 	forget_unwanted(id);
 	syscalls.delete(&tid);

@@ -94,13 +94,15 @@ struct session {
 	u8 established;
 	u8 tunnels;		/* what it carries is another session's records */
 	u8 without_bio;		/* of a library whose BIO_write is not known */
+	u8 unseen;		/* a call was not seen to return: what follows has no known place */
 	u8 closing;		/* to be forgotten when the last of … */
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */
 struct tls_call_key {
-	u32 tid, depth;
+	u64 stack;		/* which one: stacks.bpf.h */
+	u32 depth, pad;
 };
 struct tls_call {
 	u64 ssl, buffer, count, done_pointer;
@@ -112,7 +114,8 @@ struct tls_call {
 	u32 kind;		/* CALL_* */
 	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
 	u8 memory;		/* MEMORY_* */
-	u8 pad[7];
+	u8 shape;		/* SHAPE_* */
+	u8 pad[6];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */
@@ -157,8 +160,8 @@ BPF_ARRAY(no_jobs, struct job, 1);
 /* key: {ssl, tgid}. Deleted when the object is freed or with its socket. A process that ends may free nothing, and
  * have no socket that is known: what was not used for longest goes when room is needed. */
 BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS);
-/* key: {tid, depth}. Deleted at return, or when the thread exits. */
-BPF_HASH(tls_calls, struct tls_call_key, struct tls_call, MAX_CALLS);
+/* key: {stack, depth}. Deleted at return, or when the thread exits. A coroutine may end in a call, and nobody tell. */
+BPF_TABLE("lru_hash", struct tls_call_key, struct tls_call, tls_calls, MAX_CALLS);
 
 /* A read of a TLS library that was waiting for a record when the recording began. key: tid. Filled by user space,
  * deleted when it hands over plaintext, or when the thread enters another function or exits. */
@@ -199,6 +202,7 @@ BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 BPF_PROG_ARRAY(emit_from_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_uprobe, 1);
+BPF_PROG_ARRAY(emit_from_place, 1);
 
 INLINE void count(int counter, u64 n)
 {

@@ -153,10 +153,12 @@ INLINE int name_results(struct pt_regs *ctx, int shape)
 
 int name_enter_by_cookie(struct pt_regs *ctx)
 {
-	return name_enter(ctx, bpf_get_attach_cookie(ctx) & 0xff);
+	name_enter(ctx, bpf_get_attach_cookie(ctx) & 0xff);
+	return NO_RETURN;
 }
 
 int name_results_by_cookie(struct pt_regs *ctx)
 {
-	return name_results(ctx, bpf_get_attach_cookie(ctx) & 0xff);
+	name_results(ctx, bpf_get_attach_cookie(ctx) & 0xff);
+	return NO_RETURN;
 }

@@ -55,13 +55,26 @@ INLINE int is_a_shell_s_job(void)
 	return 0;
 }
 
+/* Stops the process until user space has answered. 1: it will be. Listed before it is stopped, told after: whoever dies
+ * in between leaves nothing behind. */
+INLINE int hold_process(u32 tgid, u64 now)
+{
+	int zero = 0;
+	u32 *hold = holding.lookup(&zero);
+
+	if (!hold || !*hold || is_a_shell_s_job() || held.update(&tgid, &now))
+		return 0;
+	bpf_send_signal(SIGSTOP);
+	return 1;
+}
+
 /* `name`: the path that exec was given, in the kernel's memory; 0: none. */
 INLINE void new_code(u64 id, u64 file, u64 name)
 {
 	struct file_key key = {};
 	u64 inode = 0, super = 0, now;
 	s64 seconds = 0;
-	u32 tgid = id >> 32, nanoseconds = 0, *hold;
+	u32 tgid = id >> 32, nanoseconds = 0;
 	int zero = 0;
 	struct settings *s = settings.lookup(&zero);
 	struct new_code_sample *r;
@@ -95,12 +108,7 @@ INLINE void new_code(u64 id, u64 file, u64 name)
 	r->size = key.size;
 	if (name)
 		bpf_probe_read_kernel_str(r->path, sizeof(r->path), (void *)name);
-	/* Listed before it is stopped, told after: whoever dies in between leaves nothing behind. */
-	hold = holding.lookup(&zero);
-	if (hold && *hold && !is_a_shell_s_job() && !held.update(&tgid, &now)) {
-		r->head.reason = 1;
-		bpf_send_signal(SIGSTOP);
-	}
+	r->head.reason = hold_process(tgid, now);
 	new_code_ring.ringbuf_submit(r, RINGBUF_FORCE_WAKEUP);
 }
 

@@ -25,6 +25,7 @@ INLINE int nspr_writes(int shape)
 	return shape == SHAPE_NSPR_WRITE || shape == SHAPE_NSPR_WRITEV;
 }
 
+/* 1: the call's return is to be seen. */
 INLINE int nss_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 descriptor = PT_REGS_PARM1(ctx);
@@ -37,6 +38,7 @@ INLINE int nss_enter(struct pt_regs *ctx, int shape, u64 library)
 		return 0;
 	struct tls_call call = {
 		.ssl = descriptor, .buffer = PT_REGS_PARM2(ctx), .count = PT_REGS_PARM3(ctx), .library = library,
+		.shape = shape,
 		.kind = nspr_writes(shape) ? CALL_WRITES : CALL_READS,
 	};
 	if (shape == SHAPE_NSPR_WRITEV) {
@@ -66,14 +68,14 @@ INLINE int nss_imported(u64 descriptor, u64 library)
 INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct tls_call_key key = {.tid = id};
+	struct tls_call_key key = {};
 	struct tls_call *call;
 	struct session *s;
 	int n = PT_REGS_RC(ctx), ready = 0;
 
 	if (shape == SHAPE_NSS_IMPORT)
 		return nss_imported(PT_REGS_RC(ctx), library);
-	call = tls_returning(stack, &key);
+	call = tls_returning(id, stack, &key);
 	if (!call)
 		return 0;
 	if (recording() && (n > 0 || call->connection)) {
@@ -91,7 +93,8 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library, u64 stack)
 int nss_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
-	return nss_enter(ctx, cookie & 0xff, cookie >> 8);
+	nss_enter(ctx, cookie & 0xff, cookie >> 8);
+	return NO_RETURN;
 }
 
 int nss_return_by_cookie(struct pt_regs *ctx)
@@ -104,4 +107,38 @@ int nss_results_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
 	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8, STACK_AT_ENTRY(ctx)));
+}
+
+int nss_call_by_cookie(struct pt_regs *ctx)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	int shape = cookie & 0xff;
+
+	if (!is_at_entry(ctx, PT_REGS_IP(ctx)))
+		return finish_uprobe(ctx, nss_return(ctx, shape, cookie >> 8, STACK_AT_RETURN(ctx)));
+	if (shape == SHAPE_NSS_IMPORT)
+		return is_switched(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx)) ? NO_RETURN : SHOW_RETURN;
+	if (!nss_enter(ctx, shape, cookie >> 8))
+		return NO_RETURN;
+	return shows_return(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx));
+}
+
+/* Where a call on a switched stack returns to. Not a program that the kernel asks about returns: it takes one that is
+ * not run, as those for other processes are not, for one that wants them. */
+int return_place(struct pt_regs *ctx)
+{
+	u64 stack = STACK_AT_RETURN(ctx);
+	struct tls_call_key key = {};
+	struct tls_call *call = tls_returning(bpf_get_current_pid_tgid(), stack, &key);
+	int ready;
+
+	if (!call)
+		return 0;
+	if (call->shape >= SHAPE_NSPR_READ)
+		ready = nss_return(ctx, call->shape, call->library, stack);
+	else
+		ready = shape_return(ctx, stack);
+	if (ready)
+		emit_from_place.call(ctx, 0);
+	return 0;
 }

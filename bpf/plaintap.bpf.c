@@ -10,8 +10,9 @@
  *   order.bpf.h      positions of calls that overlap, by TCP's sequence numbers
  *   holes.bpf.h      why bytes have no record
  *   emit.bpf.h       copying a call's bytes into the ring
- *   association.bpf.h  which socket a TLS session uses
  *   targets.bpf.h    which processes are wanted
+ *   stacks.bpf.h     stacks that programs switch between
+ *   association.bpf.h  which socket a TLS session uses
  *   moved.bpf.h      what becomes of bytes that a call moved
  *   syscalls.bpf.h   tracepoints of system calls
  *   below.bpf.h      what the socket layer moves without any of them …
@@ -63,6 +64,7 @@
 #include "holes.bpf.h"
 #include "emit.bpf.h"
 #include "targets.bpf.h"
+#include "stacks.bpf.h"
 #include "association.bpf.h"
 #include "moved.bpf.h"
 #include "syscalls.bpf.h"

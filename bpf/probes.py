@@ -71,8 +71,11 @@ class UprobeSite:
     results_offsets: tuple[int, ...] = ()
     flags: int = 0
 
-    def places(self) -> Iterator[tuple[str, int]]:
-        """(which of the shape's programs, where), returns before the entry."""
+    def places(self, *, sessions: bool) -> Iterator[tuple[str, int]]:
+        """(which of the shape's programs, where), returns before the entry. With ``sessions`` one is for both."""
+        if sessions and self.return_offset is not None:
+            yield "call", self.return_offset
+            return
         if self.return_offset is not None:
             yield "return", self.return_offset
         for offset in self.results_offsets:
@@ -85,6 +88,7 @@ class Probes:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._sessions = kernel.uprobes is system.Uprobes.SESSIONS
         self._fds: set[int] = set()
         self._lock = threading.Lock()  # a library's links are let go on another thread
         self._programs: dict[tuple[str, str], int] = {}
@@ -138,8 +142,19 @@ class Probes:
                 time.sleep(ATTACH_PAUSE_S)
         with self._lock:
             self._fds.update(links)
-        self.attached += sum(1 for site in sites for _ in site.places())
+        self.attached += sum(1 for site in sites for _ in site.places(sessions=self._sessions))
         return tuple(links)
+
+    def attach_return_place(self, path: str, offset: int, pid: int) -> int:
+        """Attach where a call on a switched stack returns to, in its process alone; what ``release`` takes of it.
+
+        Raises OSError, ProgramError.
+        """
+        program = self._load_uprobe("return_place")
+        link = system.link_uprobe_multi(program, path, [(offset, 0)], system.Uprobes.MULTI, pid=pid)
+        with self._lock:
+            self._fds.add(link)
+        return link
 
     def release(self, links: Collection[int]) -> None:
         """Let go of a file. When this returns no process has a breakpoint of ours in it."""
@@ -149,7 +164,7 @@ class Probes:
         _close(fds)
 
     def _attach_file(self, path: str, sites: Sequence[UprobeSite], library: int) -> list[int]:
-        attach = self._attach_multi if self._kernel.uprobe_multi else self._attach_perf
+        attach = self._attach_perf if self._kernel.uprobes is system.Uprobes.PERF else self._attach_multi
         attached: list[int] = []
         try:
             for fd in attach(path, sites, library):
@@ -163,7 +178,9 @@ class Probes:
     def _attach_multi(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
         """A link for each program that a file needs."""
         for (program, at_return), places in self._points(sites, library):
-            yield system.link_uprobe_multi(self._load_uprobe(program), path, places, at_return=at_return)
+            yield system.link_uprobe_multi(
+                self._load_uprobe(program), path, places, self._kernel.uprobes, at_return=at_return
+            )
 
     def _attach_perf(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
         """A link for each place, before Linux 6.6."""
@@ -184,7 +201,7 @@ class Probes:
         for site in sites:
             cookie = self._shapes[f"SHAPE_{site.shape}"] | (library | site.flags) << 8
             kind = KINDS.get(site.shape.partition("_")[0], "")
-            for side, offset in site.places():
+            for side, offset in site.places(sessions=self._sessions):
                 program = f"{kind}{side}_by_cookie"
                 points.setdefault((program, side == "return"), []).append((offset, cookie))
         return sorted(points.items(), key=lambda group: (not group[0][1], group[0][0]))
@@ -196,16 +213,21 @@ class Probes:
         return self._programs[key]
 
     def _load_uprobe(self, program: str) -> int:
-        """A program for uprobes. A tail call needs the same expected attach type on both sides (Linux 6.17)."""
+        """A program for uprobes, and that which continues it."""
+        if program == "return_place":
+            return self._load_continued(program, "place", system.Uprobes.MULTI)
+        return self._load_continued(program, "uprobe", self._kernel.uprobes)
+
+    def _load_continued(self, program: str, family: str, uprobes: system.Uprobes) -> int:
+        """A tail call needs the same expected attach type on both sides (Linux 6.17): a program of each for its own."""
         key = (program, "UPROBE")
         if key not in self._programs:
-            fd = system.load_uprobe_program(
-                self._kernel.instructions(program), program, multi=self._kernel.uprobe_multi
-            )
+            fd = system.load_uprobe_program(self._kernel.instructions(program), program, uprobes)
             self._programs[key] = fd
             self._fds.add(fd)
-            if (continued := "continue_from_uprobe") != program:
-                self._kernel.set_tail_call("emit_from_uprobe", self._load_uprobe(continued))
+            if (continued := f"continue_from_{family}") != program:
+                continues = self._load_continued(continued, family, uprobes)
+                self._kernel.set_tail_call(f"emit_from_{family}", continues)
         return self._programs[key]
 
     def skipped_runs(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +32,9 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "task_struct": ("files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent"),
+    "task_struct": ("files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent", "stack"),
     "signal_struct": ("live", "pids", "tty"),
-    "mm_struct": ("arg_start", "arg_end"),
+    "mm_struct": ("arg_start", "arg_end", "start_stack"),
     "linux_binprm": ("filename", "interp", "file"),
     "super_block": ("s_dev",),
     "pipe_inode_info": ("bufs", "ring_size", "head", "tail"),
@@ -101,6 +102,8 @@ def _change_time_flags(types: btf.Btf) -> list[str]:
 def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
     """-D flags for every offset, and for the sizes of what is in arrays. Raises BtfError."""
     offsets = OFFSETS | features.offsets
+    if platform.machine() == "x86_64":
+        offsets = offsets | {"task_struct": (*OFFSETS["task_struct"], "thread.fsbase")}
     return [
         *(
             f"-DOFFSET_{name}_{member.replace('.', '_')}={types.offset(name, member)}"
@@ -161,7 +164,7 @@ class Kernel:
         Raises BccError, BtfError, ProgramError.
         """
         self._bcc = load_bcc()
-        self.uprobe_multi = _has_uprobe_multi()
+        self.uprobes = _newest_uprobes()
         self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)
         types = btf.read_vmlinux({*OFFSETS, *self.below.offsets, "page"})
         self.page_struct_bytes = types.size("page")
@@ -171,6 +174,8 @@ class Kernel:
         ]  # fmt: skip
         if unix:
             flags.append("-DRECORD_UNIX=1")
+        if self.uprobes is system.Uprobes.SESSIONS:
+            flags.append("-DNO_RETURN=1")
         text = source()
         key = compiled.key_of(text, flags, f"{self._bcc.__file__} {getattr(self._bcc, '__version__', '')}")
         kept = compiled.read(key)
@@ -273,9 +278,9 @@ class Kernel:
         self._module.cleanup()
 
 
-def _has_uprobe_multi() -> bool:
+def _newest_uprobes() -> system.Uprobes:
     try:
-        return system.has_uprobe_multi()
+        return system.newest_uprobes()
     except PermissionError:
         raise ProgramError(NO_RIGHTS) from None
     except OSError as error:

@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import sys
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,6 @@ _PROGRAM_TYPES = {
     "TRACEPOINT": _BPF_PROG_TYPE_TRACEPOINT,
     "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
 }
-_BPF_TRACE_UPROBE_MULTI = 48
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
 
@@ -50,6 +50,17 @@ _PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTRIBUTE_BYTES = 112  # struct perf_event_attr, version 5
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+
+
+class Uprobes(IntEnum):
+    """How programs are attached to functions; the value is the type that they are loaded for."""
+
+    # A perf event for each place (cookies since Linux 5.15).
+    PERF = 0
+    # Many places of a file at once (Linux 6.6).
+    MULTI = 48
+    # And what runs at a call's entry says whether its return is to be shown (Linux 6.13).
+    SESSIONS = 57
 
 
 @cache
@@ -88,9 +99,9 @@ def load_program(kind: str, instructions: bytes, name: str) -> int:
     return _load_program(_PROGRAM_TYPES[kind], instructions, name, 0)
 
 
-def load_uprobe_program(instructions: bytes, name: str, *, multi: bool) -> int:
-    """Load a kprobe-type program, for uprobe_multi links or for those of perf events."""
-    return _load_program(_BPF_PROG_TYPE_KPROBE, instructions, name, _BPF_TRACE_UPROBE_MULTI if multi else 0)
+def load_uprobe_program(instructions: bytes, name: str, uprobes: Uprobes) -> int:
+    """Load a kprobe-type program, to be attached in this way."""
+    return _load_program(_BPF_PROG_TYPE_KPROBE, instructions, name, uprobes)
 
 
 def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -> int:
@@ -160,29 +171,45 @@ def write_map(map_fd: int, key: bytes, value: bytes) -> None:
     _bpf(_BPF_MAP_UPDATE_ELEM, attributes)
 
 
-def has_uprobe_multi() -> bool:
-    """Whether the kernel can attach one program at many places (Linux 6.6): a directory is then a bad file to it."""
+def newest_uprobes() -> Uprobes:
+    """The best way that the kernel knows: a directory is then a bad file to it."""
     nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
-    program = load_uprobe_program(nothing, "nothing", multi=True)
-    try:
-        os.close(link_uprobe_multi(program, "/", [(0, 0)], at_return=False))
-    except OSError as error:
-        return error.errno == errno.EBADF
-    finally:
-        os.close(program)
-    return True
+    for uprobes in (Uprobes.SESSIONS, Uprobes.MULTI):
+        try:
+            program = load_uprobe_program(nothing, "nothing", uprobes)
+        except OSError as error:
+            # Before Linux 6.13 the type is out of range.
+            if error.errno != errno.EINVAL:
+                raise
+            continue
+        try:
+            os.close(link_uprobe_multi(program, "/", [(0, 0)], uprobes))
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                return uprobes
+        finally:
+            os.close(program)
+    return Uprobes.PERF
 
 
-def link_uprobe_multi(program: int, path: str, points: Sequence[tuple[int, int]], *, at_return: bool) -> int:
-    """Attach one program at file offsets of one file, each with a cookie, in every process (Linux 6.6)."""
+def link_uprobe_multi(
+    program: int,
+    path: str,
+    points: Sequence[tuple[int, int]],
+    uprobes: Uprobes,
+    *,
+    at_return: bool = False,
+    pid: int = 0,
+) -> int:
+    """Attach one program at file offsets of one file, each with a cookie (Linux 6.6): in every process, or in one."""
     count = len(points)
     offsets = (ctypes.c_uint64 * count)(*(offset for offset, _ in points))
     cookies = (ctypes.c_uint64 * count)(*(cookie for _, cookie in points))
     name = ctypes.create_string_buffer(os.fsencode(path))
     attributes = struct.pack(
         "<IIIIQQQQIII",
-        program, 0, _BPF_TRACE_UPROBE_MULTI, 0, ctypes.addressof(name), ctypes.addressof(offsets), 0,
-        ctypes.addressof(cookies), count, _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, 0,
+        program, 0, uprobes, 0, ctypes.addressof(name), ctypes.addressof(offsets), 0,
+        ctypes.addressof(cookies), count, _BPF_F_UPROBE_MULTI_RETURN if at_return else 0, pid,
     )  # fmt: skip
     return _bpf(_BPF_LINK_CREATE, attributes)
 

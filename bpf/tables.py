@@ -121,6 +121,13 @@ class Tables:
         leaf.buffer, leaf.fd, leaf.tgid = buffer, fd, pid
         table[table.Key(tid)] = leaf
 
+    def know_return_place(self, pid: int, memory: int, address: int, *, probed: bool) -> None:
+        """Where a call of a process on a switched stack returns to has a probe, or can have none."""
+        table = self._kernel.table("return_places")
+        key = table.Key()
+        key.mm, key.address = memory, address
+        table[key] = table.Leaf(pid if probed else pid | self._constants["NO_PROBE_THERE"])
+
     def forget_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """A file must be looked at again."""
         table = self._kernel.table("known_files")

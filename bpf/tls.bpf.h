@@ -12,7 +12,7 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	struct connection *c;
 
 	count(COUNTER_PLAINTEXT_REPORTED, n);
-	if (s && (carries_records(call, s, tid, d) || relays_records(call, s, id, d))) {
+	if (s && (carries_records(call, s, id, d) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}
@@ -28,6 +28,11 @@ INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
 	position = __sync_fetch_and_add(&s->position[d], n);
 	if (c)
 		c->session_position[d] = position + n;
+	if (s->unseen) {
+		count(COUNTER_PLAINTEXT_UNSEEN_RETURN, n);
+		note_hole(0, s->id, d, position, n, REASON_UNSEEN_RETURN);
+		return 0;
+	}
 	/* Also of connections that are not known yet. */
 	if (has_setting(DROP_TLS) || (c && c->unwanted)) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
@@ -92,16 +97,11 @@ INLINE int tls_free(struct pt_regs *ctx, u64 ssl)
 INLINE int bio_write_enter(struct pt_regs *ctx, u64 bio, u64 buffer, u64 length)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct tls_call_key key = {.tid = id, .depth = 1};
 	struct tls_call *call;
 
 	if (!wanted(id))
 		return 0;
-	call = tls_calls.lookup(&key);
-	if (!call) {
-		key.depth = 0;
-		call = tls_calls.lookup(&key);
-	}
+	call = innermost_call(stack_name(id, STACK_AT_ENTRY(ctx)));
 	if (!call && (u32)length >= RECORD_KEY_END)
 		note_feed(id, bio, buffer);
 	/* With a socket below it, the system call that follows tells more directly. */
@@ -145,10 +145,11 @@ INLINE void distrust(u64 library)
 		distrusted.update(&number, &one);
 }
 
+/* 1: the call's return is to be seen. */
 INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 object = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
-	struct tls_call call = {.ssl = object, .library = library};
+	struct tls_call call = {.ssl = object, .library = library, .shape = shape};
 
 	/* Read before they are chosen between: the verifier wants no computed offset into the context. */
 	asm volatile("" : "+r"(fourth), "+r"(fifth));
@@ -218,16 +219,19 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 	return 0;
 }
 
-INLINE int shape_return(struct pt_regs *ctx, int shape, u64 stack)
+INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid(), n;
-	struct tls_call_key key = {.tid = id};
-	struct tls_call *call = tls_returning(stack, &key);
+	int shape;
+	u32 tid = id;
+	struct tls_call_key key = {};
+	struct tls_call *call = tls_returning(id, stack, &key);
 	struct session *s;
 	int ready = 0;
 
 	if (!call)
 		return 0;
+	shape = call->shape;
 	if (!recording())
 		goto out;
 	if (shape < SHAPE_HANDSHAKE) {
@@ -240,7 +244,7 @@ INLINE int shape_return(struct pt_regs *ctx, int shape, u64 stack)
 		}
 		if (!call->connection) {
 			if (call->library & WITHOUT_BIO)
-				arrivals.delete(&key.tid);
+				arrivals.delete(&tid);
 			goto out;
 		}
 	}
@@ -261,19 +265,32 @@ out:
 	return ready;
 }
 
-/* One pair serves all shapes: the cookie is shape | library << 8. Closing a link costs 0.1 s. */
+/* One program serves all shapes: the cookie is shape | library << 8. Closing a link costs 0.1 s. */
 int enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
-	return shape_enter(ctx, cookie & 0xff, cookie >> 8);
+	shape_enter(ctx, cookie & 0xff, cookie >> 8);
+	return NO_RETURN;
 }
 
 int return_by_cookie(struct pt_regs *ctx)
 {
-	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff, STACK_AT_RETURN(ctx)));
+	return finish_uprobe(ctx, shape_return(ctx, STACK_AT_RETURN(ctx)));
 }
 
 int results_by_cookie(struct pt_regs *ctx)
 {
-	return finish_uprobe(ctx, shape_return(ctx, bpf_get_attach_cookie(ctx) & 0xff, STACK_AT_ENTRY(ctx)));
+	return finish_uprobe(ctx, shape_return(ctx, STACK_AT_ENTRY(ctx)));
+}
+
+/* Entry and return of a call, where the kernel asks at entry whether to show the return (Linux 6.13). */
+int call_by_cookie(struct pt_regs *ctx)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+
+	if (!is_at_entry(ctx, PT_REGS_IP(ctx)))
+		return finish_uprobe(ctx, shape_return(ctx, STACK_AT_RETURN(ctx)));
+	if (!shape_enter(ctx, cookie & 0xff, cookie >> 8))
+		return NO_RETURN;
+	return shows_return(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx));
 }

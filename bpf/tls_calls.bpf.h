@@ -27,42 +27,119 @@ INLINE int is_part_of(struct tls_call *outer, u64 ssl, u64 stack, u32 kind)
 	return outer && outer->stack > stack && outer->ssl == ssl && (!kind || outer->kind == kind);
 }
 
-/* A wanted process enters a function of a TLS library. */
+/* A wanted process enters a function of a TLS library. 1: its return is to be seen. */
 INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 {
-	struct tls_call_key key = {.tid = bpf_get_current_pid_tgid()};
-	struct tls_call *outer = tls_calls.lookup(&key);
+	u64 id = bpf_get_current_pid_tgid();
+	struct tls_call_key key = {};
+	struct tls_call *outer;
+	u32 tid = id;
 
 	call->entered = bpf_ktime_get_ns();
 	call->stack = STACK_AT_ENTRY(ctx) + (call->library >> PUSHED_SHIFT) * 8;
+	key.stack = stack_name(id, call->stack);
+	outer = tls_calls.lookup(&key);
 	if (is_part_of(outer, call->ssl, call->stack, call->kind))
 		return 0;
 	if (outer && outer->stack > call->stack) {
 		key.depth = 1;
 		if (is_part_of(tls_calls.lookup(&key), call->ssl, call->stack, call->kind))
 			return 0;
+	} else if (!outer && names_window(key.stack)) {
+		struct tls_call_key above = {.stack = key.stack + NEXT_WINDOW};
+		if (is_part_of(tls_calls.lookup(&above), call->ssl, call->stack, call->kind))
+			return 0;
 	}
 	count(COUNTER_PROBE_HITS, 1);
-	if (older_reads.lookup(&key.tid))
-		older_reads.delete(&key.tid);
+	if (older_reads.lookup(&tid))
+		older_reads.delete(&tid);
 	if (call->kind == CALL_READS)
-		find_feed(call, key.tid);
+		find_feed(call, tid);
 	if (tls_calls.update(&key, call)) {
 		count(COUNTER_TABLE_FULL, 1);
 		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
+		return 0;
 	}
-	return 0;
+	return 1;
 }
 
 /* The call that is returning, its return address at `stack`; its key is left in *key. */
-INLINE struct tls_call *tls_returning(u64 stack, struct tls_call_key *key)
+INLINE struct tls_call *tls_returning(u64 id, u64 stack, struct tls_call_key *key)
 {
 	struct tls_call *call;
 
+	key->stack = stack_name(id, stack);
 	call = tls_calls.lookup(key);
 	if (!call || call->stack == stack)
 		return call;
 	key->depth = 1;
 	call = tls_calls.lookup(key);
 	return call && call->stack == stack ? call : NULL;
+}
+
+/* Whether a program that is run at a function's entry and at its return is at the former. */
+INLINE int is_at_entry(struct pt_regs *ctx, u64 at)
+{
+	return at == bpf_get_func_ip(ctx);
+}
+
+/* A call will not be seen to return: nobody knows how much it has moved, nor where what follows belongs. */
+INLINE void lose_return(struct tls_call *call, u64 id)
+{
+	struct session *s;
+
+	count(COUNTER_UNSEEN_RETURNS, 1);
+	if (call->kind == CALL_OTHER)
+		return;
+	s = session_of(call, id);
+	if (s)
+		s->unseen = 1;
+}
+
+/* Whether there is a probe where a call on a switched stack returns to, or will be before it does: then its process
+ * is held. User space is told of a place that is new. */
+INLINE int has_return_place(u64 id, u64 stack)
+{
+	struct return_place place = {};
+	struct new_code_sample *r;
+	u64 now = bpf_ktime_get_ns(), *known;
+	u32 tgid = id >> 32;
+	int held;
+
+	READ_KERNEL(place.mm, bpf_get_current_task() + OFFSET_task_struct_mm);
+	READ_USER(place.address, stack);
+	known = return_places.lookup(&place);
+	if (known && (u32)*known == tgid)
+		return *known == tgid;
+	r = new_code_ring.ringbuf_reserve(sizeof(*r));
+	if (!r) {
+		count(COUNTER_EVENTS_RING_FULL, 1);
+		return 0;
+	}
+	__builtin_memset(r, 0, sizeof(*r));
+	r->head.kind = SAMPLE_RETURN_PLACE;
+	r->head.time = now;
+	r->head.position = place.address;
+	r->head.length = place.mm;
+	r->head.tgid = tgid;
+	r->head.tid = id;
+	held = hold_process(tgid, now);
+	r->head.reason = held;
+	new_code_ring.ringbuf_submit(r, RINGBUF_FORCE_WAKEUP);
+	return held;
+}
+
+/* At the entry of a call whose return is to be seen: whether the kernel is to show it. */
+INLINE int shows_return(u64 id, u64 stack)
+{
+	struct tls_call *call;
+	u32 yes = 1;
+	int zero = 0;
+
+	if (!is_switched(id, stack))
+		return SHOW_RETURN;
+	switched_stacks.update(&zero, &yes);
+	if (!has_return_place(id, stack) && (call = innermost_call(stack_name(id, stack))))
+		lose_return(call, id);
+	return NO_RETURN;
 }

@@ -4,9 +4,9 @@
 /* TLS in TLS (HTTPS over an HTTPS proxy): what this call moved are the records of the session around it, which goes
  * over the same socket, and whose plaintext is what matters. A call in a callback is inside another's too, but what
  * it writes is no record; a session that has once written another's says nothing of its own again. */
-INLINE int carries_records(struct tls_call *call, struct session *s, u32 tid, u32 direction)
+INLINE int carries_records(struct tls_call *call, struct session *s, u64 id, u32 direction)
 {
-	struct tls_call_key key = {.tid = tid};
+	struct tls_call_key key = {.stack = stack_name(id, call->stack)};
 	struct tls_call *around = tls_calls.lookup(&key);
 	u8 head[11] = {};
 

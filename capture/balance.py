@@ -27,6 +27,7 @@ _LOST_OF_TLS = {
     "fault": "plaintext_faults",
     "limit": "plaintext_limit",
     "table-full": "plaintext_table_full",
+    "unseen-return": "plaintext_unseen_return",
     "unknown-association": "unknown_association",
     "late": "late_plaintext",
 }
@@ -78,7 +79,7 @@ def balance(
         tally.unlisted_addresses,
         tally.without_address,
         counters["by_reference"],
-        replace(seen, probe_hits=counters["probe_hits"]),
+        replace(seen, probe_hits=counters["probe_hits"], unseen_returns=counters["unseen_returns"]),
         TcpTotals(
             counters["tcp_checked"],
             counters["tcp_unseen_sent"],

@@ -138,11 +138,19 @@ def _tracefs() -> str:
 
 def _uprobes() -> Check:
     try:
-        multi = system.has_uprobe_multi()
+        uprobes = system.newest_uprobes()
     except OSError as error:
         return Check("programs", f"the kernel loads none ({error.strerror})", "run as root: sudo plaintap …")
-    if multi:
-        return Check("uprobes", "uprobe_multi: starting and stopping are quick")
+    if uprobes is system.Uprobes.SESSIONS:
+        return Check(
+            "uprobes", "uprobe_multi with sessions: starting and stopping are quick, coroutines are safe"
+        )
+    if uprobes is system.Uprobes.MULTI:
+        return Check(
+            "uprobes",
+            "uprobe_multi: starting and stopping are quick; programs that switch stacks inside TLS functions, as "
+            "Crystal's fibers do, are killed by it (Linux 6.13 does better)",
+        )
     return Check("uprobes", "one by one: stopping takes 0.1 s a probe; Linux 6.6 does better")
 
 

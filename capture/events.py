@@ -60,6 +60,7 @@ class Reason(IntEnum):
     NOT_IN_USER_SPACE = 4
     TABLE_FULL = 5
     UNDECIDED = 6
+    UNSEEN_RETURN = 7
 
     @property
     def word(self) -> str:
@@ -187,10 +188,9 @@ class ProgramExecuted:
 
 @dataclass(frozen=True, slots=True)
 class NewCodeUsed:
-    """A process runs or maps a file that was not looked at; ``device`` is the kernel's number.
-
-    ``changed`` is its ctime (ns since 1970), ``size`` in bytes, ``path`` as exec was given it, empty for a mapping.
-    ``held`` is whether the process is stopped until it is let go.
+    """A process runs or maps a file that was not looked at; ``device`` is the kernel's number, ``path`` as exec was
+    given it, empty for a mapping, ``changed`` its ctime (ns since 1970), ``size`` in bytes, ``held`` whether the
+    process is stopped until it is let go.
     """
 
     pid: int
@@ -200,6 +200,17 @@ class NewCodeUsed:
     changed: int
     size: int
     path: str
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnExpected:
+    """A call on a switched stack will return to ``address`` in ``memory``; ``held`` as above."""
+
+    pid: int
+    time: int
+    address: int
+    memory: int
     held: bool
 
 
@@ -224,6 +235,7 @@ Event = (
     | SessionFreed
     | ProgramExecuted
     | NewCodeUsed
+    | ReturnExpected
     | HostResolved
 )
 
@@ -263,6 +275,7 @@ class Decoder:
             constants["SAMPLE_SESSION_END"]: self._freed,
             constants["SAMPLE_EXEC"]: self._executed,
             constants["SAMPLE_NEW_CODE"]: self._new_code,
+            constants["SAMPLE_RETURN_PLACE"]: self._return_expected,
             constants["SAMPLE_NAME"]: self._resolved,
         }
         # Small enumerations come from tables: calling an IntEnum costs more than the rest of the decoding.
@@ -362,6 +375,9 @@ class Decoder:
         return NewCodeUsed(
             head[10], head[5] + self.clock_offset, head[9], head[8], changed, size, name, bool(head[2])
         )
+
+    def _return_expected(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> ReturnExpected:
+        return ReturnExpected(head[10], head[5] + self.clock_offset, head[8], head[9], bool(head[2]))
 
     def _resolved(self, buffer: bytes, start: int, head: tuple[int, ...]) -> HostResolved:
         *_, name, addresses = self._name.codec.unpack_from(buffer, start)

@@ -85,7 +85,8 @@ class Observation:
     ``counted_below``: the bytes that the kernel reported were counted by its socket layer, whoever moved them,
     not at the exits of the calls that were captured. ``probes`` are places in libraries, ``probe_hits`` calls of
     theirs, ``samples`` records that came out of the ring, ``skipped_runs`` those of programs that were running
-    already, which the kernel leaves out.
+    already, which the kernel leaves out, ``unseen_returns`` calls of libraries on switched stacks whose return had no
+    probe yet.
     """
 
     counted_below: bool = True
@@ -93,6 +94,7 @@ class Observation:
     samples: int = 0
     skipped_runs: int = 0
     probe_hits: int = 0
+    unseen_returns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class Ledger:
             "probe_hits": self.seen.probe_hits,
             "samples": self.seen.samples,
             "skipped_runs": self.seen.skipped_runs,
+            "unseen_returns": self.seen.unseen_returns,
             "connections": self.connections,
             "connections_without_address": self.without_address,
             "streams": self.streams,
@@ -229,6 +232,11 @@ class Ledger:
         if self.seen.skipped_runs:
             found.append(
                 f"the kernel skipped {self.seen.skipped_runs} runs of programs: some traffic was not seen."
+            )
+        if self.seen.unseen_returns:
+            found.append(
+                f"{self.seen.unseen_returns} calls of TLS functions from coroutines were not seen to return: what they "
+                "read or wrote is missing. With --hold programs wait for the probes."
             )
         if unseen := self.tcp.unseen_sent + self.tcp.unseen_received:
             found.append(

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.ring import Ring
-from capture.events import Decoder, NewCodeUsed
+from capture.events import Decoder, NewCodeUsed, ReturnExpected
 from capture.processes import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bpf.tables import Tables
+    from capture.switched_stacks import SwitchedStacks
     from capture.tls_probes import TlsFiles, TlsProbes
 
 # When an unheld process is looked at again: mapping takes microseconds, but a busy machine may delay it.
@@ -49,13 +50,14 @@ _PARENT_S = 0.5
 
 
 class NewCode:
-    """Answers to NewCodeUsed."""
+    """Answers to NewCodeUsed, and to ReturnExpected."""
 
-    def __init__(self, tables: Tables, files: TlsFiles, tls: TlsProbes) -> None:
+    def __init__(self, tables: Tables, files: TlsFiles, tls: TlsProbes, stacks: SwitchedStacks) -> None:
         header = abi.header()
         self._tables = tables
         self._files = files
         self._tls = tls
+        self._stacks = stacks
         self._ring = Ring(tables.new_code_map, header.constants["NEW_CODE_RING_BYTES"])
         self._decoder = Decoder(header.layouts, header.constants, 0)
         self._due: list[tuple[float, NewCodeUsed]] = []
@@ -96,6 +98,9 @@ class NewCode:
                 for event in self._decoder.decode(batch.buffer, batch.starts):
                     if isinstance(event, NewCodeUsed):
                         self._used(event)
+                    elif isinstance(event, ReturnExpected):
+                        with self._stopped(event):
+                            self._stacks.expect(event)
             self._tick(time.monotonic())
             if stopping:
                 return
@@ -103,21 +108,27 @@ class NewCode:
     def _used(self, event: NewCodeUsed) -> None:
         """Look at the file, and let its process go on."""
         parent = _parent(event.pid) if event.held else None
-        try:
-            if event.held:
-                _await_stop(event.pid)
-            else:
+        with self._stopped(event):
+            if not event.held:
                 if len(self._unheld) < _MAX_UNHELD:
                     self._unheld.add((event.pid, event.inode))
                 now = time.monotonic()
                 self._due += [(now + delay, event) for delay in _LOOKS_S]
             self._look([event])
+        if parent is not None:
+            self._parents.append((time.monotonic() + _PARENT_S, parent))
+
+    @contextlib.contextmanager
+    def _stopped(self, event: NewCodeUsed | ReturnExpected) -> Iterator[None]:
+        """While its process is held, if it is."""
+        try:
+            if event.held:
+                _await_stop(event.pid)
+            yield
         finally:
             if event.held:
                 self._tables.let_go(event.pid)
                 _continue(event.pid)
-        if parent is not None:
-            self._parents.append((time.monotonic() + _PARENT_S, parent))
 
     def _look(self, events: Sequence[NewCodeUsed]) -> None:
         self._tls.attach(self._files.look_again())

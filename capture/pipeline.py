@@ -28,6 +28,7 @@ from capture.new_code import NewCode
 from capture.process_names import ProcessNames
 from capture.processes import descendants
 from capture.spool import Spool
+from capture.switched_stacks import SwitchedStacks
 from capture.tls_probes import TlsFiles, TlsProbes
 from capture.unreadable_tls import UnreadableTls
 from capture.wall_clock import WallClock
@@ -103,7 +104,8 @@ class Pipeline:
         self.tables = Tables(kernel)
         self._probes = Probes(kernel)
         self._tls = TlsProbes(self._probes, self.tables)
-        self._new_code = NewCode(self.tables, files, self._tls)
+        self._stacks = SwitchedStacks(self.tables, self._probes)
+        self._new_code = NewCode(self.tables, files, self._tls, self._stacks)
         self._names = ProcessNames()
         self._clock = WallClock()
         self._warnings: list[str] = []
@@ -147,7 +149,8 @@ class Pipeline:
 
     def take_warnings(self) -> Sequence[str]:
         """What the user should know, once."""
-        warnings, self._warnings = [*self._warnings, *self._tls.take_warnings()], []
+        warnings = [*self._warnings, *self._tls.take_warnings(), *self._stacks.take_warnings()]
+        self._warnings = []
         return warnings
 
     @property

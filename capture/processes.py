@@ -243,6 +243,22 @@ def executable_mappings(pid: int) -> list[Mapping]:
     return list(mappings.values())
 
 
+def code_at(pid: int, address: int) -> tuple[str, int] | None:
+    """The file that a process maps as code at an address, under a path that opens it, and the offset in it."""
+    try:
+        lines = (PROC / str(pid) / "maps").read_bytes().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        addresses, permissions, offset, device, inode, *name = line.split(None, 5)
+        begin, end = (int(part, 16) for part in addresses.split(b"-"))
+        if begin <= address < end and b"x" in permissions and int(inode):
+            mapping = Mapping(addresses.decode(), device, int(inode), name[0] if name else b"")
+            file = _locate(PROC / str(pid), mapping, plain=False)
+            return (file.path, address - begin + int(offset, 16)) if file else None
+    return None
+
+
 def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | None:
     """The mapped file under a path that opens it; None if the process is gone or denies it."""
     name = os.fsdecode(mapping.name.replace(_ESCAPED_NEWLINE, b"\n"))

@@ -182,4 +182,5 @@ def test_a_batch_comes_in_order_and_each_with_its_own_bytes():
 def test_a_reason_in_words():
     assert [reason.word for reason in Reason] == [
         "none", "ring-full", "fault", "limit", "not-in-user-space", "table-full", "undecided",
+        "unseen-return",
     ]  # fmt: skip

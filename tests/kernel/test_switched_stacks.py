@@ -1,0 +1,111 @@
+"""Programs that leave a TLS function in the middle for another stack: coroutines, as of Crystal, D or Boost. A
+recording must not kill them, whoever is recorded, and reads them like others.
+
+Each test has a copy of the library of its own: another recording's probes are in everyone's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from compiled import LIBSSL
+from recording import entries, path_of, plaintap, record, response_sha256, settle, warnings
+
+from bpf import system
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from servers import Servers
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(
+        system.newest_uprobes() is not system.Uprobes.SESSIONS, reason="the kernel replaces return addresses"
+    ),
+]
+
+SOURCE = Path(__file__).parents[1] / "support/switches/coroutines.c"
+ROUNDS = 11
+COROUTINES = 7
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("coroutines") / "coroutines"
+    warned = ("-Wall", "-Wextra", "-Werror")
+    subprocess.run(["gcc", "-O1", *warned, "-o", path, SOURCE, "-lssl", "-lcrypto", "-lpthread"], check=True)
+    return path
+
+
+def command(program: Path, folder: Path, servers: Servers, threads: int) -> list[str]:
+    """It, with a copy of libssl that nobody has looked at."""
+    shutil.copy(LIBSSL, folder)
+    arguments = [program, servers.https, threads, ROUNDS]
+    return ["env", f"LD_LIBRARY_PATH={folder}", *map(str, arguments)]
+
+
+def said(output: str) -> dict[str, str]:
+    return {answer["path"]: answer["sha256"] for answer in map(json.loads, output.splitlines())}
+
+
+def recorded(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {path_of(entry): response_sha256(entry) for entry in found}
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3], ids=["main thread", "a thread", "threads that take turns"])
+def test_coroutines_are_read_and_live(threads, program, servers, tmp_path):
+    capture, account = tmp_path / "all.pcapng", tmp_path / "ledger.json"
+    done = plaintap(
+        "record", "-w", capture, "--ledger", account, "--", *command(program, tmp_path, servers, threads)
+    )
+    assert done.returncode == 0, done.stderr
+    assert warnings(done.stderr) == []
+    answers = said(done.stdout)
+    assert len(answers) == (COROUTINES + (not threads)) * ROUNDS
+    found = entries(capture)
+    assert len(found) == len(answers)
+    assert recorded(found) == answers
+    # Each on a connection of its own.
+    assert len(
+        {(entry["connection"], path_of(entry).rpartition("?")[2].split(".")[0]) for entry in found}
+    ) == (COROUTINES + (not threads))
+    ledger = json.loads(account.read_text())
+    assert ledger["unseen_returns"] == 0
+    assert ledger["tls"]["lost"] == {}
+
+
+def run(asked: Sequence[str]) -> dict[str, str]:
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return said(done.stdout)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_without_hold_they_live_and_what_was_not_seen_is_counted(threads, program, servers, tmp_path):
+    account = tmp_path / "ledger.json"
+    other = shutil.copy(program, tmp_path / "not-recorded")
+    asked = command(program, tmp_path, servers, threads)
+    with record(tmp_path / "all.pcapng", "-c", program.name, "--ledger", account) as recording:
+        run(asked)  # its library gets its probes
+        settle()
+        answers = run([*asked[:-1], "31"])
+        unrecorded = run(command(other, tmp_path, servers, threads))
+        settle()
+        finished = recording.stop()
+    assert len(unrecorded) == (COROUTINES + (not threads)) * ROUNDS
+    read = {path: sha256 for path, sha256 in recorded(entries(recording.path)).items() if path in answers}
+    assert read
+    assert read == {path: answers[path] for path in read}, "answers are with their own requests"
+    if not threads:
+        assert {path for path in answers if "?0." in path} <= read.keys(), "the main stack's"
+    ledger = json.loads(account.read_text())
+    assert ledger["unseen_returns"] > 0
+    assert set(ledger["tls"]["lost"]) <= {"unseen-return"}
+    assert ledger["tls"]["residue"] == 0
+    assert any("from coroutines" in line for line in warnings(finished.stderr))

@@ -29,7 +29,7 @@ INLINE void closed(struct connection *c, u64 sk, int old, u64 now)
 }
 
 /* A connect() that has no tracepoint here (32-bit, io_uring). TCP sends its SYN on the caller's thread. */
-INLINE struct connection *connecting(u64 sk)
+INLINE struct connection *connecting(u64 sk, u32 fd)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct sock_reference s = {};
@@ -38,7 +38,7 @@ INLINE struct connection *connecting(u64 sk)
 	if (!wanted(id) || !tcp_sock_of(sk, &s) || has_upper_layer(sk))
 		return NULL;
 	s.inode = inode_of(sk);
-	return s.inode ? connection_of(&s, id >> 32, NO_FD) : NULL;
+	return s.inode ? connection_of(&s, id >> 32, fd) : NULL;
 }
 
 /* The entry of a socket that TCP has. Where one has ended and waits to be told, the address may be another's by now. */
@@ -47,36 +47,6 @@ INLINE struct connection *open_connection(u64 sk)
 	struct connection *c = connections.lookup(&sk);
 
 	return c && !c->ended ? c : NULL;
-}
-
-/* (sk, old state, new state) */
-int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 sk = ctx->args[0], now = bpf_ktime_get_ns();
-	int old = ctx->args[1], new = ctx->args[2];
-	struct connection *c = open_connection(sk);
-
-	if (!c && new == TCP_SYN_SENT)
-		c = connecting(sk);
-	/* Nobody's yet: not known whose it will be. */
-	if (!c && old == TCP_SYN_RECV && new == TCP_ESTABLISHED && recording())
-		passive_opens.update(&sk, &now);
-	if (!c)
-		return 0;
-	if (new == TCP_SYN_SENT && !c->opened) {
-		c->opened = now;
-		c->role = ROLE_CLIENT;
-	}
-	if (new == TCP_ESTABLISHED && old == TCP_SYN_SENT) {
-		c->established = now;
-		note_copied(c, sk);
-	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
-		c->local_fin = now;
-	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
-		c->peer_fin = now;
-	else if (new == TCP_CLOSE)
-		closed(c, sk, old, now);
-	return 0;
 }
 
 /* No more bytes will come. */
@@ -100,6 +70,47 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 		return;
 	}
 	connections.delete(&sk);
+}
+
+/* A socket that connects once more: connect() to AF_UNSPEC has ended what it was before. */
+INLINE struct connection *connecting_again(struct connection *c, u64 sk)
+{
+	u32 fd = c->fd;
+
+	forget_connection(c, sk);
+	return connecting(sk, fd);
+}
+
+/* (sk, old state, new state) */
+int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], now = bpf_ktime_get_ns();
+	int old = ctx->args[1], new = ctx->args[2];
+	struct connection *c = open_connection(sk);
+
+	if (!c && new == TCP_SYN_SENT)
+		c = connecting(sk, NO_FD);
+	else if (c && new == TCP_SYN_SENT && c->established && recording())
+		c = connecting_again(c, sk);
+	/* Nobody's yet: not known whose it will be. */
+	if (!c && old == TCP_SYN_RECV && new == TCP_ESTABLISHED && recording())
+		passive_opens.update(&sk, &now);
+	if (!c)
+		return 0;
+	if (new == TCP_SYN_SENT && !c->opened) {
+		c->opened = now;
+		c->role = ROLE_CLIENT;
+	}
+	if (new == TCP_ESTABLISHED && old == TCP_SYN_SENT) {
+		c->established = now;
+		note_copied(c, sk);
+	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
+		c->local_fin = now;
+	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
+		c->peer_fin = now;
+	else if (new == TCP_CLOSE)
+		closed(c, sk, old, now);
+	return 0;
 }
 
 /* (sk). Both the program and TCP have let go of it. */

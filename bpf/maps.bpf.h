@@ -26,6 +26,7 @@ struct connection {
 	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
 	u8 nameless;		/* what its session is called is not known: older_reads.bpf.h */
 	u8 shut;		/* sends no more: `local_fin` is final */
+	u8 diverted;		/* a BPF program handed bytes on to another socket (sockmap): TCP never had them */
 	u32 urgent;		/* bytes received beside the stream */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */
 	/* By direction: a position whose TCP sequence number is known; calls in flight; how often two were at once. */

@@ -122,14 +122,28 @@ INLINE int overlaps(struct syscall *call, struct connection *c)
 	return call->overlapped || call->overlaps != c->overlaps[call->direction & 1];
 }
 
+#define USER_DATA_PSOCK 4	/* sk_user_data: the socket is in a map of sockets */
+
+INLINE int is_in_socket_map(u64 sk)
+{
+	u64 data = 0;
+
+	READ_KERNEL(data, sk + OFFSET_sock_sk_user_data);
+	return (data & USER_DATA_PSOCK) != 0;
+}
+
 /* The position of the first of n bytes, which are now taken. */
 INLINE u64 place(struct syscall *call, struct connection *c, u64 n)
 {
 	u32 d = call->direction & 1;
 	u64 count = __sync_fetch_and_add(&c->position[d], n), position, since;
 
-	if (!call->sequenced)
+	/* Nor has TCP, maybe. */
+	if (!call->sequenced) {
+		if (!c->diverted && !c->untold)
+			c->diverted = is_in_socket_map(call->sk);
 		return count;
+	}
 	if (!overlaps(call, c)) {
 		c->anchor[d] = call->sequence;
 		c->anchor_position[d] = count;

@@ -49,7 +49,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
         "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
         "skc_net", "skc_flags",
     ),
-    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown", "sk_receive_queue"),
+    "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown", "sk_receive_queue", "sk_user_data"),
     "unix_sock": ("addr", "peer"),
     "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),

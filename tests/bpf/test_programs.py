@@ -34,7 +34,7 @@ TAIL_CALL = 12
 FRAME_POINTER = 10
 # Linux that has a helper, by its number (include/uapi/linux/bpf.h); all below are older than 5.3.
 HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 131: (5, 8), 132: (5, 8), 133: (5, 8),
-           174: (5, 15)}  # fmt: skip
+           173: (5, 15), 174: (5, 15)}  # fmt: skip
 OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37, 80}
 # What an atomic addition needs whose result is used.
 FETCH_SINCE = (5, 12)
@@ -137,7 +137,7 @@ def test_a_uprobe_program_has_a_small_stack_or_can_reach_a_tail_call(kernel):
 
 
 def test_no_uprobe_program_asks_for_a_return_that_it_does_not_mean():
-    """The kernel changes the stack of any function for a 0, of Go's too. What is for one process is attached otherwise."""
+    """The kernel changes the stack of any function for a 0, Go's too. What is for one process is attached otherwise."""
     found = re.findall(
         r"^int (\w+)\(struct pt_regs \*ctx\)\n\{\n(.*?)^\}", program.source(), re.MULTILINE | re.DOTALL
     )

@@ -160,6 +160,7 @@ ACCEPTS: tuple[tuple[str, str], ...] = (
 CONNECTS: tuple[tuple[str, str, str, int, str], ...] = (
     ("ipv6", "IPv6", "ipv6", 1, ""),
     ("mapped", "IPv4 by a socket of IPv6", "", 1, ""),
+    ("again", "a socket that is connected again and again (AF_UNSPEC)", "", 7, ""),
     ("mptcp", "Multipath TCP", "mptcp", 1, ""),
     ("mptcp6", "Multipath TCP, IPv6", "mptcp6", 1, ""),
     ("mptcp_many", "Multipath TCP, 101 one after the other", "mptcp", 101, ""),

@@ -55,6 +55,24 @@ static int mptcp_to(int port)
 	return s;
 }
 
+/* One socket, which lets go of each connection and makes another, with the same descriptor. */
+static void by_again(int port)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+	struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+	int s = check(socket(AF_INET, SOCK_STREAM, 0), "socket"), i;
+
+	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	for (i = 0; i < 7; i++) {
+		check(connect(s, (void *)&a, sizeof(a)), "connect");
+		begin_report();
+		sent_bytes = received_bytes = calls = 0;
+		send_pieces(s, 0, 50 + i);
+		finish(check(dup(s), "dup"));
+		check(connect(s, &nobody, sizeof(nobody)), "disconnect");
+	}
+}
+
 /* Connections whose sockets and files the kernel makes of the same memory, again and again. */
 static void by_many(const char *path, int mptcp)
 {
@@ -202,6 +220,8 @@ int main(int count, char **arguments)
 	begin_report();
 	if (!strcmp(way, "unix_many"))
 		return by_many(where, 0), 0;
+	if (!strcmp(way, "again"))
+		return by_again(atoi(where)), 0;
 	if (!strcmp(way, "mptcp_many"))
 		return by_many(where, 1), 0;
 	if (!strcmp(way, "unix_datagrams"))

@@ -101,7 +101,8 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 		c->opened = now;
 		c->role = ROLE_CLIENT;
 	}
-	if (new == TCP_ESTABLISHED && old == TCP_SYN_SENT) {
+	/* From SYN_RECV if both ends asked at once. */
+	if (new == TCP_ESTABLISHED && (old == TCP_SYN_SENT || !c->established)) {
 		c->established = now;
 		note_copied(c, sk);
 	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)

@@ -14,6 +14,8 @@ from processes import PYTHON, ROOT
 from recording import plaintap, record, settle
 
 from bpf import system
+from capture.streams import StreamOpened
+from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +90,32 @@ def test_bytes_that_tcp_never_had_are_no_fault(tmp_path: Path) -> None:
     ledger = json.loads(account.read_text())
     assert ledger["sockets"]["captured"] == ledger["sockets"]["mirrored"] > 70_001
     assert ledger["tcp_totals"]["excess"] == 0
+
+
+# Both ends ask at once: here they are one socket.
+SIMULTANEOUS = """
+import socket
+end = socket.socket()
+end.bind(("127.0.0.1", 0))
+end.connect(end.getsockname())
+end.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n" * 101)
+left = 101 * 18
+while left:
+    left -= len(end.recv(1 << 16))
+end.shutdown(socket.SHUT_WR)
+assert end.recv(1) == b""
+"""
+
+
+def test_a_simultaneous_open_is_one(tmp_path: Path) -> None:
+    account, capture = tmp_path / "ledger.json", tmp_path / "x.pcapng"
+    done = plaintap("record", "-w", capture, "--ledger", account, "--", PYTHON, "-c", SIMULTANEOUS)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(account.read_text())["tcp_totals"] == {
+        "connections": 1, "unseen_sent": 0, "unseen_received": 0, "excess": 0,
+    }  # fmt: skip
+    (opened,) = (item for item in read_streams(capture) if isinstance(item, StreamOpened))
+    assert opened.handshake_seen
 
 
 def test_tcp_s_own_totals_agree_with_what_was_seen(tmp_path: Path) -> None:

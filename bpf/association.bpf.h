@@ -288,18 +288,18 @@ INLINE void find_feed(struct tls_call *call, u32 tid)
 /* The innermost call of a stack. */
 INLINE struct tls_call *innermost_call(u64 name)
 {
-	struct tls_call_key key = {.stack = name, .depth = 1};
-	struct tls_call *call = tls_calls.lookup(&key);
+	struct tls_call_key key = {.stack = name};
+	struct tls_call *call = tls_calls.lookup(&key), *inner;
 
-	if (!call) {
-		key.depth = 0;
-		call = tls_calls.lookup(&key);
-	}
 	if (!call && names_window(name)) {
 		key.stack += NEXT_WINDOW;
 		call = tls_calls.lookup(&key);
 	}
-	return call;
+	if (!call)
+		return NULL;
+	key.depth = 1;
+	inner = tls_calls.lookup(&key);
+	return inner ? inner : call;
 }
 
 /* A system call inside a TLS function, on its stack: the session's records go over this socket. */

@@ -109,10 +109,13 @@ struct tls_call {
 	u64 library;
 	u64 sk, connection;	/* the socket that a nested system call touched */
 	u64 output;		/* where the record is put; 0: it goes to a BIO */
+	u64 sent, last;		/* a write: what nested system calls have sent, and the last of them */
+	u64 sent_before;	/* Go: what the connection had sent when the write began */
 	u32 kind;		/* CALL_* */
 	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
+	u32 tid;		/* Go: the thread that it began on */
 	u8 memory;		/* MEMORY_* */
-	u8 pad[7];
+	u8 pad[3];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */

@@ -82,7 +82,7 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library, u64 stack)
 			bind(s, call, id);
 		/* The upper half of an int argument's register is anyone's. */
 		if (s && s->connection && n > 0 && n <= (int)call->count)
-			ready = tls_moved(call, id, nspr_writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+			ready = tls_moved(call, tls_around(call, id), id, nspr_writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 	}
 	tls_calls.delete(&key);
 	return ready;

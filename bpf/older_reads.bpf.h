@@ -47,7 +47,7 @@ INLINE int older_read_copies(u64 from, u64 n, u64 library)
 	};
 	older_reads.delete(&tid);
 	count(COUNTER_PROBE_HITS, 1);
-	int ready = tls_moved(&call, id, DIRECTION_RECEIVED, n);
+	int ready = tls_moved(&call, NULL, id, DIRECTION_RECEIVED, n);
 	c->nameless = nameless;
 	return ready;
 }

@@ -196,9 +196,9 @@ class Kernel:
         self.ring_bytes = ring_bytes
         self._load_side_by_side()
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
+        emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
+        self.set_tail_call("emit_from_raw_tracepoint", emit)
         if self.below.lengths:
-            emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
-            self.set_tail_call("emit_from_raw_tracepoint", emit)
             self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
             self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
         self.reads_pages = direct_map.calibrate(self)

@@ -66,3 +66,12 @@ INLINE struct tls_call *tls_returning(u64 stack, struct tls_call_key *key)
 	call = tls_calls.lookup(key);
 	return call && call->stack == stack ? call : NULL;
 }
+
+/* The call of another object, on this thread, that this one is inside of. */
+INLINE struct tls_call *tls_around(struct tls_call *call, u32 tid)
+{
+	struct tls_call_key key = {.tid = tid};
+	struct tls_call *around = tls_calls.lookup(&key);
+
+	return around && around->ssl != call->ssl && around->stack > call->stack ? around : NULL;
+}

@@ -4,13 +4,11 @@
 /* TLS in TLS (HTTPS over an HTTPS proxy): what this call moved are the records of the session around it, which goes
  * over the same socket, and whose plaintext is what matters. A call in a callback is inside another's too, but what
  * it writes is no record; a session that has once written another's says nothing of its own again. */
-INLINE int carries_records(struct tls_call *call, struct session *s, u32 tid, u32 direction)
+INLINE int carries_records(struct tls_call *call, struct tls_call *around, struct session *s, u32 direction)
 {
-	struct tls_call_key key = {.tid = tid};
-	struct tls_call *around = tls_calls.lookup(&key);
 	u8 head[11] = {};
 
-	if (!around || around->ssl == call->ssl || around->stack <= call->stack)
+	if (!around)
 		return 0;
 	if (!s->tunnels) {
 		if (direction != DIRECTION_SENT || bpf_probe_read_user(head, sizeof(head), (void *)call->buffer) ||

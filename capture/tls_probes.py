@@ -223,8 +223,6 @@ class TlsProbes:
         self._names: list[str] = []
         self._files: list[str] = []
         self._distrusted: set[int] = set()
-        # Call shapes without a program are not attached.
-        self._shapes = abi.header().enums["shape"]
         self._warnings: deque[str] = deque()
 
     def take_warnings(self) -> list[str]:
@@ -282,10 +280,7 @@ class TlsProbes:
                 _flags(site, found),
             )
             for site in found.sites
-            if f"SHAPE_{site.call.name}" in self._shapes
         ]
-        if not sites:
-            return ()
         sites += self._older_reads(found, path, file)
         self._names.append(found.library)
         self._files.append(file.name)

@@ -94,6 +94,21 @@ class TlsFiles:
         looks = [look for file, opened in written.values() if (look := self._look_into(file, opened))]
         return looks + self._look(same)
 
+    def drop_deleted(self) -> list[Look]:
+        """Let go of deleted files that no process maps any more; open files and probes would keep them on the disk.
+
+        What a process has mapped meanwhile is looked at again.
+        """
+        deleted = [key for key, (_, lease) in self._leased.items() if _is_deleted(lease.file)]
+        mapped = {file.inode for file in discover_files()} if deleted else set()
+        gone = [key for key in deleted if key[1] not in mapped]
+        for key in gone:
+            _, lease = self._leased.pop(key)
+            lease.end()
+            self._leases.drop(lease)
+            self._forget(key)
+        return self._look(discover_files()) if gone else []
+
     def has_seen(self, inode: int, version: Version) -> bool:
         """Whether a file with this inode number was looked at as it is. The kernel's device may not be stat's."""
         return self._inodes[inode, version] > 0
@@ -199,6 +214,10 @@ def _open(file: ExecutableFile) -> BinaryIO | None:
         os.close(fd)
         return None
     return os.fdopen(fd, "rb", buffering=0)
+
+
+def _is_deleted(file: BinaryIO) -> bool:
+    return os.fstat(file.fileno()).st_nlink == 0
 
 
 class KnownFiles(Protocol):

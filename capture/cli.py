@@ -5,32 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shutil
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from capture import doctor, standard_streams
 from capture.errors import PlaintapError, UsageError
-from capture.live_har import LiveHar
 from capture.options import PID, SECONDS, Content, content_options, target_options, targets
-from capture.outbox import Outbox
 from capture.output_file import STDOUT, OutputFile, beside, deleted_outputs, require_different
-from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Exporter, Plan
+from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.reading import read_exchanges
 from capture.recorder import Recorder
+from capture.recording_output import RecordingOutput
 from exporters import har_stats, summary
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
 from exporters.http import Notes
-from exporters.packets import Framing, PcapngExporter
-from exporters.pcapng import SectionMetadata
+from exporters.packets import Framing
 
 if TYPE_CHECKING:
     from capture.ledger import Ledger
@@ -184,45 +179,21 @@ def record(
         raise UsageError(
             "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
         )
+    held = bool(command) if hold is None else hold
+    plan = Plan(
+        chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below,
+        stdout_is_taken=name == STDOUT,
+    )  # fmt: skip
     with (
         OutputFile(name, "-w", fresh=not output) as out,
         _optional(archive, "--har") as har,
         _optional(account, "--ledger") as machines,
-        contextlib.ExitStack() as files,
+        RecordingOutput(out, har, machines, Framing(framing), content.for_live()) as recording,
     ):
-        if har and (name == STDOUT or not out.is_file):
-            raise UsageError("--har reads the capture as it grows: name a file for that with -w.")
-        require_different(filter(None, (out, har, machines)))
-        outbox = files.enter_context(Outbox(out))
-        exporter = PcapngExporter(outbox.write, _metadata(), Framing(framing))
-        following = False
-
-        def flush() -> None:
-            nonlocal following
-            exporter.flush()
-            if har and not following:
-                following = True
-                files.enter_context(LiveHar(Path(name), har, content.for_live()))
-
-        def finish(ledger: Ledger) -> None:
-            ledger = replace(ledger, orphan_bytes=exporter.orphan_bytes)
-            exporter.finish(
-                ledger=ledger.as_json(),
-                summary="\n".join([*ledger.lines(), *ledger.warnings()]),
-                dropped=ledger.lost_bytes,
-            )
-            outbox.finish()
-            if machines:
-                machines.write(f"{json.dumps(ledger.as_json(), indent=2)}\n".encode())
-
-        held = bool(command) if hold is None else hold
-        plan = Plan(
-            chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below,
-            stdout_is_taken=name == STDOUT,
-        )  # fmt: skip
-        recorder = Recorder(plan, Exporter(outbox, exporter.write, flush, finish), _say)
-        ledger = replace(recorder.run(), orphan_bytes=exporter.orphan_bytes)
+        recorder = Recorder(plan, recording.exporter, _say)
+        ledger = recording.complete(recorder.run())
         deleted = deleted_outputs(filter(None, (out, har, machines)))
+    outbox = recording.outbox
     _report(ledger, deleted, *filter(None, (name, archive)))
     if outbox.reader_gone:
         _say("The reader of the capture has gone: it ends there.")
@@ -389,11 +360,3 @@ def _power_of_two(size: int) -> int:
 
 def _optional(name: str | None, option: str) -> contextlib.AbstractContextManager[OutputFile | None]:
     return OutputFile(name, option) if name else contextlib.nullcontext()
-
-
-def _metadata() -> SectionMetadata:
-    return SectionMetadata(
-        hardware=platform.machine(),
-        operating_system=f"{platform.system()} {platform.release()}",
-        application="plaintap",
-    )

@@ -14,6 +14,7 @@ import orjson
 
 from exporters.har import EntryMaker, HarResult, HarWriter
 from exporters.har_entry import UNKNOWN_METHOD
+from exporters.http.content import text_in
 from exporters.summary import duration_text, printable
 
 if TYPE_CHECKING:
@@ -166,11 +167,12 @@ def _transcript_lines(entry: Json) -> Iterator[str]:
 def _message_lines(mark: str, message: Json, content: Json) -> Iterator[str]:
     for header in message["headers"]:
         yield f"{mark} {header['name']}: {header['value']}"
-    text = content.get("text")
-    if text:
+    if content.get("text"):
         yield mark
-        if content.get("encoding") == "base64":
-            yield f"{mark} [{len(base64.b64decode(text))} bytes of {content['mimeType'] or 'no stated type'}]"
+        text = _readable_text(content)
+        if text is None:
+            size = len(base64.b64decode(content["text"]))
+            yield f"{mark} [{size} bytes of {content['mimeType'] or 'no stated type'}]"
         else:
             for line in text.splitlines():
                 yield f"{mark} {line}"
@@ -178,6 +180,13 @@ def _message_lines(mark: str, message: Json, content: Json) -> Iterator[str]:
         yield f"{mark} {header['name']}: {header['value']}"
     if "comment" in message:
         yield f"* {message['comment']}"
+
+
+def _readable_text(content: Json) -> str | None:
+    text: str = content["text"]
+    if content.get("encoding") != "base64":
+        return text
+    return text_in(content["_charset"], base64.b64decode(text)) if "_charset" in content else None
 
 
 Writer = HarWriter | LineWriter

@@ -655,3 +655,25 @@ def test_a_transcript() -> None:
     assert "> POST http://a/a HTTP/1.1\n> Host: a\n> X: y\n" in text
     assert ">\n> up\n> load\n< HTTP/1.1 200 OK\n" in text
     assert "< Z: w\n<\n< down\\x1b[2J\n" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        ("text/plain; charset=windows-31j", b"\x87\x40", "①"),
+        ("text/plain; charset=iso-8859-1", b"\x80\xe9\r\nb", "€é"),
+        (
+            "text/html",
+            '<meta charset="x-user-defined">€'.encode("cp1252"),
+            '<meta charset="x-user-defined">€',
+        ),
+        ("text/plain; charset=utf-8", b"\xe9", "[1 bytes of text/plain; charset=utf-8]"),
+        ("image/png; charset=latin1", b"\xe9", "[1 bytes of image/png; charset=latin1]"),
+    ],
+)
+def test_a_transcript_reads_other_charsets(kind: str, body: bytes, shown: str) -> None:
+    text = written(
+        exchange(body=body, kind=kind, answer=body, answer_fields=f"Content-Type: {kind}\r\n"), "text"
+    )
+    assert f">\n> {shown}\n" in text
+    assert f"<\n< {shown}\n" in text

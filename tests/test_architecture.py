@@ -12,7 +12,7 @@ PACKAGES = ("bpf", "capture", "exporters")
 
 # Foreign packages that only these modules may import.
 SOLE_IMPORTERS = {
-    "click": {"capture.cli", "capture.options", "capture.reading"},
+    "click": {"capture.cli", "capture.console", "capture.options", "capture.reading"},
 }
 # These are imported by one module apiece, whichever that is.
 ONE_IMPORTER = ("haralyzer", "scapy", "webencodings", "zstandard")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -635,10 +636,25 @@ def test_a_curl_command_goes_to_the_unix_socket(path: str, option: str) -> None:
 def test_what_cannot_be_sent_again_says_so() -> None:
     cut = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     orphan = Conversation(handshake_seen=False).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    for talk, reason in ((cut, "not complete"), (orphan, "not all of the request")):
-        line = written(read(talk.items), "curl")
+    long = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123456789")
+    zipped = gzip.compress(b"abc" * 100)[:-9]
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(zipped)
+    broken = Conversation().client(head, zipped)
+    for talk, reason in (
+        (cut, "not complete"),
+        (long, "not complete"),
+        (broken, "not complete"),
+        (orphan, "not all of the request"),
+    ):
+        line = written(read(talk.items, Limits(body_bytes=6 if talk is long else 1000)), "curl")
         assert line.startswith("#")
         assert reason in line
+    part = b'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\ns3cr3t\r\n--X--'
+    for form in EXPORTERS:
+        found = exchange(body=part, kind="multipart/form-data; boundary=X")
+        shown = written(found, form, EntryMaker(redaction=Redaction.of(names=["token"])))
+        assert SECRET not in shown
+        assert "redacted" in shown
 
 
 def test_a_host_that_is_none_is_sent_again_as_it_was() -> None:

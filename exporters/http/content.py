@@ -112,6 +112,7 @@ def decode_content(body: Body, fields: Fields, limit: int) -> Content:
 
 def _codings(fields: Fields, transfer_codings: tuple[bytes, ...] = ()) -> list[str]:
     names = fields.tokens(b"content-encoding") if b"content-encoding" in fields.index else []
+    names.sort(key=b"aws-chunked".__eq__)  # wherever it stands, it is what was applied last
     return [name.decode("latin-1") for name in (*names, *transfer_codings) if name not in (b"identity", b"")]
 
 

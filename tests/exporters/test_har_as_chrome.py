@@ -6,6 +6,7 @@ The whole comparison, with Chrome, is tests/kernel/test_chrome_har.py.
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from typing import TYPE_CHECKING, Any
@@ -286,3 +287,16 @@ def test_a_set_cookie_s_flags_are_told_either_way() -> None:
     )
     cookies = entry_of(talk)["response"]["cookies"]
     assert [(cookie["httpOnly"], cookie["secure"]) for cookie in cookies] == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("coding", [b"aws-chunked", b"aws-chunked,gzip", b"gzip, aws-chunked"])
+def test_what_amazon_s_sdks_upload_is_shown(coding: bytes) -> None:
+    meant = b"an object"
+    sent = gzip.compress(meant) if b"gzip" in coding else meant
+    body = b"%x;chunk-signature=0\r\n%b\r\n0;chunk-signature=1\r\n\r\n" % (len(sent), sent)
+    talk = Conversation().client(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Encoding: " + coding)
+    talk.client(b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    request = entry_of(talk)["request"]
+    assert request["postData"]["text"] == meant.decode()
+    assert request["bodySize"] == len(body)
+    assert "comment" not in request

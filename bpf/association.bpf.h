@@ -303,7 +303,7 @@ INLINE struct tls_call *innermost_call(u64 name)
 }
 
 /* A system call inside a TLS function, on its stack: the session's records go over this socket. */
-INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *head, u32 n)
+INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *head, u32 n, u64 moved)
 {
 	struct tls_call *outer = innermost_call(has_switched_stacks() ? stack_name(id, users_stack()) : (u32)id);
 
@@ -319,6 +319,10 @@ INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *
 		return;
 	outer->sk = call->sk;
 	outer->connection = c->id;
+	if (call->direction == DIRECTION_SENT) {
+		outer->sent += moved;
+		outer->last = moved;
+	}
 }
 
 /* TLS on a connection whose session is not known: is the record that is sent (its first RECORD_KEY_END bytes) one

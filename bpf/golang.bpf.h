@@ -15,15 +15,81 @@
 #define GO_GOROUTINE(ctx) ((ctx)->regs[28])
 #endif
 
-/* A Read or Write that finds no handshake makes it, on the same goroutine. */
+/* Calls nest: a Read or Write that finds no handshake makes it, and what is below may be a tls.Conn itself (TLS in TLS),
+ * which may find none either. */
+#define GO_DEPTH 4
 struct go_key {
 	u64 goroutine;
-	u32 tgid, handshake;
+	u32 tgid, depth;
 };
-/* A function of tls.Conn in flight. key: {goroutine, tgid, handshake or not}. Deleted at return; a goroutine that
- * panics through one leaves an entry, which its next call, or the least recently used rule, replaces. */
+/* A function of tls.Conn in flight. key: {goroutine, tgid, how many it is inside of}. Deleted at return; a goroutine
+ * that panics through one leaves an entry, which its next call, or the least recently used rule, replaces. */
 BPF_TABLE("lru_hash", struct go_key, struct tls_call, go_calls, MAX_CALLS);
+/* The outermost write that a thread was the last to begin. key: tid. A cache: deleted when the thread exits. */
+BPF_TABLE("lru_hash", u32, struct go_key, go_writers, MAX_CALLS);
 
+/* How much of its stack a goroutine uses, which stays the same when the stack grows and moves. A g begins with where
+ * its stack is, from and to. */
+INLINE u64 go_stack_used(struct pt_regs *ctx)
+{
+	u64 end = 0;
+
+	READ_USER(end, GO_GOROUTINE(ctx) + 8);
+	return end - ctx->sp;
+}
+
+/* The place for a call that begins, in key->depth. 1: it is new. 0: it is known, for the function starts over with more
+ * stack, or is in a wrapper's call. Below 0: there is none. */
+INLINE int go_place(struct go_key *key, struct tls_call *call)
+{
+	struct tls_call *known;
+	u32 depth;
+
+	#pragma clang loop unroll(full)
+	for (depth = 0; depth < GO_DEPTH; depth++) {
+		key->depth = depth;
+		known = go_calls.lookup(key);
+		if (!known)
+			return 1;
+		if (known->ssl == call->ssl && known->kind == call->kind) {
+			known->buffer = call->buffer;
+			known->count = call->count;
+			known->stack = call->stack;
+			return 0;
+		}
+		/* Left by a panic. */
+		if (known->stack >= call->stack)
+			return 1;
+	}
+	return -1;
+}
+
+/* The call that returns where so much of the stack is used: it began there. Its key is left in *key. */
+INLINE struct tls_call *go_returning(struct go_key *key, u64 used)
+{
+	struct tls_call *call;
+	u32 depth;
+
+	#pragma clang loop unroll(full)
+	for (depth = 0; depth < GO_DEPTH; depth++) {
+		key->depth = depth;
+		call = go_calls.lookup(key);
+		if (!call)
+			return NULL;
+		if (call->stack == used)
+			return call;
+	}
+	return NULL;
+}
+
+/* The call that this one is directly inside of. */
+INLINE struct tls_call *go_around(struct go_key key)
+{
+	if (!key.depth)
+		return NULL;
+	key.depth--;
+	return go_calls.lookup(&key);
+}
 
 /* The descriptor of a net.TCPConn: its netFD's poll.FD begins with a 16-byte mutex, then Sysfd. */
 INLINE int go_socket_of(u64 tcp_conn, struct sock_reference *s, u32 *fd)
@@ -79,17 +145,28 @@ INLINE int go_shakes_hands(int shape)
 	return shape == SHAPE_GO_HANDSHAKE || shape == SHAPE_GO_HANDSHAKE_WRAPPED;
 }
 
+INLINE u32 go_kind(int shape)
+{
+	return go_reads(shape) ? CALL_READS : go_shakes_hands(shape) ? CALL_OTHER : CALL_WRITES;
+}
+
 /* What a call writes is seen when it returns. By then the peer may have answered it, and another goroutine have
  * closed the connection: session and connection wait for it. */
 INLINE void go_begin_write(struct tls_call *call, u64 id)
 {
 	struct session *s = session_of(call, id);
+	struct connection *c;
 
 	if (!s)
 		return;
 	__sync_fetch_and_add(&s->writing, 1);
 	go_bind(call, s, id);
-	bind(s, call, id);
+	c = bind(s, call, id);
+	if (!c)
+		return;
+	call->sk = s->sk;
+	call->connection = c->id;
+	call->sent_before = c->position[DIRECTION_SENT];
 }
 
 INLINE void go_end_write(struct tls_call *call, struct session *s, u32 tgid)
@@ -116,8 +193,10 @@ INLINE int go_close(struct pt_regs *ctx, u64 conn, u64 id)
 INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32, .handshake = go_shakes_hands(shape)};
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
 	u64 conn = GO_FIRST(ctx);
+	u32 tid = id;
+	int fresh;
 
 	if (!wanted(id))
 		return 0;
@@ -127,15 +206,19 @@ INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 		return 0;
 	struct tls_call call = {
 		.ssl = conn, .buffer = GO_SECOND(ctx), .count = GO_THIRD(ctx),
-		.entered = bpf_ktime_get_ns(), .library = library,
+		.entered = bpf_ktime_get_ns(), .library = library, .kind = go_kind(shape), .tid = tid,
+		.stack = go_stack_used(ctx),
 	};
-	/* More stack needed: the function starts over, and this is the same call again. So is one in a wrapper's. */
-	if (!go_calls.lookup(&key)) {
-		count(COUNTER_PROBE_HITS, 1);
-		if (!go_reads(shape) && !go_shakes_hands(shape))
-			go_begin_write(&call, id);
+	fresh = go_place(&key, &call);
+	if (!fresh)
+		return 0;
+	count(COUNTER_PROBE_HITS, 1);
+	if (fresh > 0 && call.kind == CALL_WRITES) {
+		go_begin_write(&call, id);
+		if (!key.depth)
+			go_writers.update(&tid, &key);
 	}
-	if (go_calls.update(&key, &call)) {
+	if (fresh < 0 || go_calls.update(&key, &call)) {
 		count(COUNTER_TABLE_FULL, 1);
 		finish_uprobe(ctx, 1);	/* finds no job: see the head of tls.bpf.h */
 	}
@@ -162,8 +245,9 @@ INLINE int go_older_call(struct pt_regs *ctx, struct tls_call *call, u64 id)
 INLINE int go_results(struct pt_regs *ctx, int shape, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32, .handshake = go_shakes_hands(shape)};
-	struct tls_call *found = go_calls.lookup(&key), call = {.library = library};
+	struct go_key key = {.goroutine = GO_GOROUTINE(ctx), .tgid = id >> 32};
+	struct tls_call *found = go_returning(&key, go_stack_used(ctx)), *around, call = {.library = library};
+	struct connection *c;
 	struct session *s;
 	s64 n = GO_FIRST(ctx);
 	int ready = 0;
@@ -180,15 +264,20 @@ INLINE int go_results(struct pt_regs *ctx, int shape, u64 library)
 	if (!s)
 		return 0;
 	go_bind(&call, s, id);
+	around = go_around(key);
 	if (go_shakes_hands(shape)) {
-		bind(s, &call, id);
+		c = bind(s, &call, id);
+		if (c && around && around->ssl == call.ssl)
+			around->sent_before = c->position[DIRECTION_SENT];
 		if (!n && !s->established) {
 			s->established = 1;
 			put_session_event(SAMPLE_HANDSHAKE, s, call.entered, id);
 		}
 	} else if (n > 0 && n <= call.count) {
 		/* Also with an error: the bytes are the caller's. */
-		ready = tls_moved(&call, id, go_reads(shape) ? DIRECTION_RECEIVED : DIRECTION_SENT, n);
+		if (around && around->ssl == call.ssl)
+			around = NULL;
+		ready = tls_moved(&call, around, id, go_reads(shape) ? DIRECTION_RECEIVED : DIRECTION_SENT, n);
 	}
 	if (!go_reads(shape) && !go_shakes_hands(shape))
 		go_end_write(&call, s, id >> 32);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * Raw tracepoints that are rare enough to have no filter of their own: TCP's states, the end of sockets,
- * fork, exec and exit. Their arguments are the tracepoint's prototype.
+ * fork and exec. Their arguments are the tracepoint's prototype.
  */
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
@@ -231,30 +231,5 @@ int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	now->renamed = bpf_ktime_get_ns();
 	__sync_fetch_and_add(&now->epoch, 1);
-	return 0;
-}
-
-/* (task, …): a thread, maybe killed inside a call. */
-int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 id = bpf_get_current_pid_tgid(), signal = 0;
-	u32 tid = id, tgid = id >> 32;
-	int live = 0;
-	struct tls_call_key key = {.stack = tid};
-
-	forget_unwanted(id);
-	syscalls.delete(&tid);
-	pieces.delete(&tid);
-	splits.delete(&tid);
-	jobs.delete(&tid);
-	older_reads.delete(&tid);
-	tls_calls.delete(&key);
-	key.depth = 1;
-	tls_calls.delete(&key);
-	/* The leader may go before the others, and one of them take over its number by exec(). */
-	READ_KERNEL(signal, bpf_get_current_task() + OFFSET_task_struct_signal);
-	READ_KERNEL(live, signal + OFFSET_signal_struct_live);
-	if (!live)
-		chosen_pids.delete(&tgid);
 	return 0;
 }

@@ -112,11 +112,14 @@ struct tls_call {
 	u64 library;
 	u64 sk, connection;	/* the socket that a nested system call touched */
 	u64 output;		/* where the record is put; 0: it goes to a BIO */
+	u64 sent, last;		/* a write: what nested system calls have sent, and the last of them */
+	u64 sent_before;	/* Go: what the connection had sent when the write began */
 	u32 kind;		/* CALL_* */
 	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
+	u32 tid;		/* Go: the thread that it began on */
 	u8 memory;		/* MEMORY_* */
 	u8 shape;		/* SHAPE_* */
-	u8 pad[6];
+	u8 pad[2];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */
@@ -204,6 +207,8 @@ BPF_PROG_ARRAY(emit_from_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_uprobe, 1);
 BPF_PROG_ARRAY(emit_from_place, 1);
+/* What goes on at the return of a call whose entry it was attached at: [0] of TLS libraries, [1] of NSS. */
+BPF_PROG_ARRAY(call_returns, 2);
 
 INLINE void count(int counter, u64 n)
 {

@@ -84,7 +84,7 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library, u64 stack)
 			bind(s, call, id);
 		/* The upper half of an int argument's register is anyone's. */
 		if (s && s->connection && n > 0 && n <= (int)call->count)
-			ready = tls_moved(call, id, nspr_writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+			ready = tls_moved(call, tls_around(call, key.stack), id, nspr_writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 	}
 	tls_calls.delete(&key);
 	return ready;
@@ -114,8 +114,10 @@ int nss_call_by_cookie(struct pt_regs *ctx)
 	u64 cookie = bpf_get_attach_cookie(ctx);
 	int shape = cookie & 0xff;
 
-	if (!is_at_entry(ctx, PT_REGS_IP(ctx)))
-		return finish_uprobe(ctx, nss_return(ctx, shape, cookie >> 8, STACK_AT_RETURN(ctx)));
+	if (!is_at_entry(ctx, PT_REGS_IP(ctx))) {
+		call_returns.call(ctx, 1);
+		return NO_RETURN;
+	}
 	if (shape == SHAPE_NSS_IMPORT)
 		return is_switched(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx)) ? NO_RETURN : SHOW_RETURN;
 	if (!nss_enter(ctx, shape, cookie >> 8))

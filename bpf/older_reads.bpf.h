@@ -26,7 +26,7 @@ INLINE int is_plaintext_of(u64 record, u64 from, u64 n)
 	return type != RECORD_ALERT && type != RECORD_HANDSHAKE;
 }
 
-INLINE int older_read_copies(u64 from, u64 n, u64 library, u64 stack)
+INLINE int older_read_copies(u64 from, u64 n, u64 library)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = id;
@@ -43,11 +43,11 @@ INLINE int older_read_copies(u64 from, u64 n, u64 library, u64 stack)
 	nameless = !c->session;
 	struct tls_call call = {
 		.ssl = nameless ? older->buffer : c->ssl, .buffer = from, .count = n, .library = library,
-		.sk = s.sk, .connection = c->id, .entered = bpf_ktime_get_ns(), .stack = stack,
+		.sk = s.sk, .connection = c->id, .entered = bpf_ktime_get_ns(),
 	};
 	older_reads.delete(&tid);
 	count(COUNTER_PROBE_HITS, 1);
-	int ready = tls_moved(&call, id, DIRECTION_RECEIVED, n);
+	int ready = tls_moved(&call, NULL, id, DIRECTION_RECEIVED, n);
 	c->nameless = nameless;
 	return ready;
 }
@@ -55,6 +55,5 @@ INLINE int older_read_copies(u64 from, u64 n, u64 library, u64 stack)
 int copy_enter_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
-	u64 stack = STACK_AT_ENTRY(ctx);
-	return finish_uprobe(ctx, older_read_copies(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), cookie >> 8, stack));
+	return finish_uprobe(ctx, older_read_copies(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), cookie >> 8));
 }

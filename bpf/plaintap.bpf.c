@@ -22,13 +22,14 @@
  *   unix_below.bpf.h  the same of AF_UNIX
  *   new_code.bpf.h   files that may hold TLS libraries, on their first use
  *   totals.bpf.h     TCP's own count, when it is done with a connection
- *   lifecycle.bpf.h  TCP states, fork, exec, exit
+ *   lifecycle.bpf.h  TCP states, fork, exec
  *   tls_calls.bpf.h  calls of TLS libraries in flight
  *   tunnels.bpf.h    TLS in TLS
  *   tls.bpf.h        uprobes, one pair for all shapes of calls
  *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
  *   nss.bpf.h        the same for NSS, whose functions are for any file
+ *   exits.bpf.h      threads that end, maybe inside a call
  *   names.bpf.h      host names, as the C library's resolver finds their addresses
  */
 #include <uapi/linux/ptrace.h>
@@ -82,4 +83,5 @@
 #include "older_reads.bpf.h"
 #include "golang.bpf.h"
 #include "nss.bpf.h"
+#include "exits.bpf.h"
 #include "names.bpf.h"

@@ -216,6 +216,11 @@ class Probes:
         """A program for uprobes, and that which continues it."""
         if program == "return_place":
             return self._load_continued(program, "place", system.Uprobes.MULTI)
+        for index, kind in enumerate(("", "nss_")):
+            if program == f"{kind}call_by_cookie":
+                self._kernel.set_tail_call(
+                    "call_returns", self._load_uprobe(f"{kind}return_by_cookie"), index
+                )
         return self._load_continued(program, "uprobe", self._kernel.uprobes)
 
     def _load_continued(self, program: str, family: str, uprobes: system.Uprobes) -> int:

@@ -4,15 +4,16 @@
  * Since Linux 6.13 a uprobe program with 64 or more bytes of stack gets a per-CPU one, which a preemption
  * corrupts; a program from which a tail call can be reached never does. So each program here can reach one.
  */
-/* 1: n bytes of plaintext are set up for the copying program. */
-INLINE int tls_moved(struct tls_call *call, u64 id, u32 direction, u64 n)
+/* 1: n bytes of plaintext are set up for the copying program. `around`: the call of another object that this one is
+ * inside of. */
+INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32 direction, u64 n)
 {
 	struct session *s = session_of(call, id);
 	u32 tid = id, d = direction & 1;
 	struct connection *c;
 
 	count(COUNTER_PLAINTEXT_REPORTED, n);
-	if (s && (carries_records(call, s, id, d) || relays_records(call, s, id, d))) {
+	if (s && (carries_records(call, around, s, n) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}
@@ -239,7 +240,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 		if (n) {
 			if (call->output && !call->connection)
 				remember_record(call, id, call->output);
-			ready = tls_moved(call, id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
+			ready = tls_moved(call, tls_around(call, key.stack), id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 			goto out;
 		}
 		if (!call->connection) {
@@ -288,8 +289,10 @@ int call_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
 
-	if (!is_at_entry(ctx, PT_REGS_IP(ctx)))
-		return finish_uprobe(ctx, shape_return(ctx, STACK_AT_RETURN(ctx)));
+	if (!is_at_entry(ctx, PT_REGS_IP(ctx))) {
+		call_returns.call(ctx, 0);
+		return NO_RETURN;
+	}
 	if (!shape_enter(ctx, cookie & 0xff, cookie >> 8))
 		return NO_RETURN;
 	return shows_return(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx));

@@ -77,6 +77,15 @@ INLINE struct tls_call *tls_returning(u64 id, u64 stack, struct tls_call_key *ke
 	return call && call->stack == stack ? call : NULL;
 }
 
+/* The call of another object, on its stack, that this one is inside of. */
+INLINE struct tls_call *tls_around(struct tls_call *call, u64 name)
+{
+	struct tls_call_key key = {.stack = name};
+	struct tls_call *around = tls_calls.lookup(&key);
+
+	return around && around->ssl != call->ssl && around->stack > call->stack ? around : NULL;
+}
+
 /* Whether a program that is run at a function's entry and at its return is at the former. */
 INLINE int is_at_entry(struct pt_regs *ctx, u64 at)
 {

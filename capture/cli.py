@@ -205,6 +205,7 @@ def record(
                 files.enter_context(LiveHar(Path(name), har, content.for_live()))
 
         def finish(ledger: Ledger) -> None:
+            exporter.flush()
             ledger = replace(ledger, orphan_bytes=exporter.orphan_bytes)
             exporter.finish(
                 ledger=ledger.as_json(),

@@ -171,28 +171,10 @@ class Kernel:
         ]  # fmt: skip
         if unix:
             flags.append("-DRECORD_UNIX=1")
-        text = source()
-        key = compiled.key_of(text, flags, f"{self._bcc.__file__} {getattr(self._bcc, '__version__', '')}")
-        kept = compiled.read(key)
-        try:
-            with _stand_in_headers(), _quiet_stderr():
-                self._module: Any = self._bcc.BPF(
-                    text=(compiled.declarations(text) if kept else text).encode(),
-                    cflags=flags,
-                )
-        except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
-            raise ProgramError(
-                f"The kernel side cannot be compiled or its maps made: {_reason(error)}"
-            ) from None
         self._fds: list[int] = []
         self._loaded: dict[tuple[str, str], int] = {}
-        if kept:
-            self._code = kept.link(self._map_descriptors())
-        else:
-            self._code = {
-                name.decode(): bytes(self._module.dump_func(name)) for name in self._function_names()
-            }
-            compiled.write(key, compiled.Compiled.of(self._code, self._map_descriptors()))
+        self._module: Any
+        self._code = self._compile(source(), flags)
         self.ring_bytes = ring_bytes
         self._load_side_by_side()
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
@@ -202,6 +184,25 @@ class Kernel:
             self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
             self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
         self.reads_pages = direct_map.calibrate(self)
+
+    def _compile(self, text: str, flags: list[str]) -> dict[str, bytes]:
+        """The maps, and each program's code: of what is kept of an earlier recording, only the maps are made."""
+        key = compiled.key_of(text, flags, f"{self._bcc.__file__} {getattr(self._bcc, '__version__', '')}")
+        kept = compiled.read(key)
+        try:
+            with _stand_in_headers(), _quiet_stderr():
+                self._module = self._bcc.BPF(
+                    text=(compiled.declarations(text) if kept else text).encode(), cflags=flags
+                )
+        except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
+            raise ProgramError(
+                f"The kernel side cannot be compiled or its maps made: {_reason(error)}"
+            ) from None
+        if kept:
+            return kept.link(self._map_descriptors())
+        code = {name.decode(): bytes(self._module.dump_func(name)) for name in self._function_names()}
+        compiled.write(key, compiled.Compiled.of(code, self._map_descriptors()))
+        return code
 
     def load(self, program: str, kind: str) -> int:
         """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""

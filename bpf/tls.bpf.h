@@ -13,7 +13,7 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 	struct connection *c;
 
 	count(COUNTER_PLAINTEXT_REPORTED, n);
-	if (s && (carries_records(call, around, s, d) || relays_records(call, s, id, d))) {
+	if (s && (carries_records(call, around, s, n) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}

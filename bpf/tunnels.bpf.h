@@ -3,16 +3,16 @@
  */
 /* TLS in TLS (HTTPS over an HTTPS proxy): what this call moved are the records of the session around it, which goes
  * over the same socket, and whose plaintext is what matters. A call in a callback is inside another's too, but what
- * it writes is no record; a session that has once written another's says nothing of its own again. */
-INLINE int carries_records(struct tls_call *call, struct tls_call *around, struct session *s, u32 direction)
+ * it moves is no record of a handshake; a session that has once moved another's says nothing of its own again. */
+INLINE int carries_records(struct tls_call *call, struct tls_call *around, struct session *s, u64 n)
 {
-	u8 head[11] = {};
+	u8 head[5] = {};
 
 	if (!around)
 		return 0;
 	if (!s->tunnels) {
-		if (direction != DIRECTION_SENT || bpf_probe_read_user(head, sizeof(head), (void *)call->buffer) ||
-		    !is_client_hello(head, sizeof(head)))
+		if (n < sizeof(head) || bpf_probe_read_user(head, sizeof(head), (void *)call->buffer) ||
+		    !is_tls_record(head, sizeof(head)) || head[0] != 22)
 			return 0;
 		s->tunnels = 1;
 	}

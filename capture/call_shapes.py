@@ -44,20 +44,10 @@ class Call(Enum):
     HANDSHAKE = "handshake", True
     # f(tls) → 0 when the handshake is done
     HANDSHAKE_ZERO = "handshake_zero", True
-    # f(tls): close_notify is about to be sent
-    SHUTDOWN = "shutdown", False
     # f(tls): the object is gone, its address may be used again
     FREE = "free", False
-    # f(tls, int fd): for both directions, for reading, for writing
-    SET_FD = "set_fd", False
-    SET_RFD = "set_rfd", False
-    SET_WFD = "set_wfd", False
-    # f(tls, int read_fd, int write_fd)
-    SET_FDS = "set_fds", False
     # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
     COPY = "copy", False
-    # libcrypto: f(bio, buffer, int length) → bytes moved (int), 0 or negative for none
-    BIO_READ = "bio_read", True
     # libcrypto: f(bio, buffer, int or size_t length, ...): are about to be written
     BIO_WRITE = "bio_write", False
     # NSPR: f(PRFileDesc *, buffer, int32 length [, flags, timeout]) → bytes moved (int32); any kind of file
@@ -90,8 +80,7 @@ class Call(Enum):
     GO_READ_WRAPPED = "go_read_wrapped", False, True
     GO_WRITE_WRAPPED = "go_write_wrapped", False, True
     GO_HANDSHAKE_WRAPPED = "go_handshake_wrapped", False, True
-    # Go: f(conn): close_notify is about to be sent; closed
-    GO_SHUTDOWN = "go_shutdown", False
+    # Go: f(conn): closed
     GO_CLOSE = "go_close", False
 
     takes_return: bool

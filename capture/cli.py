@@ -5,70 +5,40 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shutil
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from capture import doctor, standard_streams
-from capture.errors import PlaintapError, UsageError
-from capture.live_har import LiveHar
+from capture.console import Group, print_line, say
+from capture.errors import UsageError
 from capture.options import PID, SECONDS, Content, content_options, target_options, targets
-from capture.outbox import Outbox
 from capture.output_file import STDOUT, OutputFile, beside, deleted_outputs, require_different
-from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Exporter, Plan
+from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Plan
 from capture.probe_catalog import ProbeCatalog, default_cache_file
 from capture.reading import read_exchanges
 from capture.recorder import Recorder
+from capture.recording_output import RecordingOutput
 from exporters import har_stats, summary
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
 from exporters.http import Notes
-from exporters.packets import Framing, PcapngExporter
-from exporters.pcapng import SectionMetadata
+from exporters.packets import Framing
 
 if TYPE_CHECKING:
     from capture.ledger import Ledger
     from exporters.har import HarResult
 
 
-def _say(message: str) -> None:
-    """Talk goes to stderr; stdout is data. Names of others' processes and files are in it."""
-    click.echo("\n".join(map(summary.printable, message.split("\n"))), err=True)
-
-
-class _Group(click.Group):
-    """Prints plaintap's own errors as one sentence, with their exit code."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        standard_streams.reserve()
-        try:
-            return super().invoke(ctx)
-        except PlaintapError as error:
-            _say(f"plaintap: {error}")
-            ctx.exit(error.exit_code)
-        except OSError as error:
-            if not isinstance(error, BrokenPipeError):
-                _say(f"plaintap: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-                ctx.exit(1)
-            # The reader has gone; there is no one to tell.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT_NUMBER)
-            ctx.exit(1)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="plaintap")
 def main() -> None:
     """Record the plaintext of this machine's connections, for Wireshark and devtools."""
 
 
-_STDOUT_NUMBER = 1
 _ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
 
 
@@ -184,51 +154,26 @@ def record(
         raise UsageError(
             "The capture is binary and stdout is a terminal: name a file with -w, or pipe it: | wireshark -k -i -"
         )
+    held = bool(command) if hold is None else hold
+    plan = Plan(
+        chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below,
+        stdout_is_taken=name == STDOUT,
+    )  # fmt: skip
     with (
         OutputFile(name, "-w", fresh=not output) as out,
         _optional(archive, "--har") as har,
         _optional(account, "--ledger") as machines,
-        contextlib.ExitStack() as files,
+        RecordingOutput(out, har, machines, Framing(framing), content.for_live()) as recording,
     ):
-        if har and (name == STDOUT or not out.is_file):
-            raise UsageError("--har reads the capture as it grows: name a file for that with -w.")
-        require_different(filter(None, (out, har, machines)))
-        outbox = files.enter_context(Outbox(out))
-        exporter = PcapngExporter(outbox.write, _metadata(), Framing(framing))
-        following = False
-
-        def flush() -> None:
-            nonlocal following
-            exporter.flush()
-            if har and not following:
-                following = True
-                files.enter_context(LiveHar(Path(name), har, content.for_live()))
-
-        def finish(ledger: Ledger) -> None:
-            exporter.flush()
-            ledger = replace(ledger, orphan_bytes=exporter.orphan_bytes)
-            exporter.finish(
-                ledger=ledger.as_json(),
-                summary="\n".join([*ledger.lines(), *ledger.warnings()]),
-                dropped=ledger.lost_bytes,
-            )
-            outbox.finish()
-            if machines:
-                machines.write(f"{json.dumps(ledger.as_json(), indent=2)}\n".encode())
-
-        held = bool(command) if hold is None else hold
-        plan = Plan(
-            chosen, command, duration, _power_of_two(ring_size), hold=held, unix=unix, below=below,
-            stdout_is_taken=name == STDOUT,
-        )  # fmt: skip
-        recorder = Recorder(plan, Exporter(outbox, exporter.write, flush, finish), _say)
-        ledger = replace(recorder.run(), orphan_bytes=exporter.orphan_bytes)
+        recorder = Recorder(plan, recording.exporter, say)
+        ledger = recording.complete(recorder.run())
         deleted = deleted_outputs(filter(None, (out, har, machines)))
+    outbox = recording.outbox
     _report(ledger, deleted, *filter(None, (name, archive)))
     if outbox.reader_gone:
-        _say("The reader of the capture has gone: it ends there.")
+        say("The reader of the capture has gone: it ends there.")
     elif outbox.undelivered:
-        _say(
+        say(
             f"Warning: {outbox.undelivered:,} bytes of the capture were not taken by its reader: it ends there."
         )
     sys.exit(
@@ -293,7 +238,7 @@ def export(
     notes = Notes()
     with OutputFile(name, "-o") as out:
         require_different((out,), file)
-        with read_exchanges(file, _say, notes, content.limits) as found:
+        with read_exchanges(file, say, notes, content.limits) as found:
             out.begin()
             writer = EXPORTERS[form](out.file, content.maker(wanted))
             try:
@@ -305,7 +250,7 @@ def export(
                 with out.writing():
                     result = writer.close(notes)
                     out.file.flush()
-    _say(f"Wrote {result.entries} {_plural(result.entries, 'exchange')} to {name}{_shortfall(result)}")
+    say(f"Wrote {result.entries} {_plural(result.entries, 'exchange')} to {name}{_shortfall(result)}")
 
 
 @main.command()
@@ -321,13 +266,14 @@ def show(file: str, stats: bool) -> None:
       plaintap show a.pcapng
       plaintap show --stats a.pcapng
     """
+    standard_streams.require_stdout()
     columns = shutil.get_terminal_size().columns if standard_streams.stdout_is_terminal() else None
-    with read_exchanges(file, _say, Notes()) as found:
+    with read_exchanges(file, say, Notes()) as found:
         lines = (
             har_stats.lines(har_stats.stats_of_exchanges(found)) if stats else summary.lines(found, columns)
         )
         for line in lines:
-            click.echo(line)
+            print_line(line)
 
 
 @main.command("doctor")
@@ -346,15 +292,16 @@ def examine(target: str | None, as_json: bool) -> None:
       plaintap doctor /usr/bin/curl
       plaintap doctor --json | jq .processes
     """
+    standard_streams.require_stdout()
     catalog = ProbeCatalog(default_cache_file())
     checks = list(doctor.examine_machine())
     findings = list(doctor.examine_processes(target, catalog))
     catalog.save()
     if as_json:
-        click.echo(json.dumps(doctor.as_json(checks, findings)))
+        print_line(json.dumps(doctor.as_json(checks, findings)))
     else:
         for line in doctor.lines(checks, findings):
-            click.echo(summary.printable(line))
+            print_line(summary.printable(line))
     if any(check.remedy for check in checks):
         sys.exit(1)
 
@@ -374,14 +321,14 @@ def _plural(n: int, word: str) -> str:
 
 def _report(ledger: Ledger, deleted: list[str], *names: str) -> None:
     for line in ledger.lines():
-        _say(line)
+        say(line)
     for warning in ledger.warnings():
-        _say(f"Warning: {warning}")
+        say(f"Warning: {warning}")
     for name in deleted:
-        _say(f"Warning: {name} was deleted by someone while it was written: nothing is left of it.")
+        say(f"Warning: {name} was deleted by someone while it was written: nothing is left of it.")
     for name in names:
         if name != STDOUT and name not in deleted:
-            _say(f"Wrote {name}")
+            say(f"Wrote {name}")
 
 
 def _power_of_two(size: int) -> int:
@@ -390,11 +337,3 @@ def _power_of_two(size: int) -> int:
 
 def _optional(name: str | None, option: str) -> contextlib.AbstractContextManager[OutputFile | None]:
     return OutputFile(name, option) if name else contextlib.nullcontext()
-
-
-def _metadata() -> SectionMetadata:
-    return SectionMetadata(
-        hardware=platform.machine(),
-        operating_system=f"{platform.system()} {platform.release()}",
-        application="plaintap",
-    )

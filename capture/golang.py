@@ -40,7 +40,6 @@ GO_FUNCTIONS = {
     # Handshake itself is called by every Read and Write, and returns at once when it is done.
     "(*Conn).clientHandshake": Call.GO_HANDSHAKE,
     "(*Conn).serverHandshake": Call.GO_HANDSHAKE,
-    "(*Conn).closeNotify": Call.GO_SHUTDOWN,
     "(*Conn).Close": Call.GO_CLOSE,
     # uTLS wraps a Conn. Where one calls the Conn's own, that is the same call once more.
     "(*UConn).Read": Call.GO_READ_WRAPPED,

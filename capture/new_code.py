@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # When an unheld process is looked at again: mapping takes microseconds, but a busy machine may delay it.
 _LOOKS_S = (0.02, 0.1, 0.5)
+# A build makes programs, runs them once and deletes them; to find what is mapped takes 0.1 s.
+_DELETED_S = 30.0
 # How long the thread waits for an event before it looks at what waits for time.
 _TICK_MS = 20
 # Of these the ledger says why they were not read.
@@ -60,6 +62,7 @@ class NewCode:
         self._decoder = Decoder(header.layouts, header.constants, 0)
         self._due: list[tuple[float, NewCodeUsed]] = []
         self._parents: list[tuple[float, int]] = []
+        self._next_deleted = time.monotonic() + _DELETED_S
         self._unheld: set[tuple[int, int]] = set()  # pid, inode
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="new code", daemon=True)
@@ -130,11 +133,14 @@ class NewCode:
                 self._tables.know_kernel_file(event.device, event.inode, version)
 
     def _tick(self, now: float) -> None:
-        """Look again at what was written, and at processes whose time has come."""
+        """Look again at what was written, and at processes whose time has come; forget what was deleted."""
         self._tls.attach(self._files.look_again())
         if ready := [event for at, event in self._due if at <= now]:
             self._due = [look for look in self._due if look[0] > now]
             self._look(ready)
+        if now >= self._next_deleted:
+            self._tls.attach(self._files.drop_deleted())
+            self._next_deleted = now + _DELETED_S
         if self._parents:
             for _, parent in self._parents:
                 if _state(parent) == b"T":

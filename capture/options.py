@@ -87,7 +87,7 @@ _CONTENT: dict[str, dict[str, Any]] = {
     "--redact": {
         "multiple": True,
         "metavar": "NAME",
-        "help": "Also redact this header, query, form or JSON field",
+        "help": "Also redact this header, cookie, query, form or JSON field",
     },
     "--sensitive": {"is_flag": True, "help": "Keep Authorization, Cookie and other credentials"},
 }

@@ -127,7 +127,7 @@ class Outbox:
                 self._give_up()
                 return
             except OSError as error:
-                raise WriteError(self._output, error) from None
+                raise WriteError(self._output.name, self._output.option, error) from None
             self._current = self._current[count:]
             self._taken_at = time.monotonic()
 

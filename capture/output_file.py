@@ -30,10 +30,10 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 class WriteError(PlaintapError):
     """An output takes no more."""
 
-    def __init__(self, output: OutputFile, error: OSError) -> None:
+    def __init__(self, name: str, option: str, error: OSError) -> None:
         super().__init__(
-            f"Writing {output.name} failed ({error.strerror}): it ends where it was written last. "
-            f"Make room, or name another file with {output.option}."
+            f"Writing {'to stdout' if name == STDOUT else name} failed ({error.strerror}): it ends where it was "
+            f"written last. Make room, or name another file with {option}."
         )
 
 
@@ -93,7 +93,7 @@ class OutputFile:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise WriteError(self, error) from None
+            raise WriteError(self.name, self.option, error) from None
 
     def begin(self) -> None:
         """Make it empty, and its owner's alone; a new one is the user's behind sudo."""

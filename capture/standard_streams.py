@@ -7,9 +7,16 @@ Python has None for such a stream, and goes on to have it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
+
+from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PLACEHOLDERS = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)
 """How stdin, stdout and stderr are opened: the wrong way round, except for the last."""
@@ -26,6 +33,23 @@ def reserve() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Names of processes and files may have any character, and the terminal another encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """What cannot be printed fails by name, but for BrokenPipeError, where the reader has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PlaintapError(f"Writing to stdout failed ({error.strerror}).") from None
+
+
+def require_stdout() -> None:
+    """For who has nothing to do but to print."""
+    if sys.stdout is None:
+        raise PlaintapError("stdout is closed: there is nowhere to print.")
 
 
 def stdout_is_terminal() -> bool:

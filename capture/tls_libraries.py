@@ -75,11 +75,7 @@ _SSL = {
     "SSL_do_handshake": Call.HANDSHAKE,
     "SSL_connect": Call.HANDSHAKE,
     "SSL_accept": Call.HANDSHAKE,
-    "SSL_shutdown": Call.SHUTDOWN,
     "SSL_free": Call.FREE,
-    "SSL_set_fd": Call.SET_FD,
-    "SSL_set_rfd": Call.SET_RFD,
-    "SSL_set_wfd": Call.SET_WFD,
 }
 _SSL_FILE = r"libssl[-.\w]*\.so[.\w]*"
 _CRYPTO_FILE = r"libcrypto[-.\w]*\.so[.\w]*"
@@ -135,9 +131,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "gnutls_record_send_range": Call.WRITE_LONG,
             "gnutls_record_uncork": Call.WRITE_KEPT,
             "gnutls_handshake": Call.HANDSHAKE_ZERO,
-            "gnutls_bye": Call.SHUTDOWN,
             "gnutls_deinit": Call.FREE,
-            "gnutls_transport_set_int2": Call.SET_FDS,
         },
         r"libgnutls[-.\w]*\.so[.\w]*",
         b"",
@@ -151,7 +145,6 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "mbedtls_ssl_read": Call.READ_INT,
             "mbedtls_ssl_write": Call.WRITE_INT,
             "mbedtls_ssl_handshake": Call.HANDSHAKE_ZERO,
-            "mbedtls_ssl_close_notify": Call.SHUTDOWN,
             "mbedtls_ssl_free": Call.FREE,
         },
         r"libmbedtls[-.\w]*\.so[.\w]*",
@@ -167,11 +160,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "wolfSSL_connect": Call.HANDSHAKE,
             "wolfSSL_accept": Call.HANDSHAKE,
             "wolfSSL_negotiate": Call.HANDSHAKE,
-            "wolfSSL_shutdown": Call.SHUTDOWN,
             "wolfSSL_free": Call.FREE,
-            "wolfSSL_set_fd": Call.SET_FD,
-            "wolfSSL_set_read_fd": Call.SET_RFD,
-            "wolfSSL_set_write_fd": Call.SET_WFD,
         },
         r"libwolfssl[-.\w]*\.so[.\w]*",
         b"",
@@ -185,11 +174,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "s2n_recv": Call.READ_LONG,
             "s2n_send": Call.WRITE_LONG,
             "s2n_negotiate": Call.HANDSHAKE_ZERO,
-            "s2n_shutdown": Call.SHUTDOWN,
             "s2n_connection_free": Call.FREE,
-            "s2n_connection_set_fd": Call.SET_FD,
-            "s2n_connection_set_read_fd": Call.SET_RFD,
-            "s2n_connection_set_write_fd": Call.SET_WFD,
         },
         r"libs2n[-.\w]*\.so[.\w]*",
     ),
@@ -215,7 +200,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
     Library(
         "libcrypto",
         ("BIO_read", "BIO_write"),
-        {"BIO_read": Call.BIO_READ, "BIO_write": Call.BIO_WRITE},
+        {"BIO_write": Call.BIO_WRITE},
         _CRYPTO_FILE,
         b"",
         b"OpenSSL ",
@@ -299,7 +284,9 @@ def _by_code(elf: ElfFile) -> _Part | None:
     wanted = _internal_sites(located.internals)
     replaced = _READS_AND_WRITES if located.internals else frozenset()
     wanted += [
-        (calls[symbol.name], symbol) for symbol in located.functions if calls[symbol.name] not in replaced
+        (call, symbol)
+        for symbol in located.functions
+        if (call := calls.get(symbol.name)) and call not in replaced
     ]
     sites, notes = _place(elf, wanted)
     return _Part(_label(elf, row), "located", sites, notes)

@@ -94,6 +94,21 @@ class TlsFiles:
         looks = [look for file, opened in written.values() if (look := self._look_into(file, opened))]
         return looks + self._look(same)
 
+    def drop_deleted(self) -> list[Look]:
+        """Let go of deleted files that no process maps any more; open files and probes would keep them on the disk.
+
+        What a process has mapped meanwhile is looked at again.
+        """
+        deleted = [key for key, (_, lease) in self._leased.items() if _is_deleted(lease.file)]
+        mapped = {file.inode for file in discover_files()} if deleted else set()
+        gone = [key for key in deleted if key[1] not in mapped]
+        for key in gone:
+            _, lease = self._leased.pop(key)
+            lease.end()
+            self._leases.drop(lease)
+            self._forget(key)
+        return self._look(discover_files()) if gone else []
+
     def has_seen(self, inode: int, version: Version) -> bool:
         """Whether a file with this inode number was looked at as it is. The kernel's device may not be stat's."""
         return self._inodes[inode, version] > 0
@@ -201,6 +216,10 @@ def _open(file: ExecutableFile) -> BinaryIO | None:
     return os.fdopen(fd, "rb", buffering=0)
 
 
+def _is_deleted(file: BinaryIO) -> bool:
+    return os.fstat(file.fileno()).st_nlink == 0
+
+
 class KnownFiles(Protocol):
     """Where files are listed that were looked at: by device, inode and version, as stat(2) has them."""
 
@@ -223,8 +242,6 @@ class TlsProbes:
         self._names: list[str] = []
         self._files: list[str] = []
         self._distrusted: set[int] = set()
-        # Call shapes without a program are not attached.
-        self._shapes = abi.header().enums["shape"]
         self._warnings: deque[str] = deque()
 
     def take_warnings(self) -> list[str]:
@@ -282,10 +299,7 @@ class TlsProbes:
                 _flags(site, found),
             )
             for site in found.sites
-            if f"SHAPE_{site.call.name}" in self._shapes
         ]
-        if not sites:
-            return ()
         sites += self._older_reads(found, path, file)
         self._names.append(found.library)
         self._files.append(file.name)

@@ -9,8 +9,9 @@ The only module that imports zstandard and brotli, and only when one of them is 
 
 from __future__ import annotations
 
+import re
 import zlib
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from capture.errors import PlaintapError
 
@@ -142,11 +143,44 @@ def decode_zstd(blocks: Iterable[bytes], max_window_bytes: int = MAX_ZSTD_WINDOW
         raise CorruptStreamError("zstd", "it ends too early", truncated=True)
 
 
+_AWS_CHUNK: Final = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
+_AWS_CHUNK_BEGUN: Final = re.compile(rb"\r?|\r\n|(?:\r\n)?[0-9A-Fa-f]{1,8}(?:;[^\r\n]{0,1000})?\r?")
+
+
+def _aws_chunked(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks with signatures, and a checksum behind them (AWS Signature Version 4 for streams)."""
+    rest, remaining, started = bytearray(), 0, False
+    for block in blocks:
+        rest += block
+        started = started or bool(block)
+        position = 0
+        while position < len(rest):
+            if remaining:
+                piece = bytes(rest[position : position + min(remaining, BLOCK_BYTES)])
+                position += len(piece)
+                remaining -= len(piece)
+                yield piece
+                continue
+            match = _AWS_CHUNK.match(rest, position)
+            if match is None:
+                if _AWS_CHUNK_BEGUN.fullmatch(rest, position) is None:
+                    raise CorruptStreamError("aws-chunked", "a chunk does not begin with its size")
+                break
+            position = match.end()
+            remaining = int(match[1], 16)
+            if not remaining:
+                return
+        del rest[:position]
+    if started:
+        raise CorruptStreamError("aws-chunked", "it ends too early", truncated=True)
+
+
 DECODERS: dict[str, Callable[[Iterable[bytes]], Iterator[bytes]]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
     "br": _brotli,
+    "aws-chunked": _aws_chunked,
     "zstd": decode_zstd,
 }
-"""A row per coding of the IANA content coding registry that is in use (RFC 9110 §8.4.1, 7932, 8878)."""
+"""A row per coding of the IANA content coding registry that is in use (RFC 9110 §8.4.1, 7932, 8878), and AWS's own."""

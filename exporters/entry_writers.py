@@ -14,6 +14,7 @@ import orjson
 
 from exporters.har import EntryMaker, HarResult, HarWriter
 from exporters.har_entry import UNKNOWN_METHOD
+from exporters.http.content import text_in
 from exporters.summary import duration_text, printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from exporters.http.layers import Notes
     from exporters.http.messages import Exchange
 
-_CURL_SETS = frozenset(("content-length", "transfer-encoding", "connection", "http2-settings"))
+_CURL_SETS = frozenset(("content-length", "http2-settings"))
+_FRAMES = frozenset(("connection", "transfer-encoding", "upgrade"))
+_CURL_ADDS = ("Accept", "Host", "User-Agent")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_A_LINE = re.compile(r"[\0\r\n]")
 
@@ -78,22 +81,24 @@ def curl_command(entry: Json) -> bytes:
 
 def _not_repeatable(entry: Json) -> str | None:
     request = entry["request"]
-    if "_unknown" in request:
-        return "not all of the request was recorded"
-    if request["method"] == "CONNECT":
-        return "curl asks for tunnels itself (--proxy)"
-    if request["url"].startswith(("ws:", "wss:")):
-        return "a WebSocket"
-    if not request["url"].startswith(("http://", "https://")):
-        return "its scheme is none of HTTP's"
-    if "_lostBytes" in request or request.get("_complete") is False:
-        return "the request's body is not complete"
-    return None
+    url, posted = request["url"], request.get("postData", {})
+    cut = "_decodingProblem" in request and "_codings" in posted
+    problems = (
+        ("_unknown" in request, "not all of the request was recorded"),
+        (request["method"] == "CONNECT", "curl asks for tunnels itself (--proxy)"),
+        (url.startswith(("ws:", "wss:")), "a WebSocket"),
+        (not url.startswith(("http://", "https://")), "its scheme is none of HTTP's"),
+        (
+            cut or not request.keys().isdisjoint(("_lostBytes", "_omittedBytes", "_complete")),
+            "the request's body is not complete",
+        ),
+        (bool(posted) and "text" not in posted, "a part of the request's body is redacted"),
+    )
+    return next((reason for applies, reason in problems if applies), None)
 
 
 def _curl_words(request: Json, path: str | None) -> Iterator[str]:
-    posted = request.get("postData", {}).get("text")
-    source, sent = _body_words(request["postData"]) if posted is not None else (None, None)
+    source, sent = _body_words(request)
     if source is not None:
         yield source
     yield from ("curl", "--path-as-is", "--globoff")
@@ -101,20 +106,30 @@ def _curl_words(request: Json, path: str | None) -> Iterator[str]:
         yield flag
     if request["method"] == "HEAD":
         yield "--head"
-    elif request["method"] != ("GET" if posted is None else "POST"):
+    elif request["method"] != ("GET" if sent is None else "POST"):
         yield f"--request {shlex.quote(request['method'])}"
     yield from _header_words(request)
     if path:
         yield f"--{'abstract-' if path[:1] == '@' else ''}unix-socket {shlex.quote(path.removeprefix('@'))}"
     if sent is not None:
-        if all(header["name"].lower() != "content-type" for header in request["headers"]):
-            yield "--header Content-Type:"  # or curl adds that of a form
         yield sent
+    if "/" not in request["url"].partition("://")[2]:
+        yield "--request-target '*'"  # RFC 9112 §3.2.4
     yield f"--url {shlex.quote(request['url'])}"
 
 
-def _body_words(posted: Json) -> tuple[str | None, str]:
-    """What writes the body to curl's input, where it is no argument, and how curl is told of it."""
+def _posted(request: Json) -> Json | None:
+    """What is posted, if only that it is empty."""
+    posted: Json | None = request.get("postData")
+    says_so = any(header["name"].lower() == "content-length" for header in request["headers"])
+    return {"text": ""} if posted is None and says_so else posted
+
+
+def _body_words(request: Json) -> tuple[str | None, str | None]:
+    """What writes the body to curl's input, where it is no argument, and how curl is told of it; None for nothing."""
+    posted = _posted(request)
+    if posted is None:
+        return None, None
     text = posted["text"]
     binary = posted.get("encoding") == "base64"
     if not binary and "\0" in text:  # which a shell drops
@@ -128,15 +143,33 @@ def _body_words(posted: Json) -> tuple[str | None, str]:
 
 def _header_words(request: Json) -> Iterator[str]:
     host = request["url"].partition("://")[2].partition("/")[0]
+    named = {header["name"].lower(): header["value"] for header in request["headers"]}
+    left_out = _CURL_SETS
+    if not request["httpVersion"].startswith("HTTP/1") or "http2-settings" in named:
+        left_out |= _FRAMES  # an upgrade that curl has its own way to ask for
+    elif named.get("transfer-encoding", "").lower() != "chunked":
+        left_out |= {"transfer-encoding"}
+    if "_codings" in request.get("postData", {}):
+        left_out |= {"content-encoding"}  # the body is sent as what it says
+    yield from (f"--header {name}:" for name in _added_names(request) if name.lower() not in named)
     for header in request["headers"]:
         name, value = header["name"], header["value"]
-        if name.lower() in _CURL_SETS or (name.lower() == "host" and value == host):
+        if name.lower() in left_out or (name.lower() == "host" and value == host):
             continue
         if _TOKEN.fullmatch(name) is None or _NOT_IN_A_LINE.search(value):
             continue  # :path and its like, and what would be something else to curl
         yield "--header " + shlex.quote(f"{name}: {value}" if value else f"{name};")
         if name.lower() == "accept-encoding":
             yield "--compressed"
+
+
+def _added_names(request: Json) -> Iterator[str]:
+    """What curl adds unless it is told not to."""
+    yield from (name for name in _CURL_ADDS if name != "Host" or request["httpVersion"].startswith("HTTP/1"))
+    if _posted(request) is not None:
+        yield "Content-Type"  # that of a form
+        if request["bodySize"] > MAX_ARGUMENT_BYTES:
+            yield "Expect"
 
 
 def transcript(entry: Json) -> bytes:
@@ -166,11 +199,15 @@ def _transcript_lines(entry: Json) -> Iterator[str]:
 def _message_lines(mark: str, message: Json, content: Json) -> Iterator[str]:
     for header in message["headers"]:
         yield f"{mark} {header['name']}: {header['value']}"
-    text = content.get("text")
-    if text:
+    if not content.get("text"):
+        if "comment" in content:
+            yield f"{mark} [{content['comment']}]"
+    else:
         yield mark
-        if content.get("encoding") == "base64":
-            yield f"{mark} [{len(base64.b64decode(text))} bytes of {content['mimeType'] or 'no stated type'}]"
+        text = _readable_text(content)
+        if text is None:
+            size = len(base64.b64decode(content["text"]))
+            yield f"{mark} [{size} bytes of {content['mimeType'] or 'no stated type'}]"
         else:
             for line in text.splitlines():
                 yield f"{mark} {line}"
@@ -178,6 +215,13 @@ def _message_lines(mark: str, message: Json, content: Json) -> Iterator[str]:
         yield f"{mark} {header['name']}: {header['value']}"
     if "comment" in message:
         yield f"* {message['comment']}"
+
+
+def _readable_text(content: Json) -> str | None:
+    text: str = content["text"]
+    if content.get("encoding") != "base64":
+        return text
+    return text_in(content["_charset"], base64.b64decode(text)) if "_charset" in content else None
 
 
 Writer = HarWriter | LineWriter

@@ -139,10 +139,13 @@ def _post_data(request: Request, content: Content) -> Json:
     kind = request.fields.get(b"content-type") or b""
     data = content.data
     posted: Json = {"mimeType": field_text(kind)}
+    if content.codings:
+        posted["_codings"] = list(content.codings)
     text = text_of(data, kind)
     if text is None:
         posted["text"] = base64.b64encode(data).decode("ascii")
         posted["encoding"] = "base64"  # as HAR has it for responses; 1.2 forgot that requests can be binary
+        _name_charset(posted, kind, data)
     else:
         posted["text"] = text
     lowered = kind.lower()
@@ -228,12 +231,16 @@ def _content(response: Response, decoded: Content) -> Json:
         content["text"] = base64.b64encode(data).decode("ascii")
         content["encoding"] = "base64"
         content["mimeType"] = field_text(readable_type(kind)) or NO_MIME_TYPE
-        charset = charset_of(kind, data)
-        if charset is not None:
-            content["_charset"] = charset
+        _name_charset(content, kind, data)
     else:
         content["text"] = text
     return content
+
+
+def _name_charset(content: Json, kind: bytes, data: bytes | bytearray) -> None:
+    charset = charset_of(kind, data)
+    if charset is not None:
+        content["_charset"] = charset
 
 
 # What is missing.

@@ -22,6 +22,9 @@ Json = dict[str, Any]
 MAX_PARAMETERS = 10_000
 """Of one query string or body: more of them are a body that happens to contain ``&``."""
 
+FILE_VALUE = "(binary)"
+"""What Chrome writes for a part that is a file, whatever is in it. Programs that read archives rely on a value."""
+
 _BOUNDARY = re.compile(
     rb";[ \t]*boundary[ \t]*=[ \t]*(?:\"([^\"]{1,200})\"|([^\s;\"]{1,200}))", re.IGNORECASE
 )
@@ -180,11 +183,14 @@ def _part(data: bytes | bytearray, start: int, end: int) -> Json:
             part["name" if name == b"name" else "fileName"] = text
     if "name" not in part:
         return {}
-    if "fileName" not in part:
+    if "fileName" in part:
+        part["value"] = FILE_VALUE
+    else:
         content = bytes(data[split + 4 : end]).removesuffix(b"\r")
         try:
             part["value"] = content.decode()
         except UnicodeDecodeError:
+            part["value"] = FILE_VALUE
             part["comment"] = f"{len(content)} bytes that are not UTF-8"
     return part
 

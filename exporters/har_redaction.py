@@ -93,6 +93,8 @@ class Redaction:
                 request["postData"] = self._posted(request["postData"])
             response["content"] = self._content(response["content"], response["content"]["mimeType"])
             self._messages(entry)
+            if "_grpc" in entry and entry["_grpc"]["message"] is not None:
+                entry["_grpc"]["message"] = self._values.text(entry["_grpc"]["message"])
         return entry
 
     def command_line(self, text: str) -> str:
@@ -117,7 +119,9 @@ class Redaction:
 
     def _header_concerns(self, name: str) -> bool:
         lower = name.lower()
-        return self._is_credential(lower) or lower in _URL_HEADERS or lower == "sec-websocket-protocol"
+        if self._names or self._is_credential(lower):
+            return True
+        return lower in _URL_HEADERS or lower == "sec-websocket-protocol"
 
     def _is_credential(self, name: str) -> bool:
         if name in self._names:
@@ -131,9 +135,7 @@ class Redaction:
         name, value = header["name"], header["value"]
         lower = name.lower()
         if not self._is_credential(lower):
-            if lower == "sec-websocket-protocol":
-                return header if self._sensitive else {**header, "value": _protocols(value)}
-            shown = self._values.url(value)
+            shown = self._header_value(lower, value)
             return header if shown == value else {**header, "value": shown}
         if name == _NOT_RECORDED:
             return header if value == _NOT_RECORDED else {**header, "value": REDACTED}
@@ -141,11 +143,23 @@ class Redaction:
         start = _NAME.match(name)
         return {**header, "name": name if start is None else start[0], "value": REDACTED}
 
+    def _header_value(self, name: str, value: str) -> str:
+        if name == "sec-websocket-protocol" and not self._sensitive:
+            return _protocols(value)
+        if name in ("cookie", "set-cookie"):
+            return self._values.pairs(value, ";")
+        return self._values.url(value) if name in _URL_HEADERS else self._values.text(value)
+
     def _pairs(self, pairs: list[Json], names: frozenset[str]) -> list[Json]:
-        return [
-            {**pair, "value": REDACTED} if pair["name"].lower() in names and "value" in pair else pair
-            for pair in pairs
-        ]
+        return [self._pair(pair, names) for pair in pairs]
+
+    def _pair(self, pair: Json, names: frozenset[str]) -> Json:
+        if "value" not in pair:
+            return pair
+        if pair["name"].lower() in names:
+            return {**pair, "value": REDACTED}
+        text = self._values.text  # what is no pair is read as a name without a value
+        return {**pair, "name": text(pair["name"]), "value": text(pair["value"])}
 
     def _posted(self, posted: Json) -> Json:
         kind = posted["mimeType"].lower()
@@ -155,12 +169,8 @@ class Redaction:
                 posted = {**posted, "params": self._pairs(params, self._names)}
             return self._content(posted, kind)
         redacted = self._pairs(params, self._names)
-        redacted = [
-            {**part, "value": self._values.json(part["value"])} if "value" in part else part
-            for part in redacted
-        ]
         named = any(part["name"].lower() in self._names for part in params)
-        if not named and redacted == params and not self._values.has_key(_text_of(posted)):
+        if not named and redacted == params and not self._tells(_text_of(posted)):
             return posted
         # Parts would have to be put together again: their parameters say what there was.
         posted = {**posted, "params": redacted}
@@ -176,25 +186,29 @@ class Redaction:
             return content
         form = mime_type.lower().startswith("application/x-www-form-urlencoded")
         if content.get("encoding") != "base64":
-            redacted = self._values.form(text) if form else self._values.json(text)
+            redacted = self._values.pairs(text, "&") if form else self._values.text(text)
             return content if redacted == text else {**content, "text": redacted}
         if form:
             shown = base64.b64decode(text).decode("latin-1")
-            redacted = base64.b64encode(self._values.form(shown).encode("latin-1")).decode("ascii")
+            redacted = base64.b64encode(self._values.pairs(shown, "&").encode("latin-1")).decode("ascii")
             return {**content, "text": redacted}
-        if not self._values.has_key(_text_of(content)):
+        if not self._tells(_text_of(content)):
             return content
         comment = "its charset cannot be redacted in part"
         return {**content, "text": REDACTED, "encoding": "", "comment": comment}
 
+    def _tells(self, text: str) -> bool:
+        """Whether there is something to be redacted in ``text``."""
+        return self._values.text(text) != text
+
     def _messages(self, entry: Json) -> None:
-        """The JSON inside of WebSocket messages and events."""
+        """What WebSocket messages and events say."""
         for message in entry.get("_eventSourceMessages", ()):
-            message["data"] = self._values.json(message["data"])
+            message["data"] = self._values.text(message["data"])
         for message in entry.get("_webSocketMessages", ()):
             if message["opcode"] == Opcode.TEXT and "encoding" not in message:
-                message["data"] = self._values.json(message["data"])
-            elif self._values.has_key(_text_of({"text": message["data"], "encoding": "base64"})):
+                message["data"] = self._values.text(message["data"])
+            elif self._tells(_text_of({"text": message["data"], "encoding": "base64"})):
                 message["data"] = REDACTED
 
 

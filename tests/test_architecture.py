@@ -12,10 +12,10 @@ PACKAGES = ("bpf", "capture", "exporters")
 
 # Foreign packages that only these modules may import.
 SOLE_IMPORTERS = {
-    "click": {"capture.cli", "capture.options", "capture.reading"},
+    "click": {"capture.cli", "capture.console", "capture.options", "capture.reading"},
 }
 # These are imported by one module apiece, whichever that is.
-ONE_IMPORTER = ("haralyzer", "scapy", "zstandard")
+ONE_IMPORTER = ("haralyzer", "scapy", "webencodings", "zstandard")
 # What an exporter may know of capture/: the values that pass between them, the errors, and what a TLS hello says.
 SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello"}
 # Modules that turn values into values: no clock, file, process, socket, log or kernel.

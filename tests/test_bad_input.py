@@ -115,10 +115,48 @@ def test_an_export_to_a_full_disk_names_the_file(tmp_path: Path, form: str) -> N
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "FILE"),
+        ("show", "--stats", "FILE"),
+        ("export", "FILE", "-o", "-"),
+        ("doctor", "1", "--json"),
+        ("--help",),
+        ("export", "--help"),
+        ("--version",),
+    ],
+)
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (">/dev/full", "stdout failed (No space left on device)"),
+        (">&-", "stdout is closed"),
+        ("| true", ""),
+    ],
+)
+def test_output_that_nobody_takes_is_told_by_name(
+    tmp_path: Path, arguments: tuple[str, ...], end: str, said: str
+) -> None:
+    path = conversation(tmp_path / "whole.pcap")
+    if end == ">&-" and arguments[-1] in ("--help", "--version"):
+        said = ""  # who asks, and closes the ears, is none the worse
+    words = [str(path) if word == "FILE" else word for word in arguments]
+    script = f'set -o pipefail; sleep 0.01; "$@" {end}'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", PLAINTAP, *words], capture_output=True, text=True, check=False
+    )
+    if said:
+        assert said in message(done, 1, 2)
+        assert done.returncode == (2 if arguments[0] == "export" and end == ">&-" else 1)
+    else:  # there is no one to tell
+        assert (done.returncode in (0, 1), done.stderr.replace("Wrote 1 exchange to -\n", "")) == (True, "")
+
+
+@pytest.mark.parametrize(
     ("closed", "arguments", "code"),
     [
         ("<&-", ("show", "-"), 1),
-        (">&-", ("show", "FILE"), 0),
+        (">&-", ("show", "FILE"), 1),
         ("2>&-", ("show", "FILE"), 0),
         (">&-", ("export", "FILE", "-o", "-"), 2),
         ("<&- >&- 2>&-", ("export", "FILE", "-o", "OUT"), 0),

@@ -8,11 +8,12 @@ from exporters.http.messages import LOST_TO_LIMIT, NO_BODY, Body, Lost
 class BodyBuilder:
     """A body while it comes in."""
 
-    __slots__ = ("_limit", "_lost", "complete", "data", "marks", "wire_bytes")
+    __slots__ = ("_limit", "_lost", "complete", "data", "marks", "size", "wire_bytes")
 
     def __init__(self, limit: int, marked: bool = False) -> None:
         self.data: bytes | bytearray = b""
         self.wire_bytes = 0
+        self.size = 0  # of what was sent so far, the framing not counted
         self.complete = False
         self.marks: list[tuple[int, int]] | None = [] if marked else None
         self._limit = limit
@@ -21,6 +22,7 @@ class BodyBuilder:
     def add(self, piece: bytes | bytearray, time_ns: int) -> None:
         """``piece`` is the next part of the body."""
         self.wire_bytes += len(piece)
+        self.size += len(piece)
         beyond = len(self.data) + len(piece) - self._limit
         if beyond > 0:
             piece = piece[:-beyond]
@@ -38,11 +40,13 @@ class BodyBuilder:
     def lose(self, length: int, reason: str) -> None:
         """The next ``length`` bytes of the body were not captured."""
         self.wire_bytes += length
+        self.size += length
         self._lose(length, reason)
 
     def note_loss(self, lost: Lost) -> None:
         """It has turned out that ``lost`` is missing at a place that has been passed."""
         self.wire_bytes += lost.length
+        self.size += lost.length
         self._lost = sorted([*self._lost, lost], key=lambda hole: hole.offset)
 
     def _lose(self, length: int, reason: str) -> None:

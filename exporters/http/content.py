@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
+import webencodings
+
 from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
 from exporters.http.messages import LOST_TO_LIMIT
 
@@ -24,13 +26,6 @@ if TYPE_CHECKING:
     from exporters.http.messages import Body, Fields
 
 _CHARSET = re.compile(rb"[ \t]*charset[ \t]*=[ \t]*\"?([^\s\"]+)", re.IGNORECASE)
-_BROWSERS_CHARSET = re.compile(
-    rb"us-ascii|ascii|latin[1-6]|utf-?8|utf-16(?:le|be)?|iso-?8859-(?:[1-9]|1[013-5])|(?:windows-|cp)125[0-8]"
-    rb"|windows-(?:31j|874|949)|koi8-[ru]|macintosh|x-mac-cyrillic|(?:ibm|cp)866|gbk|gb2312|gb18030|big5(?:-hkscs)?"
-    rb"|euc-(?:jp|kr)|iso-2022-jp|shift[_-]jis|(?:x-)?sjis|ms932|ks_c_5601-1987|tis-620",
-    re.IGNORECASE,
-)
-"""Labels that the Encoding Standard has, but for rare aliases."""
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset[ \t]*=[ \t]*[\"']?([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"<\?xml[^>]{0,200}?encoding[ \t]*=[ \t]*[\"']([A-Za-z0-9_.:\-]+)")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
@@ -117,6 +112,7 @@ def decode_content(body: Body, fields: Fields, limit: int) -> Content:
 
 def _codings(fields: Fields, transfer_codings: tuple[bytes, ...] = ()) -> list[str]:
     names = fields.tokens(b"content-encoding") if b"content-encoding" in fields.index else []
+    names.sort(key=b"aws-chunked".__eq__)  # wherever it stands, it is what was applied last
     return [name.decode("latin-1") for name in (*names, *transfer_codings) if name not in (b"identity", b"")]
 
 
@@ -185,9 +181,15 @@ def readable_type(content_type: bytes) -> bytes:
     kept = (
         parameter
         for parameter in parameters
-        if not (found := _CHARSET.match(parameter)) or _BROWSERS_CHARSET.fullmatch(found[1])
+        if not (found := _CHARSET.match(parameter)) or _browsers_name(found[1]) is not None
     )
     return b";".join((media_type, *kept))
+
+
+def _browsers_name(label: bytes) -> str | None:
+    """The charset that browsers mean by a label (Encoding Standard §4.2); None of one that they refuse to read."""
+    encoding = webencodings.lookup(label.decode("latin-1"))
+    return None if encoding is None or encoding.name == "replacement" else str(encoding.name)
 
 
 def has_controls(data: bytes | bytearray) -> bool:
@@ -198,20 +200,42 @@ def has_controls(data: bytes | bytearray) -> bool:
 def charset_of(content_type: bytes, data: bytes | bytearray) -> str | None:
     """The charset by Content-Type, byte order mark, or the document itself; None where none of them tells.
 
-    RFC 9110 §8.3.2; named as Python names it. A byte order mark wins, as in the HTML standard.
+    RFC 9110 §8.3.2; named as browsers name it, and of those that they do not know, as Python does. A byte order mark
+    wins, as in the HTML standard. What is no text has none.
     """
+    if _kind_of(content_type) is Kind.BINARY:
+        return None
     for mark, name in _BOMS:
         if data.startswith(mark):
             return name
-    start = bytes(data[:META_BYTES])
     parameters = map(_CHARSET.match, content_type.split(b";")[1:])
     found = next((match for match in parameters if match is not None), None)
-    if found is None:
-        found = _META_CHARSET.search(start) if b"html" in content_type else _XML_ENCODING.match(start)
-    if found is None:
-        return None
+    if found is not None:
+        return _charset_name(found[1])
+    start = bytes(data[:META_BYTES])
+    found = _META_CHARSET.search(start) if b"html" in content_type else _XML_ENCODING.match(start)
+    named = _charset_name(found[1]) if found is not None else None
+    # HTML §13.2.3.2: what could be read so far is in neither of these.
+    return {"utf-16le": "utf-8", "utf-16be": "utf-8", "x-user-defined": "windows-1252"}.get(
+        named or "", named
+    )
+
+
+def _charset_name(label: bytes) -> str | None:
+    name = _browsers_name(label)
+    if name is not None:
+        return name
     try:
-        return codecs.lookup(found[1].decode("latin-1")).name
+        return codecs.lookup(label.decode("latin-1")).name
+    except (LookupError, ValueError):
+        return None
+
+
+def text_in(charset: str, data: bytes) -> str | None:
+    """``data`` as text in a charset, as :func:`charset_of` names it; None where it is none."""
+    encoding = webencodings.lookup(charset)
+    try:
+        return str((encoding.codec_info if encoding is not None else codecs.lookup(charset)).decode(data)[0])
     except (LookupError, ValueError):
         return None
 
@@ -231,4 +255,4 @@ def text_of(data: bytes | bytearray, content_type: bytes) -> str | None:
     if kind is not Kind.WIDE and text.isascii():
         return text
     charset = charset_of(content_type, data)
-    return text if charset in (None, "utf-8", "ascii") else None
+    return text if charset in (None, "utf-8") else None

@@ -105,6 +105,19 @@ class Frame:
         return self.length + HEADER_BYTES
 
 
+class FieldBlock:
+    """A field block that is coming in: HEADERS or PUSH_PROMISE, and the CONTINUATION frames after it."""
+
+    __slots__ = ("data", "frame", "lost", "size", "too_big")
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.data = bytearray()
+        self.lost: Lost | None = None
+        self.size = frame.wire_bytes
+        self.too_big = False
+
+
 class FrameReader(Cursor):
     """Reads one direction."""
 
@@ -132,7 +145,6 @@ class FrameReader(Cursor):
 
     def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
         """The next ``length`` bytes of the direction were not captured; or up to so many."""
-        self._notes.lost_bytes += length
         while (
             length
             and exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
@@ -25,6 +26,8 @@ from exporters.http.messages import (
 from exporters.http.sse import announces_events
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from exporters.http.h2_frames import Frame
     from exporters.http.held import HeldItems
     from exporters.http.layers import Layer
@@ -39,6 +42,9 @@ _WEIGHTS = ((238, "VeryHigh"), (202, "High"), (165, "Medium"), (129, "Low"), (0,
 MAX_LOSSES = 100
 """Of one stream that are kept apart: losses of a connection may concern each of its streams, and so may a peer's
 frames that are malformed, of a few bytes each."""
+
+MAX_REASONS = 8
+"""Of losses that are told apart: as many as the ledger has. A file that was made up may say anything."""
 
 MAX_INTERIM = 1000
 """Responses before the final one that are kept. Servers send one or two."""
@@ -115,8 +121,7 @@ class Half:
         expected = parse_content_length(length) if length is not None else None
         if expected is None:
             return None
-        body = self.body.build() if self.body is not None else NO_BODY
-        return expected - len(body.data) - body.lost_bytes - body.omitted_bytes
+        return expected - (self.body.size if self.body is not None else 0)
 
     def doubt(self, most: int, reason: str) -> None:
         """Up to ``most`` bytes may have been lost here."""
@@ -137,17 +142,51 @@ class Half:
         return (f"up to {total} bytes of this stream may be missing ({reasons})",)
 
 
+class DirectionLosses:
+    """What one direction has lost over the ends of frames: any stream that is open may have been hit.
+
+    A stream is told of it when it is looked at again, so that many losses on a connection of many streams cost
+    the sum of both, not their product. ``totals`` are the losses so far and their bytes, by the reasons' numbers.
+    """
+
+    __slots__ = ("reasons", "time_ns", "totals")
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.totals: tuple[tuple[int, int], ...] = ()
+        self.time_ns = 0
+
+    def add(self, time_ns: int, most: int, reason: str) -> None:
+        """Up to ``most`` bytes were lost."""
+        self.time_ns = time_ns
+        if reason not in self.reasons:
+            if len(self.reasons) < MAX_REASONS:
+                self.reasons.append(reason)
+                self.totals = (*self.totals, (0, 0))
+            reason = self.reasons[-1]
+        index = self.reasons.index(reason)
+        count, length = self.totals[index]
+        self.totals = (*self.totals[:index], (count + 1, length + most), *self.totals[index + 1 :])
+
+    def since(self, told: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, str]]:
+        """What has been lost since the totals were ``told``, by reason."""
+        for reason, now, before in zip_longest(self.reasons, self.totals, told, fillvalue=(0, 0)):
+            if now[0] > before[0]:
+                yield now[1] - before[1], str(reason)
+
+
 class StreamExchange:
-    """A stream: the two halves and what is known of it as a whole."""
+    """A stream: the two halves and what is known of it as a whole. ``told`` are the losses that it knows of."""
 
     __slots__ = (
         "adopted", "held", "held_enough", "inner", "interim", "interim_left_out", "lost", "notes", "number",
-        "outcome", "priority", "pushed", "request", "response", "stream_id", "tunnels",
+        "outcome", "priority", "pushed", "request", "response", "stream_id", "told", "tunnels",
     )  # fmt: skip
 
-    def __init__(self, stream_id: int, number: int) -> None:
+    def __init__(self, stream_id: int, number: int, losses: Iterable[DirectionLosses]) -> None:
         self.stream_id = stream_id
         self.number = number
+        self.told = [each.totals for each in losses]
         self.request = Half()
         self.response = Half()
         self.interim: list[Response] = []

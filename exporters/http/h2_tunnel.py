@@ -12,7 +12,7 @@ from exporters.http.websocket import WebSocketLayer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporters.http.h2_stream import Half, StreamExchange
+    from exporters.http.h2_stream import DirectionLosses, Half, StreamExchange
     from exporters.http.layers import Context, Layer
     from exporters.http.messages import Body, Exchange
 
@@ -28,6 +28,25 @@ def hold(context: Context, stream: StreamExchange, item: Held) -> None:
         stream.held.lose(item.side, item.time_ns, size or item.length, LOST_TO_LIMIT)
     else:
         stream.held.hold(item)
+
+
+def tell_losses(context: Context, stream: StreamExchange, losses: tuple[DirectionLosses, ...]) -> None:
+    """Any of ``losses`` may have hit ``stream`` since it was told of them last."""
+    for side in Side:
+        direction = losses[side]
+        if (told := stream.told[side]) is direction.totals:
+            continue
+        stream.told[side] = direction.totals
+        half = stream.half(side)
+        if half.ended:
+            continue
+        for most, reason in direction.since(told):
+            if stream.inner is not None:
+                stream.inner.gap(side, direction.time_ns, most, reason, exact=False)
+            elif stream.tunnels:
+                hold(context, stream, Held(side, direction.time_ns, None, most, reason, exact=False))
+            else:
+                half.doubt(most, reason)
 
 
 def is_open(stream: StreamExchange) -> bool:

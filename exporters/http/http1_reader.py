@@ -80,14 +80,12 @@ class MessageReader(Cursor):
         if self.waiting is not None:
             self.waiting.hold(Held(self._side, time_ns, None, length, reason, exact))
             return
-        self._notes.lost_bytes += length
         if self.state is State.DOUBT and not self._rest:
             self._frame(self._doubted, time_ns)  # something was sent: a body, in all likelihood
         state = self.state
         if state is State.SWITCHED:
             self._owner.switched_gap(self._side, time_ns, length, reason, exact)
         elif state is State.HEAD and self._turn_to_wait():
-            self._notes.lost_bytes -= length
             self.wait()
             self.gap(time_ns, length, reason, exact)
         elif not exact:
@@ -350,7 +348,6 @@ class MessageReader(Cursor):
             return
         self._end_message(time_ns)
         if length > inside:
-            self._notes.lost_bytes -= length - inside
             self.gap(time_ns, length - inside, reason, exact=True)
 
     def _malformed(self, source: bytes | bytearray, position: int, time_ns: int) -> int:

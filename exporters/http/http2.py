@@ -17,10 +17,10 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.h2_frames import FrameReader
-from exporters.http.h2_stream import StreamExchange
+from exporters.http.h2_frames import FieldBlock, FrameReader
+from exporters.http.h2_stream import DirectionLosses, StreamExchange
 from exporters.http.h2_sync import END_HEADERS, END_STREAM, MAX_SYNC_STREAM, PADDED, PRIORITY, FrameType
-from exporters.http.h2_tunnel import hold, is_open, open_inner, release
+from exporters.http.h2_tunnel import hold, is_open, open_inner, release, tell_losses
 from exporters.http.held import Held
 from exporters.http.hpack import MAX_BLOCK_BYTES, Decoder, HpackError
 from exporters.http.messages import Lost, Outcome
@@ -41,23 +41,13 @@ MAX_LOST_STREAMS = 2000
 MAX_CLOSED_STREAMS = 4096
 """Streams that have ended, and whose late frames are known for what they are."""
 
+MAX_TIMES_GONE_AWAY = 100
+"""GOAWAY that are heeded, each with a look at all streams. Servers send one or two."""
+
 IN_FLIGHT_NS = 1_000_000_000
 """How late a write may be seen, when it returns, on a busy machine."""
 
 _NO_ERROR = 0
-
-
-class _Block:
-    """A field block that is coming in: HEADERS or PUSH_PROMISE, and the CONTINUATION frames after it."""
-
-    __slots__ = ("data", "frame", "lost", "size", "too_big")
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.data = bytearray()
-        self.lost: Lost | None = None
-        self.size = frame.wire_bytes
-        self.too_big = False
 
 
 class Http2Layer:
@@ -73,7 +63,9 @@ class Http2Layer:
         self._joined = joined
         self._highest = 0
         self._incomplete = joined  # requests may have been sent that were not seen
-        self._blocks: list[_Block | None] = [None, None]
+        self._blocks: list[FieldBlock | None] = [None, None]
+        self._losses = (DirectionLosses(), DirectionLosses())
+        self._times_gone_away = 0
         self._streams: OrderedDict[int, StreamExchange] = OrderedDict()
         self._cancelled: dict[int, tuple[int, str]] = {}  # until when the rest may come, and what to note
         self._closed: set[int] = set()
@@ -89,9 +81,8 @@ class Http2Layer:
             stream.request.touch(request.started_ns)
             stream.request.touch(request.ended_ns)
         stream.request.ended = True
-        self._count = exchange.number
         stream.number = exchange.number
-        self._count += 1
+        self._count = exchange.number + 1
 
     # The Layer.
 
@@ -151,7 +142,7 @@ class Http2Layer:
 
     def data_came(self, side: Side, frame: Frame, piece: bytes, time_ns: int) -> None:
         """See FrameOwner."""
-        stream = self._streams.get(frame.stream)
+        stream = self._open_stream(frame.stream)
         if stream is None:
             self._context.notes.skipped_bytes += len(piece)
             return
@@ -166,7 +157,7 @@ class Http2Layer:
 
     def data_lost(self, side: Side, frame: Frame, length: int, reason: str) -> None:
         """See FrameOwner."""
-        stream = self._streams.get(frame.stream)
+        stream = self._open_stream(frame.stream)
         if stream is None:
             return
         if stream.inner is not None:
@@ -178,7 +169,7 @@ class Http2Layer:
 
     def data_ended(self, side: Side, frame: Frame, time_ns: int) -> None:
         """See FrameOwner."""
-        stream = self._streams.get(frame.stream)
+        stream = self._open_stream(frame.stream)
         if stream is not None:
             half = stream.half(side)
             half.touch(time_ns)
@@ -199,24 +190,13 @@ class Http2Layer:
             block.lost = lost
             self._end_block(side, block, time_ns, whole=False)
         self._decoders[side].forget()
-        if lost is None:
-            self._context.notes.malformed += 1
-        reason = "malformed" if lost is None else lost.reason
-        for stream in self._streams.values():
-            half = stream.half(side)
-            if half.ended:
-                continue
-            if stream.inner is not None:
-                stream.inner.gap(side, time_ns, most, reason, exact=False)
-            elif stream.tunnels:
-                hold(self._context, stream, Held(side, time_ns, None, most, reason, exact=False))
-            else:
-                half.doubt(most, reason)
+        self._context.notes.malformed += lost is None
+        self._losses[side].add(time_ns, most, "malformed" if lost is None else lost.reason)
 
     # Field blocks.
 
     def _begin_block(self, side: Side, frame: Frame, payload: bytes | None) -> None:
-        block = self._blocks[side] = _Block(frame)
+        block = self._blocks[side] = FieldBlock(frame)
         if payload is None:
             block.lost = frame.lost
         else:
@@ -244,7 +224,7 @@ class Http2Layer:
             stream.pushed = True
             frame.promised = promised
 
-    def _extend_block(self, side: Side, block: _Block, frame: Frame, payload: bytes | None) -> None:
+    def _extend_block(self, side: Side, block: FieldBlock, frame: Frame, payload: bytes | None) -> None:
         block.size += frame.wire_bytes
         if payload is None:
             block.lost = frame.lost
@@ -255,7 +235,7 @@ class Http2Layer:
         if frame.flags & END_HEADERS:
             self._end_block(side, block, frame.ended_ns, whole=True)
 
-    def _end_block(self, side: Side, block: _Block, time_ns: int, *, whole: bool) -> None:
+    def _end_block(self, side: Side, block: FieldBlock, time_ns: int, *, whole: bool) -> None:
         """Nothing more comes of the block. What is not ``whole`` is not decoded: what it says is not known."""
         self._blocks[side] = None
         frame, lost = block.frame, block.lost
@@ -300,13 +280,19 @@ class Http2Layer:
 
     def _stream(self, stream_id: int) -> StreamExchange | None:
         """The stream of that number, which may begin now; None where it has ended."""
-        stream = self._streams.get(stream_id)
+        stream = self._open_stream(stream_id)
         if stream is None and stream_id not in self._closed:
             stream = self._begin(stream_id)
         return stream
 
+    def _open_stream(self, stream_id: int) -> StreamExchange | None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            tell_losses(self._context, stream, self._losses)
+        return stream
+
     def _begin(self, stream_id: int) -> StreamExchange:
-        stream = self._streams[stream_id] = StreamExchange(stream_id, self._count)
+        stream = self._streams[stream_id] = StreamExchange(stream_id, self._count, self._losses)
         self._count += 1
         self._highest = max(self._highest, stream_id)
         if len(self._streams) > MAX_OPEN_STREAMS:
@@ -320,16 +306,14 @@ class Http2Layer:
         half.ended = True
         if stream.inner is not None:
             stream.inner.closed(side, time_ns)
-        if stream.response.ended and (stream.request.doubts or self._request_is_lost(stream)):
+        unseen = self._incomplete and not stream.request.seen
+        if stream.response.ended and (stream.request.doubts or unseen):
             stream.request.ended = True  # its end, or all of it, was lost or before the recording
         if stream.ended:
             self._end(stream, time_ns)
 
-    def _request_is_lost(self, stream: StreamExchange) -> bool:
-        return self._incomplete and not stream.request.seen
-
     def _reset(self, side: Side, frame: Frame, payload: bytes | None) -> None:
-        stream = self._streams.get(frame.stream)
+        stream = self._open_stream(frame.stream)
         if stream is None:
             return
         code = int.from_bytes(payload[:4], "big") if payload is not None else None
@@ -343,17 +327,23 @@ class Http2Layer:
         if missing == 0:
             self._end(stream, frame.ended_ns)
             return
+        self._cancelled.pop(frame.stream, None)  # in the order in which they are forgotten
         self._cancelled[frame.stream] = (frame.ended_ns + IN_FLIGHT_NS, note)
         if not missing:
             self._fail(stream, Outcome.CANCELLED, frame.ended_ns)
 
     def _forget_cancelled(self, time_ns: int) -> None:
-        for stream_id, (until_ns, _) in list(self._cancelled.items()):
-            if time_ns > until_ns:
-                self._fail(self._streams[stream_id], Outcome.CANCELLED, until_ns - IN_FLIGHT_NS)
+        while self._cancelled:
+            stream_id, (until_ns, _) = next(iter(self._cancelled.items()))
+            if time_ns <= until_ns:
+                return
+            self._fail(self._streams[stream_id], Outcome.CANCELLED, until_ns - IN_FLIGHT_NS)
 
     def _go_away(self, last_stream: int, time_ns: int) -> None:
         """RFC 9113 §6.8: the server will not answer the client's streams after ``last_stream``."""
+        self._times_gone_away += 1
+        if self._times_gone_away > MAX_TIMES_GONE_AWAY:
+            return
         for stream_id, stream in list(self._streams.items()):
             if stream_id > last_stream and stream_id % 2 and not stream.response.seen:
                 stream.note("not answered: the server had sent GOAWAY")
@@ -377,6 +367,7 @@ class Http2Layer:
         self._end(stream, time_ns)
 
     def _end(self, stream: StreamExchange, time_ns: int) -> None:
+        tell_losses(self._context, stream, self._losses)
         del self._streams[stream.stream_id]
         self._cancelled.pop(stream.stream_id, None)
         self._closed.add(stream.stream_id)

@@ -191,18 +191,21 @@ class SniffingLayer:
         if self._layer is not None:
             self._layer.gap(sender, time_ns, length, reason, exact=exact)
             return
-        notes = self._context.notes
-        notes.lost_bytes += length
-        notes.skipped_bytes += len(self._start[sender])
+        self._context.notes.skipped_bytes += len(self._start[sender])
         self._joined = True
         for each in self._start[sender], self._times[sender]:
             each.clear()
         self._places[sender][:] = [0] * len(PROTOCOLS)
         self._held.clear()
 
+    @property
+    def is_opaque(self) -> bool:
+        """Whether there is nothing to be read, nor to be missed."""
+        return isinstance(self._layer, OpaqueLayer)
+
     def tls_started(self, time_ns: int, tls: Tls) -> None:
         """See Layer: a new plaintext begins, in the place of what there was or inside it."""
-        if self._layer is not None and not isinstance(self._layer, OpaqueLayer):
+        if self._layer is not None and not self.is_opaque:
             self._layer.tls_started(time_ns, tls)
             return
         self.finish(time_ns, Outcome.CLOSED)

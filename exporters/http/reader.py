@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capture.streams import Data, Gap, StreamClosed, StreamItem, StreamOpened, TlsStarted
-from exporters.http.layers import Context, Layer, Limits, Notes
+from exporters.http.layers import Context, Limits, Notes
 from exporters.http.messages import Connection, Exchange, Outcome
 from exporters.http.protocols import SniffingLayer
 
@@ -22,7 +22,7 @@ class ExchangeReader:
         self.notes = notes if notes is not None else Notes()
         self._ended: list[Exchange] = []
         self._context = Context(self._ended.append, limits or Limits(), self.notes, SniffingLayer)
-        self._streams: dict[int, Layer] = {}
+        self._streams: dict[int, SniffingLayer] = {}
         self._half_closed: dict[int, Side] = {}
         self._now_ns = 0
 
@@ -38,6 +38,7 @@ class ExchangeReader:
         elif isinstance(item, Data):
             layer.data(item.sender, item.time_ns, item.data)
         elif isinstance(item, Gap):
+            self.notes.lost_bytes += 0 if layer.is_opaque else item.length
             layer.gap(item.sender, item.time_ns, item.length, item.reason)
         elif isinstance(item, StreamClosed):
             self._close(layer, item)
@@ -62,7 +63,7 @@ class ExchangeReader:
         self._ended.clear()
         return ended
 
-    def _open(self, item: StreamOpened, layer: Layer | None) -> None:
+    def _open(self, item: StreamOpened, layer: SniffingLayer | None) -> None:
         if layer is not None:  # the number is used again: the stream before it is over
             layer.finish(item.time_ns, Outcome.CLOSED)
             self._half_closed.pop(item.stream, None)
@@ -70,7 +71,7 @@ class ExchangeReader:
         connection = Connection(item, item.tls)
         self._streams[item.stream] = SniffingLayer(self._context, connection, not item.handshake_seen)
 
-    def _close(self, layer: Layer, item: StreamClosed) -> None:
+    def _close(self, layer: SniffingLayer, item: StreamClosed) -> None:
         if not item.reset:
             layer.closed(item.sender, item.time_ns)
             if item.final:

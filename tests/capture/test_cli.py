@@ -236,7 +236,7 @@ def test_what_others_call_themselves_is_nothing_that_a_terminal_obeys(monkeypatc
     said = CliRunner().invoke(main, ["doctor"]).output
     assert said.count(ESCAPED) == 3
     assert ESCAPE[0] not in said
-    cli._say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
+    cli.say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
     assert capsys.readouterr().err == f"Warning: /tmp/{ESCAPED}: no probes.\nMore.\n"
 
 

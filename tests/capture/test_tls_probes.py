@@ -197,6 +197,30 @@ def test_a_process_that_ends_leaves_no_warning(leases: Leases, tmp_path: Path, l
     assert attached.inodes == ([inode] if looked else [])
 
 
+@pytest.mark.kernel  # for the right to open files in /proc/PID/map_files
+def test_a_deleted_file_is_let_go_when_nobody_maps_it_any_more(leases: Leases, tmp_path: Path) -> None:
+    library, kept = tmp_path / "own.so", tmp_path / "kept.so"
+    for path in (library, kept):
+        shutil.copy(LIBSSL, path)
+    files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
+    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes.attach(look_at(files, kept))
+    command = [sys.executable, "-c", LOAD, str(library)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"loaded\n"
+        probes.attach(look_at(files, library))
+        inode = library.stat().st_ino
+        held = files._leased[library.stat().st_dev, inode][1].file
+        library.unlink()
+        assert files.drop_deleted() == []
+        assert (attached.released, held.closed) == ([], False)
+        child.communicate()
+    assert inode not in {look.file.inode for look in files.drop_deleted()}
+    assert (attached.released, held.closed) == ([2], True)
+    assert list(attached.known) == [(kept.stat().st_dev, kept.stat().st_ino)]
+
+
 def test_a_file_that_is_written_to_loses_its_probes_before_and_gets_others_after(
     leases: Leases, tmp_path: Path
 ) -> None:

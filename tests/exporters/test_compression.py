@@ -26,12 +26,27 @@ def raw_deflate(data: bytes) -> bytes:
     return compressor.compress(data) + compressor.flush()
 
 
+def aws_chunked(data: bytes) -> bytes:
+    """As AWS's SDKs sign an upload."""
+    pieces = [data[start : start + 8192] for start in range(0, len(data), 8192)] + [b""]
+    chunks = [b"%x;chunk-signature=%064d\r\n%b\r\n" % (len(piece), 7, piece) for piece in pieces]
+    return b"".join(chunks)
+
+
+def aws_chunked_with_trailer(data: bytes) -> bytes:
+    """Not signed, with a checksum behind it."""
+    chunk = b"%X\r\n%b\r\n" % (len(data), data) if data else b""
+    return chunk + b"0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
+
+
 ENCODERS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("gzip", gzip.compress),
     ("gzip", lambda data: gzip.compress(data[:10]) + gzip.compress(data[10:]) + bytes(20)),
     ("deflate", zlib.compress),
     ("deflate", raw_deflate),
     ("br", brotli.compress),
+    ("aws-chunked", aws_chunked),
+    ("aws-chunked", aws_chunked_with_trailer),
     ("zstd", zstandard.ZstdCompressor().compress),
     ("zstd", lambda data: b"".join(map(zstandard.ZstdCompressor().compress, (data[:10], data[10:])))),
 ]

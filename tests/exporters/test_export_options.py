@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -68,7 +69,38 @@ def exported(found: list[Exchange], redaction: Redaction, bodies: bool = True) -
     return dict(entry)
 
 
+def json_body(text: str) -> list[Exchange]:
+    """A request that posts JSON."""
+    return exchange(body=text.encode(), kind="application/json")
+
+
+def grpc_refusal(message: str) -> list[Exchange]:
+    """A gRPC call that fails with a message."""
+    answer = f"Content-Type: application/grpc\r\ngrpc-status: 16\r\ngrpc-message: {message}\r\n"
+    return exchange("/a.B/C", body=b"\0\0\0\0\0", kind="application/grpc", answer_fields=answer)
+
+
+IN_A_FORM = b"%7B%22n%22%3A+1%2C+%22token%22%3A+%22s3cr3t%22%7D"
+"""JSON as a form or a URL has it."""
+
+
 # Redaction.
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "token", "b"]), inner, max_size=3)
+    ),
+)
+
+
+def replaced(value: Any) -> Any:
+    """``value`` with what is called token replaced."""
+    if isinstance(value, list):
+        return [replaced(each) for each in value]
+    if isinstance(value, dict):
+        return {key: REDACTED if key == "token" else replaced(each) for key, each in value.items()}
+    return value
 
 
 def test_credentials_are_redacted_by_default() -> None:
@@ -166,6 +198,45 @@ JSON_BODY = (
         exchange(answer=f'\0{{"token":"{SECRET}"}}'.encode()),
         socket(b'\x82\x12{"token":"s3cr3t"}'),
         socket(b'\x81\x13{"token":"s3cr3t\xff"}'),
+        # Texts inside of texts.
+        json_body(json.dumps({"body": json.dumps({"token": SECRET})})),
+        json_body(json.dumps({"body": json.dumps({"Body": json.dumps({"a": 1, "token": {"x": SECRET}})})})),
+        json_body('{"body":"{\\u0022token\\u0022:\\u0022s3cr3t\\u0022}"}'),
+        json_body(json.dumps({"body": f"a=1&token={SECRET}&b=2"})),
+        json_body(f'{{"body":"a=1\\u0026token={SECRET}"}}'),
+        json_body(json.dumps({"url": f"https://a/?token={SECRET}"})),
+        json_body(json.dumps({"query": f'{{ login(token: "{SECRET}") {{ id }} }}'})),
+        json_body(
+            json.dumps({"query": f'{{ login(token: """{SECRET}""") }}', "variables": {"token": SECRET}})
+        ),
+        exchange(
+            answer=b'it"s JSON.parse("{\\"token\\":\\"s3cr3t\\"}")',
+            answer_fields="Content-Type: text/html\r\n",
+        ),
+        exchange(answer=b"x={token:'s3cr3t'}", answer_fields="Content-Type: text/javascript\r\n"),
+        exchange(answer=b"{'token': 's3cr3t'}"),
+        exchange(body=b'{"token":"s3cr3t"}', kind="application/x-www-form-urlencoded"),
+        exchange(body=b"payload=" + IN_A_FORM, kind="application/x-www-form-urlencoded"),
+        exchange(body=b"token=s3cr3t\r\nb=2", kind="text/plain"),
+        exchange(f"/?a=1&filter={IN_A_FORM.decode()}&b=2"),
+        exchange('/?{"token":"s3cr3t"}'),
+        exchange("/?next=https%3A%2F%2Fb%2F%3Ftoken%3Ds3cr3t"),
+        exchange(fields=f"X-Forwarded-Uri: /x?token={SECRET}\r\n"),
+        exchange(fields=f"Next-Router-State: {IN_A_FORM.decode()}\r\n"),
+        exchange(
+            answer=f'data: {{"token":\ndata: "{SECRET}"}}\n\n'.encode(),
+            answer_fields="Content-Type: text/event-stream\r\n",
+        ),
+        exchange(
+            body=b'--X\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\n'
+            + json.dumps({"body": json.dumps({"token": SECRET})}).encode()
+            + b"\r\n--X--",
+            kind="multipart/form-data; boundary=X",
+        ),
+        exchange(body=b'\0\xff{"body":"{\\"token\\":\\"s3cr3t\\"}"}', kind="application/grpc"),
+        exchange("/?" + "a=" + "%5C" * 300 + "&token=" + SECRET),
+        socket(b'\x81\x1ba["{\\"token\\":\\"s3cr3t\\"}"]'),
+        grpc_refusal("token=s3cr3t"),
     ],
 )
 def test_names_are_redacted_wherever_they_are(found: list[Exchange]) -> None:
@@ -266,33 +337,58 @@ def test_credentials_in_other_places(found: list[Exchange]) -> None:
 
 
 def test_the_rest_of_redacted_json_is_as_it_was() -> None:
-    redacted = NamedValues(frozenset(["token"])).json(JSON_BODY)
+    redacted = NamedValues(frozenset(["token"])).text(JSON_BODY)
     assert redacted == (
         f'{{"Token": "{REDACTED}", "deep": [{{"token":"{REDACTED}", "n": 1.50}}], "x-token": "kept", '
-        f'"text": "\\"token\\": no key", "token" : "{REDACTED}"'
+        f'"text": "\\"token\\": \\"{REDACTED}\\" key", "token" : "{REDACTED}"'
     )
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "token", "b"]), inner, max_size=3)
-    ),
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            '{"a":"{\\"token\\":1,\\"b\\":\\"\\/\\"}"}',
+            '{"a":"{\\"token\\":\\"(redacted)\\",\\"b\\":\\"\\/\\"}"}',
+        ),
+        ('{"a":"{\\u0022token\\u0022:1}"}', '{"a":"{\\u0022token\\u0022:\\"(redacted)\\"}"}'),
+        ('{"a":"b=1&token=x y&c"}', '{"a":"b=1&token=(redacted) y&c"}'),
+        (f"b=+1&a={IN_A_FORM.decode()}", "b=+1&a=%7B%22n%22%3A+1%2C+%22token%22%3A+%22(redacted)%22%7D"),
+        ("var token=f();x.token = 1;token==2", "var token=f();x.token = 1;token==2"),
+        ('{"mytoken":1,"a":"token"}', '{"mytoken":1,"a":"token"}'),
+        ('{a:{token:"x\\x41\\"","b":1}}', '{a:{token:"(redacted)","b":1}}'),
+    ],
 )
+def test_nothing_else_of_a_text_is_changed(text: str, shown: str) -> None:
+    values = NamedValues(frozenset(["token"]))
+    assert values.text(text) == shown
+    assert values.text(shown) == shown
 
 
-def replaced(value: Any) -> Any:
-    """``value`` with what is called token replaced."""
-    if isinstance(value, list):
-        return [replaced(each) for each in value]
-    if isinstance(value, dict):
-        return {key: REDACTED if key == "token" else replaced(each) for key, each in value.items()}
-    return value
+@given(VALUES, st.integers(1, 4))
+def test_json_is_redacted_inside_of_strings(value: Any, depth: int) -> None:
+    text = json.dumps(value)
+    for _ in range(depth):
+        text = json.dumps({"a": text})
+    shown: Any = NamedValues(frozenset(["token"])).text(text)
+    for _ in range(depth):
+        shown = json.loads(shown)["a"]
+    assert json.loads(shown) == replaced(value)
+
+
+def test_cookies_by_name() -> None:
+    found = exchange(
+        fields=f"Cookie: a=1; sid={SECRET}; b=2\r\n", answer_fields=f"Set-Cookie: sid={SECRET}; Path=/\r\n"
+    )
+    entry = exported(found, Redaction.of(sensitive=True, names=["sid"]))
+    assert SECRET not in json.dumps(entry)
+    assert entry["request"]["headers"][1]["value"] == f"a=1; sid={REDACTED}; b=2"
+    assert entry["response"]["headers"][1]["value"] == f"sid={REDACTED}; Path=/"
 
 
 @given(VALUES)
 def test_json_is_redacted_at_any_depth(value: Any) -> None:
-    text = NamedValues(frozenset(["token"])).json(json.dumps(value))
+    text = NamedValues(frozenset(["token"])).text(json.dumps(value))
     assert json.loads(text) == replaced(value)
 
 
@@ -540,10 +636,25 @@ def test_a_curl_command_goes_to_the_unix_socket(path: str, option: str) -> None:
 def test_what_cannot_be_sent_again_says_so() -> None:
     cut = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     orphan = Conversation(handshake_seen=False).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    for talk, reason in ((cut, "not complete"), (orphan, "not all of the request")):
-        line = written(read(talk.items), "curl")
+    long = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123456789")
+    zipped = gzip.compress(b"abc" * 100)[:-9]
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(zipped)
+    broken = Conversation().client(head, zipped)
+    for talk, reason in (
+        (cut, "not complete"),
+        (long, "not complete"),
+        (broken, "not complete"),
+        (orphan, "not all of the request"),
+    ):
+        line = written(read(talk.items, Limits(body_bytes=6 if talk is long else 1000)), "curl")
         assert line.startswith("#")
         assert reason in line
+    part = b'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\ns3cr3t\r\n--X--'
+    for form in EXPORTERS:
+        found = exchange(body=part, kind="multipart/form-data; boundary=X")
+        shown = written(found, form, EntryMaker(redaction=Redaction.of(names=["token"])))
+        assert SECRET not in shown
+        assert "redacted" in shown
 
 
 def test_a_host_that_is_none_is_sent_again_as_it_was() -> None:
@@ -560,3 +671,25 @@ def test_a_transcript() -> None:
     assert "> POST http://a/a HTTP/1.1\n> Host: a\n> X: y\n" in text
     assert ">\n> up\n> load\n< HTTP/1.1 200 OK\n" in text
     assert "< Z: w\n<\n< down\\x1b[2J\n" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        ("text/plain; charset=windows-31j", b"\x87\x40", "①"),
+        ("text/plain; charset=iso-8859-1", b"\x80\xe9\r\nb", "€é"),
+        (
+            "text/html",
+            '<meta charset="x-user-defined">€'.encode("cp1252"),
+            '<meta charset="x-user-defined">€',
+        ),
+        ("text/plain; charset=utf-8", b"\xe9", "[1 bytes of text/plain; charset=utf-8]"),
+        ("image/png; charset=latin1", b"\xe9", "[1 bytes of image/png; charset=latin1]"),
+    ],
+)
+def test_a_transcript_reads_other_charsets(kind: str, body: bytes, shown: str) -> None:
+    text = written(
+        exchange(body=body, kind=kind, answer=body, answer_fields=f"Content-Type: {kind}\r\n"), "text"
+    )
+    assert f">\n> {shown}\n" in text
+    assert f"<\n< {shown}\n" in text

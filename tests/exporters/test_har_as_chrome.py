@@ -6,6 +6,7 @@ The whole comparison, with Chrome, is tests/kernel/test_chrome_har.py.
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from typing import TYPE_CHECKING, Any
@@ -229,6 +230,8 @@ def test_a_form_in_another_charset_has_parameters() -> None:
         (b'text/plain;charset="utf-7"', b"\xff", "text/plain"),
         (b"text/plain; charset=binary", b"text", "text/plain; charset=binary"),
         (b"text/plain; charset=Shift_JIS", b"\x93\xfa", "text/plain; charset=Shift_JIS"),
+        (b"text/plain; charset=csiso2022kr", b"\xff", "text/plain"),
+        (b"text/plain; charset=dos-874", b"\xa1", "text/plain; charset=dos-874"),
     ],
 )
 def test_devtools_are_not_told_of_a_charset_that_they_do_not_know(
@@ -241,6 +244,32 @@ def test_devtools_are_not_told_of_a_charset_that_they_do_not_know(
     response = entry_of(talk)["response"]
     assert response["content"]["mimeType"] == shown
     assert response["headers"][0]["value"] == kind.decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "charset"),
+    [
+        (b"text/html; charset=windows-31j", b"\x87\x40", "shift_jis"),
+        (b"text/html; charset=X-SJIS", b"\x93\xfa", "shift_jis"),
+        (b"text/html; charset=windows-949", b"\xb0\xa1", "euc-kr"),
+        (b"text/html; charset=x-gbk", b"\xb0\xa1", "gbk"),
+        (b"text/html; charset=iso-8859-1", b"\x80", "windows-1252"),
+        (b"text/html; charset=iso-8859-8-i", b"\xe0", "iso-8859-8-i"),
+        (b"text/html; charset=x-user-defined", b"\xe0", "x-user-defined"),
+        (b"text/html; charset=unicode-1-1-utf-8", b"\xe0", "utf-8"),
+        (b"text/html; charset=iso-2022-kr", b"\xe0", "iso2022_kr"),
+        (b"text/html; charset=cp437", b"\xe0", "cp437"),
+        (b"text/html; charset=nothing", b"\xe0", None),
+        (b"text/html", b"<meta charset=x-sjis>\x93\xfa", "shift_jis"),
+        (b"text/html", b"<meta charset=utf-16>\xe0", "utf-8"),
+        (b"text/html", b"<meta charset=x-user-defined>\xe0", "windows-1252"),
+    ],
+)
+def test_a_charset_is_named_as_browsers_do(kind: bytes, body: bytes, charset: str | None) -> None:
+    talk = Conversation().client(GET)
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Type: " + kind)
+    talk.server(b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    assert entry_of(talk)["response"]["content"].get("_charset") == charset
 
 
 def test_a_file_that_curl_sends_as_a_form_has_no_parameters() -> None:
@@ -258,3 +287,16 @@ def test_a_set_cookie_s_flags_are_told_either_way() -> None:
     )
     cookies = entry_of(talk)["response"]["cookies"]
     assert [(cookie["httpOnly"], cookie["secure"]) for cookie in cookies] == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("coding", [b"aws-chunked", b"aws-chunked,gzip", b"gzip, aws-chunked"])
+def test_what_amazon_s_sdks_upload_is_shown(coding: bytes) -> None:
+    meant = b"an object"
+    sent = gzip.compress(meant) if b"gzip" in coding else meant
+    body = b"%x;chunk-signature=0\r\n%b\r\n0;chunk-signature=1\r\n\r\n" % (len(sent), sent)
+    talk = Conversation().client(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Encoding: " + coding)
+    talk.client(b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    request = entry_of(talk)["request"]
+    assert request["postData"]["text"] == meant.decode()
+    assert request["bodySize"] == len(body)
+    assert "comment" not in request

@@ -9,7 +9,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from h2_by_hand import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, OK, PINGS, SETTINGS, frame, talk
+from h2_by_hand import (
+    CONNECT,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    OK,
+    PINGS,
+    RST_STREAM,
+    SETTINGS,
+    fields,
+    frame,
+    talk,
+)
 from h2_by_hand import GET as H2_GET
 from http_streams import Conversation, read
 
@@ -100,6 +115,59 @@ def h2_malformed_blocks(size: int) -> Conversation:
     return conversation.server(frame(HEADERS, END_HEADERS, 1, b"\xff" * 7) * (size // 16))
 
 
+def h2_open(streams: int, head: bytes = H2_GET) -> Conversation:
+    """A connection with that many requests that are not answered."""
+    ids = range(1, 2 * streams, 2)
+    return talk().client(b"".join(frame(HEADERS, END_HEADERS, stream, head) for stream in ids))
+
+
+def h2_losses(size: int) -> Conversation:
+    """Each of which may have hit any of the streams."""
+    conversation = h2_open(size // 100)
+    for _ in range(size // 100):
+        conversation.gap(Side.CLIENT, 50).client(PINGS)
+    return conversation
+
+
+def h2_losses_in_tunnels(size: int) -> Conversation:
+    """Of which it is not known yet whether they are any, and of those that are."""
+    conversation = h2_open(size // 100, CONNECT)
+    for stream in range(1, size // 100, 4):
+        conversation.server(frame(HEADERS, END_HEADERS, stream, OK))
+    for _ in range(size // 100):
+        conversation.gap(Side.CLIENT, 50).client(PINGS)
+    return conversation
+
+
+def h2_resets_of_what_comes(size: int) -> Conversation:
+    """The rest of each may still be to come."""
+    conversation = h2_open(size // 100)
+    head = fields((b":status", b"200"), (b"content-length", b"9"))
+    for stream in range(1, size // 50, 2):
+        conversation.client(frame(DATA, END_STREAM, stream))
+        conversation.server(frame(HEADERS, END_HEADERS, stream, head))
+    resets = b"".join(frame(RST_STREAM, 0, stream, b"\0\0\0\x08") for stream in range(1, size // 50, 2))
+    return conversation.client(resets, frame(RST_STREAM, 0, 1, b"\0\0\0\x08") * (size // 10))
+
+
+def h2_go_away(size: int) -> Conversation:
+    """That the server says again and again, of streams that are answered."""
+    conversation = h2_open(size // 100)
+    for stream in range(1, size // 50, 2):
+        conversation.server(frame(HEADERS, END_HEADERS, stream, OK))
+    return conversation.server(frame(GOAWAY, 0, 0, bytes(8)) * (size // 20))
+
+
+def h2_holes(size: int) -> Conversation:
+    """In a body of small frames, as long as its head says."""
+    head = fields((b":status", b"200"), (b"content-length", b"%d" % (2 * size)))
+    conversation = talk().client(frame(HEADERS, END_HEADERS | END_STREAM, 1, H2_GET))
+    conversation.server(frame(HEADERS, END_HEADERS, 1, head))
+    for _ in range(size // 20):
+        conversation.server(frame(DATA, 0, 1, b"ab")[:-1]).gap(Side.SERVER, 1)
+    return conversation
+
+
 def socket_frames(size: int) -> Conversation:
     """Empty messages, and last deflate blocks inside one."""
     conversation = socket(b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
@@ -117,6 +185,11 @@ LINEAR: list[tuple[Callable[[int], Conversation], int]] = [
     (broken_status_lines, 1 << 15),
     (h2_equal_fields, 1 << 17),
     (h2_malformed_blocks, 1 << 19),
+    (h2_losses, 1 << 17),
+    (h2_losses_in_tunnels, 1 << 17),
+    (h2_resets_of_what_comes, 1 << 17),
+    (h2_go_away, 1 << 17),
+    (h2_holes, 1 << 16),
     (socket_frames, 1 << 17),
 ]
 """Each parser's worst input known, and a size at which work that grows with the square shows."""

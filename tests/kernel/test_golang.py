@@ -11,7 +11,7 @@ import pytest
 from https_client import sample_body
 from judges import rows
 from processes import PLAINTAP, PYTHON, ROOT, free_port, running, wait_for_port
-from recording import decoded, entries, path_of, plaintap, record_command, warnings
+from recording import decoded, entries, path_of, plaintap, record, record_command, warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,18 +109,15 @@ def test_a_server_that_has_looked_at_the_first_byte(tmp_path: Path, servers: Ser
     assert found == [("/first", 200), ("/second", 200)]
 
 
-@pytest.fixture(scope="module")
-def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A client behind a proxy that speaks TLS."""
-    program = tmp_path_factory.mktemp("go") / "tunnel"
-    subprocess.run(["go", "build", "-o", program, ROOT / "tests/support/go/tunnel.go"], check=True)
+def built(folder: Path, name: str) -> Path:
+    """A program of tests/support/go."""
+    program = folder / name
+    subprocess.run(["go", "build", "-o", program, ROOT / f"tests/support/go/{name}.go"], check=True)
     return program
 
 
-def test_what_is_in_the_tunnel_of_a_proxy_that_speaks_tls(
-    servers: Servers, tmp_path: Path, tunnel: Path
-) -> None:
-    capture, port = tmp_path / "tunnel.pcapng", free_port()
+def test_what_is_in_the_tunnel_of_a_proxy_that_speaks_tls(servers: Servers, tmp_path: Path) -> None:
+    capture, port, tunnel = tmp_path / "tunnel.pcapng", free_port(), built(tmp_path, "tunnel")
     key = servers.certificate.with_name("key.pem")
     paths = ["/bytes/17", "/bytes/100003", "/bytes/18"]
     with running([PYTHON, PROXY, port, servers.certificate, key]):
@@ -135,3 +132,24 @@ def test_what_is_in_the_tunnel_of_a_proxy_that_speaks_tls(
         assert decoded(entry["response"]["content"]) == sample_body(int(path.rpartition("/")[2]))
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr
+
+
+def test_a_proxy_that_speaks_tls_and_is_the_server_in_its_tunnels(servers: Servers, tmp_path: Path) -> None:
+    capture, port = tmp_path / "proxy.pcapng", free_port()
+    proxy = [
+        built(tmp_path, "tunnels_end"),
+        port,
+        servers.certificate,
+        servers.certificate.with_name("key.pem"),
+    ]
+    urls = [f"https://inner.example/bytes/{length}" for length in (17, 100_003)]
+    with running(proxy) as process:
+        wait_for_port(port)
+        with record(capture, "-p", process.pid):
+            command = ["curl", "-sSk", "--proxy-insecure", "-x", f"https://localhost:{port}", *urls]
+            done = subprocess.run(command, capture_output=True, check=True)
+    assert len(done.stdout) == 17 + 100_003
+    connect, *found = entries(capture)
+    assert connect["request"]["method"] == "CONNECT"
+    assert [entry["request"]["url"] for entry in found] == urls
+    assert b"".join(decoded(entry["response"]["content"]) for entry in found) == done.stdout

@@ -183,6 +183,9 @@ def test_a_loss_inside_a_tunnel_goes_to_what_is_inside() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
     talk = Conversation().client(connect).server(b"HTTP/1.1 200 OK\r\n\r\n").client(get(1)).server(head)
     talk.gap(Side.SERVER, 10)
+    notes = Notes()
+    read(talk.items, notes=notes)
+    assert notes.lost_bytes == 10
     _, inner = read_in_splits(talk.items)
     assert inner.lost_bytes == 10
     assert inner.outcome is Outcome.COMPLETE

@@ -121,6 +121,20 @@ def test_a_server_that_ends_the_connection_may_be_read_before_the_client() -> No
     assert exchange.outcome is Outcome.CLOSED
 
 
+def test_a_loss_is_counted_once_however_many_streams_and_tunnels_it_may_have_hit() -> None:
+    conversation = talk()
+    for stream in (1, 3, 5):
+        conversation.client(frame(HEADERS, END_HEADERS, stream, CONNECT))
+        conversation.server(frame(HEADERS, END_HEADERS, stream, OK))
+        conversation.client(frame(DATA, 0, stream, INNER))
+    inside = frame(DATA, 0, 1, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+    conversation.server(inside[:2], inside[2:-3]).gap(Side.SERVER, 3).gap(Side.SERVER, 50).server(PINGS)
+    notes = Notes()
+    found = read(conversation.items, notes=notes)
+    assert notes.lost_bytes == 53
+    assert [each.request.method for each in found if each.request] == [b"CONNECT"] * 3 + [b"GET"] * 3
+
+
 INSERTS = b"\x82\x84\x87\x41\x01a\x40\x01x\x05value"
 REFERS = b"\x82\x84\x87\x41\x01b\xbf"
 """To the last but one entry: what it is depends on what the block before has inserted."""

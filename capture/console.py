@@ -1,0 +1,50 @@
+"""How the command line talks: to stderr, in sentences, and with exit codes; stdout is for data."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from capture import standard_streams
+from capture.errors import PlaintapError
+from exporters import summary
+
+
+def say(message: str) -> None:
+    """Talk goes to stderr; stdout is data. Names of others' processes and files are in it."""
+    click.echo("\n".join(map(summary.printable, message.split("\n"))), err=True)
+
+
+def print_line(line: str) -> None:
+    """Print to stdout, which is named where it takes nothing."""
+    with standard_streams.printing():
+        click.echo(line)
+
+
+class Command(click.Command):
+    """Its help, too, may be printed where nothing takes it."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """See click: it prints help and version."""
+        with standard_streams.printing():
+            return super().make_context(*args, **kwargs)
+
+
+class Group(Command, click.Group):
+    """Prints plaintap's own errors as one sentence, with their exit code."""
+
+    command_class = Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """See click: to be called once, by the script."""
+        standard_streams.reserve()
+        try:
+            return super().main(*args, **kwargs)
+        except PlaintapError as error:
+            say(f"plaintap: {error}")
+            sys.exit(error.exit_code)
+        except OSError as error:  # but for that of a reader who has gone, with whom click ends silently
+            say(f"plaintap: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        sys.exit(1)

@@ -21,6 +21,7 @@ STACKS_PACKAGES += h2o haproxy hitch libcurl3-gnutls libcurl3-nss lua-sec lua5.4
 STACKS_PACKAGES += nghttp2-client nghttp2-proxy nghttp2-server php-curl socat w3m
 STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libmbedtls-dev libwolfssl-dev libwww-perl
 STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mod-nss lighttpd-mod-openssl
+STACKS_PACKAGES += gir1.2-soup-3.0 glib-networking puma python3-gi python3-pyqt6
 STACKS_PACKAGES += lighttpd-mod-wolfssl nss-plugin-pem php-cli ruby stunnel4 wget wget2
 # As tests/support/stacks_build.py has them.
 STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26

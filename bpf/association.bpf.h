@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * Which socket a TLS session's records go over. Four ways, kept for as long as the session lives:
  *
- * 1. A system call nested in the TLS function, on the same thread (sockets, and BIOs that make the calls).
+ * 1. A system call nested in the TLS function, on the same thread (sockets, and BIOs that make the calls), or by the
+ *    same goroutine.
  * 2. The records themselves. With memory BIOs (asyncio, Node) the library only fills a buffer, which the program
  *    sends later, maybe from another thread. Of each record that a TLS function hands to BIO_write, the 16 bytes
  *    after the header are remembered: no two records share them. The write that sends them names the socket.
@@ -323,6 +324,35 @@ INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *
 		outer->sent += moved;
 		outer->last = moved;
 	}
+}
+
+/* Go keeps its goroutine in a register, in system calls too. */
+#if defined(__x86_64__)
+#define GO_GOROUTINE(ctx) ((ctx)->r14)
+#elif defined(__aarch64__)
+#define GO_GOROUTINE(ctx) ((ctx)->regs[28])
+#endif
+
+/* The last system call of a goroutine on TLS whose session is not known. A cache: deleted by the function of tls.Conn
+ * that it was nested in (golang.bpf.h). Of threads without goroutines the register holds anything, and nobody asks. */
+struct goroutine {
+	u64 address;
+	u32 tgid, pad;
+};
+struct goroutine_call {
+	u64 sk, connection, time;
+};
+BPF_TABLE("lru_hash", struct goroutine, struct goroutine_call, goroutine_calls, 16384);
+
+/* Without a branch: the verifier follows each to the end of the program. */
+INLINE void note_goroutine(struct connection *c, u64 sk, u64 id)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct goroutine_call call = {.sk = sk, .connection = c->id, .time = bpf_ktime_get_ns()};
+	struct goroutine key = {.tgid = id >> 32};
+
+	READ_KERNEL(key.address, &GO_GOROUTINE(regs));
+	goroutine_calls.update(&key, &call);
 }
 
 /* TLS on a connection whose session is not known: is the record that is sent (its first RECORD_KEY_END bytes) one

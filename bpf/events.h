@@ -70,6 +70,7 @@ enum shape {
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
 	SHAPE_WRITE_VECTORS,	/* (object, output, _, _, blocks, count, n, done) → 0, the bytes in *done, a record in output */
+	SHAPE_WRITE_KEPT,	/* (object): what earlier writes were given is sent, by calls of its own that give nothing new */
 	SHAPE_HANDSHAKE,	/* (object) → 1 when done */
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */

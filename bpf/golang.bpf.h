@@ -7,12 +7,10 @@
 #define GO_FIRST(ctx) ((ctx)->ax)
 #define GO_SECOND(ctx) ((ctx)->bx)
 #define GO_THIRD(ctx) ((ctx)->cx)
-#define GO_GOROUTINE(ctx) ((ctx)->r14)
 #elif defined(__aarch64__)
 #define GO_FIRST(ctx) ((ctx)->regs[0])
 #define GO_SECOND(ctx) ((ctx)->regs[1])
 #define GO_THIRD(ctx) ((ctx)->regs[2])
-#define GO_GOROUTINE(ctx) ((ctx)->regs[28])
 #endif
 
 /* Calls nest: a Read or Write that finds no handshake makes it, and what is below may be a tls.Conn itself (TLS in TLS),
@@ -103,7 +101,7 @@ INLINE int go_socket_of(u64 tcp_conn, struct sock_reference *s, u32 *fd)
 }
 
 /* The connection below a tls.Conn: its first member is the net.Conn interface (type, data). A type that wraps
- * a net.Conn mostly has that as its first member. */
+ * a net.Conn mostly has that as its first member; of others go_find_call tells. */
 INLINE void go_find_socket(struct tls_call *call, u32 tgid)
 {
 	struct sock_reference s = {};
@@ -123,6 +121,19 @@ INLINE void go_find_socket(struct tls_call *call, u32 tgid)
 	c->protocol = PROTOCOL_TLS;
 	call->sk = s.sk;
 	call->connection = c->id;
+}
+
+/* The system call that the goroutine made since the call began. Of calls that nest the innermost returns first. */
+INLINE void go_find_call(struct tls_call *call, struct go_key *of)
+{
+	struct goroutine key = {.address = of->goroutine, .tgid = of->tgid};
+	struct goroutine_call *found = goroutine_calls.lookup(&key);
+
+	if (!found || found->time < call->entered)
+		return;
+	call->sk = found->sk;
+	call->connection = found->connection;
+	goroutine_calls.delete(&key);
 }
 
 /* The session's socket, looked for where it is not known or no longer there. */
@@ -264,6 +275,8 @@ INLINE int go_results(struct pt_regs *ctx, int shape, u64 library)
 	if (!s)
 		return 0;
 	go_bind(&call, s, id);
+	if (!call.connection && !s->connection)
+		go_find_call(&call, &key);
 	around = go_around(key);
 	if (go_shakes_hands(shape)) {
 		c = bind(s, &call, id);

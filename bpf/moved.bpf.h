@@ -96,6 +96,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	u64 position = place(call, c, n);
 
 	if (c->protocol == PROTOCOL_TLS && !c->session && have >= RECORD_KEY_END) {
+		note_goroutine(c, sk, id);
 		if (d == DIRECTION_SENT)
 			match_record(head, c, sk, id);
 		else

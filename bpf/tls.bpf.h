@@ -128,7 +128,7 @@ INLINE int read_stack_arguments(struct pt_regs *ctx, struct tls_call *call)
 INLINE int writes(int shape)
 {
 	return shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG || shape == SHAPE_WRITE_EX ||
-		shape == SHAPE_WRITE_EX2 || shape == SHAPE_WRITE_VECTORS;
+		shape == SHAPE_WRITE_EX2 || shape == SHAPE_WRITE_VECTORS || shape == SHAPE_WRITE_KEPT;
 }
 
 INLINE int is_distrusted(u64 library)
@@ -160,11 +160,12 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 		return bio_write_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	if (!wanted(bpf_get_current_pid_tgid()) || is_distrusted(library))
 		return 0;
-	if (shape < SHAPE_HANDSHAKE) {
+	if (shape < SHAPE_WRITE_KEPT) {
 		call.buffer = PT_REGS_PARM2(ctx);
 		call.count = PT_REGS_PARM3(ctx);
-		call.kind = writes(shape) ? CALL_WRITES : CALL_READS;
 	}
+	if (shape < SHAPE_HANDSHAKE)
+		call.kind = writes(shape) ? CALL_WRITES : CALL_READS;
 	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
 		call.done_pointer = fourth;
 	if (shape == SHAPE_WRITE_EX2)

@@ -38,6 +38,8 @@ class Call(Enum):
     # f(tls, output, size_t *, size_t, const iovec *{base, length}, size_t count, size_t length, size_t
     # *moved): a record is made of the vectors; the 7th and 8th argument are on the stack
     WRITE_VECTORS = "write_vectors", True
+    # f(tls, ...): what earlier writes were given is sent, by calls of its own to functions that have rows
+    WRITE_KEPT = "write_kept", True
     # f(tls) → 1 when the handshake is done
     HANDSHAKE = "handshake", True
     # f(tls) → 0 when the handshake is done

@@ -77,6 +77,7 @@ class RecordingOutput:
             self._following.enter_context(live)
 
     def _finish(self, ledger: Ledger) -> None:
+        self._packets.flush()
         ledger = self.complete(ledger)
         self._packets.finish(
             ledger=ledger.as_json(),

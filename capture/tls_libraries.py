@@ -129,6 +129,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "gnutls_record_send": Call.WRITE_LONG,
             "gnutls_record_send2": Call.WRITE_LONG,
             "gnutls_record_send_range": Call.WRITE_LONG,
+            "gnutls_record_uncork": Call.WRITE_KEPT,
             "gnutls_handshake": Call.HANDSHAKE_ZERO,
             "gnutls_deinit": Call.FREE,
         },

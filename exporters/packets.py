@@ -16,6 +16,7 @@ from capture.streams import Data, Gap, Side, StreamClosed, StreamItem, StreamOpe
 from exporters import packet_comments, pcapng
 from exporters.framing import Framing, goes_bare, shown_port
 from exporters.segments import Flow, block_tails, common_family, link_header
+from exporters.small_pieces import SmallPieces
 from exporters.synthetic_streams import SyntheticStream
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class PcapngExporter:
             pcapng.interface_description(INTERFACE_NAME, INTERFACE_DESCRIPTION, metadata.operating_system),
         ]
         self._pending_bytes = 0
+        self._pieces = SmallPieces(self._handle)
         self._streams: dict[int, SyntheticStream] = {}
         self._half_closed: dict[int, None] = {}
         self._numbers: dict[bytes, int] = {}
@@ -107,10 +109,14 @@ class PcapngExporter:
 
         Raises ValueError for a StreamOpened whose addresses have neither 4 nor 16 bytes.
         """
-        self._handlers[type(item)](item)
+        self._pieces.write(item)
 
     def flush(self) -> None:
-        """Hands over whatever is complete; the file so far can be opened."""
+        """Hands over whatever there is; the file so far can be opened."""
+        self._pieces.flush()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         if self._pending:
             pieces, self._pending = self._pending, []
             self._pending_bytes = 0
@@ -131,6 +137,7 @@ class PcapngExporter:
         count what the recorder took from the kernel and what it missed; without them, items and gaps.
         Streams stay open: their end was not seen. No item may follow.
         """
+        self._pieces.flush()
         for stream in self._streams.values():
             stream.settle()
         end_ns = self._last_ns if time_ns is None else time_ns
@@ -151,6 +158,9 @@ class PcapngExporter:
         self.flush()
 
     # Items
+
+    def _handle(self, item: StreamItem) -> None:
+        self._handlers[type(item)](item)
 
     def _open(self, item: StreamOpened) -> None:
         if item.stream in self._streams:
@@ -255,7 +265,7 @@ class PcapngExporter:
         self._pending.append(block)
         self._pending_bytes += len(block)
         if self._pending_bytes >= FLUSH_BYTES:  # here, for one gap may be a million packets
-            self.flush()
+            self._hand_over()
 
 
 def _client_port(item: StreamOpened) -> int:

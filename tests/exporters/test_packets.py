@@ -52,6 +52,10 @@ WEBSOCKET_RESPONSE = (
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
 
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1f4\r\n" + b"x" * 500 + b"\r\n0\r\n\r\n"
+)
+
 
 def numbered(ports: tuple[int, ...], **opened: object) -> list[Transcript]:
     """A stream to every port."""
@@ -116,6 +120,29 @@ def test_a_preface_that_is_never_finished_is_written_all_the_same(move: str) -> 
     elif move == "other bytes":
         stream.client(b"- not HTTP/2")
     assert timeless(read(capture(stream.items))) == timeless(stream.items)
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("session", [None, tls("http/1.1")])
+def test_a_message_that_is_read_byte_by_byte_is_dissected(
+    tmp_path: Path, session: Tls | None, *, between: bool
+) -> None:
+    port = 443 if session else 8080
+    stream = Transcript(port=port, tls=session).client(REQUEST)
+    stream.server(*(CHUNKED[at : at + 1] for at in range(len(CHUNKED))))
+    others = (
+        Transcript(2, port, tls=session).client(*(bytes((byte,)) for byte in REQUEST * 5))
+        if between
+        else None
+    )
+    items = interleave([stream.close(), others.close()]) if others else stream.close().items
+    path = write(tmp_path / "a.pcapng", items)
+    assert expert_problems(path) == []
+    assert len(rows(path, "http.response.code == 200", "frame.number")) == 1
+    assert len(rows(path, "tcp.len > 0 && tcp.stream == 0", "frame.number")) < 12
+    for number in (1, 2):
+        found = [item for item in read(path.read_bytes()) if item.stream == number]
+        assert timeless(found) == timeless(item for item in items if item.stream == number)
 
 
 @pytest.mark.parametrize("session", [None, tls("http/1.1"), tls("h2")])
@@ -545,6 +572,7 @@ class TestExporter:
         exporter.write(Data(9, START_NS, CLIENT, b"12345"))
         for item in Transcript().close(CLIENT).client(b"123").lose(CLIENT, 7).server(b"fine").items:
             exporter.write(item)
+        exporter.flush()
         assert exporter.orphan_bytes == 15
         assert exporter.lost_bytes == 0
 

@@ -149,7 +149,7 @@ class TestOurCaptures:
     def test_streams_with_the_same_addresses_are_kept_apart(self) -> None:
         ends = {"client": Endpoint(b"\x7f\0\0\x01", 40_000), "server": Endpoint(b"\x7f\0\0\x01", 80)}
         items = interleave(
-            Transcript(number, **ends).client(b"stream %d" % number).exchange().close()
+            Transcript(number, **ends).client(b"the bytes of stream %d" % number).exchange().close()
             for number in (1, 2, 3)
         )
         assert read(capture(items)) == items

@@ -32,6 +32,24 @@ def implicit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+def served_by(program: Path, servers: Servers, capture: Path) -> None:
+    """Record the program as a server that is asked for two things."""
+    key = servers.certificate.with_name("key.pem")
+    command = [PLAINTAP, "record", "-w", capture, "--", program, "server", servers.certificate, key]
+    context = ssl.create_default_context(cafile=servers.certificate)
+    with running(command, stdout=subprocess.PIPE, text=True) as recorder:
+        assert recorder.stdout
+        port = int(recorder.stdout.readline())
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secure,
+        ):
+            for path in (b"/first", b"/second"):
+                secure.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert secure.recv(4096).endswith(path)
+        assert recorder.wait() == 0
+
+
 def test_a_client_whose_first_write_shakes_hands(servers: Servers, tmp_path: Path, implicit: Path) -> None:
     capture = tmp_path / "client.pcapng"
     done = record_command(capture, [implicit, "client", servers.https])
@@ -60,20 +78,33 @@ def test_a_filter_of_ports_holds_for_what_is_known_at_a_write_only(
 
 def test_a_server_whose_first_read_shakes_hands(servers: Servers, tmp_path: Path, implicit: Path) -> None:
     capture = tmp_path / "server.pcapng"
-    key = servers.certificate.with_name("key.pem")
-    command = [PLAINTAP, "record", "-w", capture, "--", implicit, "server", servers.certificate, key]
-    context = ssl.create_default_context(cafile=servers.certificate)
-    with running(command, stdout=subprocess.PIPE, text=True) as recorder:
-        assert recorder.stdout
-        port = int(recorder.stdout.readline())
-        with (
-            socket.create_connection(("127.0.0.1", port)) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as secure,
-        ):
-            for path in (b"/first", b"/second"):
-                secure.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert secure.recv(4096).endswith(path)
-        assert recorder.wait() == 0
+    served_by(implicit, servers, capture)
+    found = [(path_of(entry), entry["response"]["status"]) for entry in entries(capture)]
+    assert found == [("/first", 200), ("/second", 200)]
+
+
+@pytest.fixture(scope="module")
+def wrapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program whose tls.Conn is above two other types, of which one has its connection not as its first member."""
+    program = tmp_path_factory.mktemp("go") / "wrapped"
+    subprocess.run(["go", "build", "-o", program, ROOT / "tests/support/go/wrapped.go"], check=True)
+    return program
+
+
+def test_a_client_whose_connection_is_wrapped(servers: Servers, tmp_path: Path, wrapped: Path) -> None:
+    capture = tmp_path / "client.pcapng"
+    done = record_command(capture, [wrapped, "client", servers.https])
+    assert done.returncode == 0, done.stderr
+    found = entries(capture, servers.https)
+    assert [path_of(entry) for entry in found] == ["/bytes/17", "/bytes/100003"], done.stderr
+    for entry, length in zip(found, (17, 100_003), strict=True):
+        assert decoded(entry["response"]["content"]) == sample_body(length)
+    assert warnings(done.stderr) == []
+
+
+def test_a_server_that_has_looked_at_the_first_byte(tmp_path: Path, servers: Servers, wrapped: Path) -> None:
+    capture = tmp_path / "server.pcapng"
+    served_by(wrapped, servers, capture)
     found = [(path_of(entry), entry["response"]["status"]) for entry in entries(capture)]
     assert found == [("/first", 200), ("/second", 200)]
 

@@ -203,6 +203,19 @@ CLIENTS: tuple[Stack, ...] = (
     Stack("Perl LWP", ("perl", "{programs}/client.pl", *_PROGRAM), OPENSSL, ("perl", "--version")),
     Stack("PHP", ("php", "{programs}/client.php", *_PROGRAM), OPENSSL, ("php", "--version")),
     Stack("Ruby net/http", ("ruby", "{programs}/client.rb", *_PROGRAM), OPENSSL, ("ruby", "--version")),
+    # Their own transports below GnuTLS, and OpenSSL's memory BIOs in Qt's event loop.
+    Stack(
+        "libsoup",
+        ("/usr/bin/python3", "{programs}/libsoup_client.py", *_PROGRAM),
+        GNUTLS,
+        ("dpkg-query", "--show", "libsoup-3.0-0"),
+    ),
+    Stack(
+        "Qt",
+        ("/usr/bin/python3", "{programs}/qt_client.py", *_PROGRAM),
+        OPENSSL,
+        ("dpkg-query", "--show", "libqt6network6"),
+    ),
     Stack("OpenSSL's BIO_f_ssl (C)", ("{built}/openssl_bio", *_BY_HAND), OPENSSL, ("openssl", "version")),
     Stack(
         "OpenSSL's early data, key updates, SSL_peek (C)",
@@ -218,7 +231,7 @@ CLIENTS: tuple[Stack, ...] = (
         ("dpkg-query", "--show", "libmbedtls-dev"),
     ),
     Stack(
-        "GnuTLS's early data, key updates, packets (C)",
+        "GnuTLS's early data, key updates, corks, packets (C)",
         ("{built}/gnutls_packets", *_BY_HAND),
         GNUTLS,
         ("dpkg-query", "--show", "libgnutls28-dev"),

@@ -191,6 +191,19 @@ SERVERS: tuple[Stack, ...] = (
             environment={"PYTHONPATH": "{programs}"},
         )
     ),
+    # Memory BIOs, in its own C.
+    Stack(
+        "Puma",
+        (
+            "puma",
+            "-b",
+            "ssl://127.0.0.1:{port}?key={key}&cert={certificate}&verify_mode=none",
+            "{programs}/config.ru",
+        ),
+        OPENSSL,
+        ("puma", "--version"),
+        {"DOWNLOAD": "{download}"},
+    ),
     _python("Python http.server", "python", "{programs}/servers.py", "threads", *_FILES),
     _python("aiohttp.web", "aiohttp", "{programs}/servers.py", "aiohttp", *_FILES),
     _python("tornado", "tornado", "{programs}/servers.py", "tornado", *_FILES),

@@ -1,4 +1,5 @@
-/* GnuTLS's less usual calls: early data on a resumed session, key updates, received bytes on loan:
+/* GnuTLS's less usual calls: early data on a resumed session, key updates, writes that wait for a last one, received
+ * bytes on loan:
  * gnutls_packets PORT CERTIFICATE UPLOAD */
 #define _GNU_SOURCE
 #include "by_hand.h"
@@ -56,6 +57,14 @@ int main(int argc, char **argv)
 			return 5;
 		if (which && !(gnutls_session_get_flags(session) & GNUTLS_SFLAGS_EARLY_DATA))
 			return 6;
+		gnutls_record_cork(session);
+		for (int piece = 0; piece < 2; piece++) {
+			if (gnutls_record_send(session, buffer + sent, 20) != 20)
+				return 10;
+			sent += 20;
+		}
+		if (gnutls_record_uncork(session, GNUTLS_RECORD_WAIT) < 0)
+			return 11;
 		while (sent < have) {
 			ssize_t n = gnutls_record_send(session, buffer + sent, have - sent);
 			if (n <= 0 || gnutls_session_key_update(session, 0))

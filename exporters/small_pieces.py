@@ -1,0 +1,91 @@
+"""Pieces of a few bytes, joined to what a sniffer would have seen of them: one packet.
+
+A program that reads byte by byte makes a Data item of each byte, for a call is what is recorded; on the wire they came
+together. A packet of its own for each takes 130 times the room, Wireshark puts such a message together in quadratic
+time, and it calls a chunked body malformed whose last CR and LF come apart.
+
+What follows within ``JOIN_NS`` is joined, and has the time of its first byte. Of a stream, nothing passes what waits;
+another stream's items do, by as much as that at most. Items in, items out: this module reads no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from capture.streams import Data, Side, StreamItem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SMALL_BYTES: Final = 16
+"""The largest piece that waits: above what is read of a length, a type or a byte of a line; below a message."""
+JOIN_NS: Final = 1_000_000
+"""How long the first waits for more: a hundred calls of a program that is recorded, and nothing that a person sees."""
+MAX_BYTES: Final = 4096
+"""Of one packet: 4,096 of one byte are one call in four thousand, and less than a record."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    sender: Side
+    time_ns: int
+    until_ns: int
+    data: bytearray
+
+
+class SmallPieces:
+    """Hands items on to ``write``, small ones of one sender as one."""
+
+    __slots__ = ("_waiting", "_write")
+
+    def __init__(self, write: Callable[[StreamItem], None]) -> None:
+        self._write = write
+        self._waiting: dict[int, _Waiting] = {}
+        """By stream; those that have waited longest come first."""
+
+    def write(self, item: StreamItem) -> None:
+        """Takes an item. Data may hold a memoryview, which is not kept."""
+        small = type(item) is Data and len(item.data) <= SMALL_BYTES and not item.as_of_call
+        if not self._waiting and not small:
+            self._write(item)
+            return
+        self._let_go_of_old(item.time_ns)
+        if small:
+            assert type(item) is Data  # noqa: S101  (as ``small`` says)
+            self._join(item)
+        else:
+            self._let_go(item.stream)
+            self._write(item)
+
+    def flush(self) -> None:
+        """Hands on what waits."""
+        for stream in tuple(self._waiting):
+            self._let_go(stream)
+
+    def _join(self, item: Data) -> None:
+        waiting = self._waiting.get(item.stream)
+        if waiting is not None and (waiting.sender is not item.sender or len(waiting.data) >= MAX_BYTES):
+            self._let_go(item.stream)
+            waiting = None
+        if waiting is None:
+            until_ns = item.time_ns + JOIN_NS
+            self._waiting[item.stream] = _Waiting(item.sender, item.time_ns, until_ns, bytearray(item.data))
+        else:
+            waiting.data += item.data
+
+    def _let_go_of_old(self, now_ns: int) -> None:
+        for stream, waiting in tuple(self._waiting.items()):
+            if waiting.until_ns >= now_ns:
+                return
+            if waiting.data.endswith(b"\r"):
+                # Its LF is what Wireshark must not be shown apart.
+                waiting.until_ns = now_ns + JOIN_NS
+                self._waiting[stream] = self._waiting.pop(stream)
+            else:
+                self._let_go(stream)
+
+    def _let_go(self, stream: int) -> None:
+        waiting = self._waiting.pop(stream, None)
+        if waiting is not None:
+            self._write(Data(stream, waiting.time_ns, waiting.sender, bytes(waiting.data)))

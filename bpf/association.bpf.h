@@ -286,7 +286,7 @@ INLINE void find_feed(struct tls_call *call, u32 tid)
 }
 
 /* A system call inside a TLS function, on this thread: the session's records go over this socket. */
-INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c, u8 *head, u32 n)
+INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c, u8 *head, u32 n, u64 moved)
 {
 	struct tls_call_key key = {.tid = tid};
 	struct tls_call *outer = tls_calls.lookup(&key), *inner;
@@ -307,6 +307,10 @@ INLINE void note_nested(u32 tid, struct syscall *call, struct connection *c, u8 
 		return;
 	outer->sk = call->sk;
 	outer->connection = c->id;
+	if (outer->count >= LONG_CALL_BYTES && call->direction == DIRECTION_SENT) {
+		outer->written = moved;
+		call->in_long_call = 1;
+	}
 }
 
 /* TLS on a connection whose session is not known: is the record that is sent (its first RECORD_KEY_END bytes) one

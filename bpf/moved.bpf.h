@@ -89,7 +89,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);
-	note_nested(tid, call, c, head, have);
+	note_nested(tid, call, c, head, have, n);
 
 	int fate = fate_of(c, d, call->flags), overlapped = overlaps(call, c);
 	int announced = fate < 0 && announce(c, id >> 32, tid);

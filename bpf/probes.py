@@ -51,6 +51,9 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("task_rename", "on_task_rename"),
 )
 
+# Where programs for uprobes go on, by their index in emit_from_uprobe.
+CONTINUED = ("continue_from_uprobe", "tell_step_from_uprobe")
+
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
 KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "NAME": "name_"}
 
@@ -204,8 +207,9 @@ class Probes:
             )
             self._programs[key] = fd
             self._fds.add(fd)
-            if (continued := "continue_from_uprobe") != program:
-                self._kernel.set_tail_call("emit_from_uprobe", self._load_uprobe(continued))
+            if program not in CONTINUED:
+                for index, continued in enumerate(CONTINUED):
+                    self._kernel.set_tail_call("emit_from_uprobe", self._load_uprobe(continued), index)
         return self._programs[key]
 
     def skipped_runs(self) -> int:

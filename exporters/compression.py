@@ -1,4 +1,4 @@
-"""Streaming decoders of gzip, deflate, br and zstd: of content codings and of compressed capture files.
+"""Streaming decoders of gzip, deflate, br, zstd and aws-chunked: of content codings and of compressed capture files.
 
 A decoder takes an iterable of compressed blocks and yields blocks of about BLOCK_BYTES, so that decoders
 stack, and so that who asks can stop after any block, which is what a decompression bomb calls for. What could
@@ -9,6 +9,7 @@ The only module that imports zstandard and brotli, and only when one of them is 
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -26,6 +27,13 @@ MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 ZSTD_STEP_BYTES = 1024
 """Compressed bytes decoded at a time: zstandard has no limit on what one call may yield, but a block's least
 form is 4 bytes for 128 KiB (RFC 8878 §3.1.1.2), so that a step is 32 MiB at the very worst."""
+
+
+AWS_CHUNKED = "aws-chunked"
+_LINE_END = b"\r\n"
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,16})(?:;[^\r\n]{0,512})?\r\n")
+"""A size and a signature, which is 82 bytes, or some 150 of SigV4A."""
+_CHUNK_BEGUN = re.compile(rb"[0-9a-fA-F]{1,16}(?:;[^\r\n]{0,512})?\r?")
 
 
 class CorruptStreamError(PlaintapError):
@@ -142,11 +150,41 @@ def decode_zstd(blocks: Iterable[bytes], max_window_bytes: int = MAX_ZSTD_WINDOW
         raise CorruptStreamError("zstd", "it ends too early", truncated=True)
 
 
+def _aws_chunked(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """What S3's clients put around what they upload: chunks as HTTP/1.1 has them (RFC 9112 §7.1), each with a
+    signature perhaps, and checksums as trailers (Amazon S3 API Reference, "Transferring Payload in Multiple Chunks").
+    """
+    left, pending, started = 0, b"", False  # `left`: of a chunk, with the line's end behind it
+    for block in blocks:
+        data, at, started = pending + block, 0, started or bool(block)
+        while at < len(data):
+            if left > len(_LINE_END):
+                piece = data[at : at + min(left - len(_LINE_END), BLOCK_BYTES)]
+                at, left = at + len(piece), left - len(piece)
+                yield piece
+            elif left and data[at : at + 1] != _LINE_END[-left:][:1]:
+                raise CorruptStreamError(AWS_CHUNKED, "a chunk is longer than it says")
+            elif left:
+                at, left = at + 1, left - 1
+            elif chunk := _CHUNK.match(data, at):
+                if not (size := int(chunk[1], 16)):
+                    return
+                at, left = chunk.end(), size + len(_LINE_END)
+            elif _CHUNK_BEGUN.fullmatch(data, at):
+                break
+            else:
+                raise CorruptStreamError(AWS_CHUNKED, "where a chunk's size should be is none")
+        pending = data[at:]
+    if started:
+        raise CorruptStreamError(AWS_CHUNKED, "it ends too early", truncated=True)
+
+
 DECODERS: dict[str, Callable[[Iterable[bytes]], Iterator[bytes]]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
     "br": _brotli,
     "zstd": decode_zstd,
+    AWS_CHUNKED: _aws_chunked,
 }
-"""A row per coding of the IANA content coding registry that is in use (RFC 9110 §8.4.1, 7932, 8878)."""
+"""A row per coding of the IANA content coding registry that is in use (RFC 9110 §8.4.1, 7932, 8878), and S3's."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
+from exporters.compression import AWS_CHUNKED
 from exporters.har import EntryMaker, HarResult, HarWriter
 from exporters.har_entry import UNKNOWN_METHOD
 from exporters.summary import duration_text, printable
@@ -88,7 +89,8 @@ def _not_repeatable(entry: Json) -> str | None:
         return "its scheme is none of HTTP's"
     if "_lostBytes" in request or request.get("_complete") is False:
         return "the request's body is not complete"
-    return None
+    signed = AWS_CHUNKED in request.get("postData", {}).get("_codings", ())
+    return f"its body was signed as {AWS_CHUNKED}, and is shown without" if signed else None
 
 
 def _curl_words(request: Json, path: str | None) -> Iterator[str]:
@@ -132,6 +134,8 @@ def _header_words(request: Json) -> Iterator[str]:
         name, value = header["name"], header["value"]
         if name.lower() in _CURL_SETS or (name.lower() == "host" and value == host):
             continue
+        if name.lower() == "content-encoding" and "_codings" in request.get("postData", {}):
+            continue  # it was undone
         if _TOKEN.fullmatch(name) is None or _NOT_IN_A_LINE.search(value):
             continue  # :path and its like, and what would be something else to curl
         yield "--header " + shlex.quote(f"{name}: {value}" if value else f"{name};")

@@ -139,6 +139,8 @@ def _post_data(request: Request, content: Content) -> Json:
     kind = request.fields.get(b"content-type") or b""
     data = content.data
     posted: Json = {"mimeType": field_text(kind)}
+    if content.codings:
+        posted["_codings"] = list(content.codings)
     text = text_of(data, kind)
     if text is None:
         posted["text"] = base64.b64encode(data).decode("ascii")

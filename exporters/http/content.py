@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
-from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
+from exporters.compression import AWS_CHUNKED, BLOCK_BYTES, DECODERS, CorruptStreamError
 from exporters.http.messages import LOST_TO_LIMIT
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def decode_content(body: Body, fields: Fields, limit: int) -> Content:
 
 def _codings(fields: Fields, transfer_codings: tuple[bytes, ...] = ()) -> list[str]:
     names = fields.tokens(b"content-encoding") if b"content-encoding" in fields.index else []
+    # S3's goes around what was coded before, wherever its clients name it.
+    names = sorted(names, key=AWS_CHUNKED.encode().__eq__)
     return [name.decode("latin-1") for name in (*names, *transfer_codings) if name not in (b"identity", b"")]
 
 

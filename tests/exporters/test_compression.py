@@ -26,12 +26,30 @@ def raw_deflate(data: bytes) -> bytes:
     return compressor.compress(data) + compressor.flush()
 
 
+def aws_chunked(data: bytes) -> bytes:
+    """As the AWS SDKs upload: in chunks, each signed, and a checksum behind."""
+    chunks = [data[start : start + 65_536] for start in range(0, len(data), 65_536)]
+    signed = [b"%x;chunk-signature=%064x\r\n%b\r\n" % (len(chunk), 7, chunk) for chunk in (*chunks, b"")]
+    return b"".join(signed)[:-2] + b"x-amz-checksum-crc32:AAAAAA==\r\n\r\n"
+
+
+def unsigned_aws_chunked(data: bytes) -> bytes:
+    """The same as over TLS: no signatures."""
+    return (
+        b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc64nvme:AAAAAAAAAAA=\r\n\r\n" % (len(data), data)
+        if data
+        else b"0\r\n\r\n"
+    )
+
+
 ENCODERS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("gzip", gzip.compress),
     ("gzip", lambda data: gzip.compress(data[:10]) + gzip.compress(data[10:]) + bytes(20)),
     ("deflate", zlib.compress),
     ("deflate", raw_deflate),
     ("br", brotli.compress),
+    ("aws-chunked", aws_chunked),
+    ("aws-chunked", unsigned_aws_chunked),
     ("zstd", zstandard.ZstdCompressor().compress),
     ("zstd", lambda data: b"".join(map(zstandard.ZstdCompressor().compress, (data[:10], data[10:])))),
 ]

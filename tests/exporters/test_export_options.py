@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -502,6 +503,20 @@ def test_a_body_of_no_type_is_sent_without_one(tmp_path: Path) -> None:
     assert arguments[arguments.index("Content-Type:") - 1] == "--header"
 
 
+def coded(body: bytes, coding: str) -> list[Exchange]:
+    """A request whose body has that coding."""
+    return exchange("/", f"Content-Encoding: {coding}\r\n", body, "text/plain")
+
+
+def test_a_body_whose_coding_was_undone_is_sent_without_it(tmp_path: Path) -> None:
+    arguments = curl_arguments(written(coded(gzip.compress(b"plain"), "gzip"), "curl"), tmp_path)
+    assert arguments[arguments.index("--data-raw") + 1] == "plain"
+    assert not any(argument.startswith("Content-Encoding") for argument in arguments)
+    arguments = curl_arguments(written(coded(b"odd", "unheard-of"), "curl"), tmp_path)
+    assert arguments[arguments.index("--data-raw") + 1] == "odd"
+    assert "Content-Encoding: unheard-of" in arguments
+
+
 def test_what_a_client_sent_is_no_option_of_curl(tmp_path: Path) -> None:
     def get(scheme: bytes, name: bytes, value: bytes) -> str:
         head = fields((b":method", b"GET"), (b":path", b"/x"), (b":scheme", scheme), (b":authority", b"a"))
@@ -540,8 +555,13 @@ def test_a_curl_command_goes_to_the_unix_socket(path: str, option: str) -> None:
 def test_what_cannot_be_sent_again_says_so() -> None:
     cut = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     orphan = Conversation(handshake_seen=False).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    for talk, reason in ((cut, "not complete"), (orphan, "not all of the request")):
-        line = written(read(talk.items), "curl")
+    signed = coded(b"1\r\nx\r\n0\r\n\r\n", "aws-chunked")
+    for found, reason in (
+        (read(cut.items), "not complete"),
+        (read(orphan.items), "not all of the request"),
+        (signed, "signed as aws-chunked"),
+    ):
+        line = written(found, "curl")
         assert line.startswith("#")
         assert reason in line
 

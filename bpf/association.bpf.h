@@ -303,10 +303,16 @@ INLINE struct tls_call *innermost_call(u64 name)
 	return inner ? inner : call;
 }
 
+/* What calls are kept by of the stack that a system call was made on. */
+INLINE u64 callers_stack(u64 id)
+{
+	return has_switched_stacks() ? stack_name(id, users_stack()) : (u32)id;
+}
+
 /* A system call inside a TLS function, on its stack: the session's records go over this socket. */
 INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *head, u32 n, u64 moved)
 {
-	struct tls_call *outer = innermost_call(has_switched_stacks() ? stack_name(id, users_stack()) : (u32)id);
+	struct tls_call *outer = innermost_call(callers_stack(id));
 
 	if (!outer)
 		return;
@@ -323,6 +329,7 @@ INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *
 	if (call->direction == DIRECTION_SENT) {
 		outer->sent += moved;
 		outer->last = moved;
+		call->in_long_call = outer->count >= LONG_CALL_BYTES;
 	}
 }
 

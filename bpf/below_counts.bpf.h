@@ -16,6 +16,7 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 	call = syscalls.lookup(&tid);
 	if (call && call->sk == sk && !call->below) {
 		if (n > 0) {
+			n -= call->ahead;
 			call->reported += n;
 			count(COUNTER_REPORTED_SENT, n);
 		}
@@ -110,7 +111,8 @@ int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* What the programs above have made ready: `moved` bytes; with `reported` the transfer has ended. */
+/* What the programs above have made ready: `moved` bytes; with `reported` the transfer has ended. Of a system call it is a
+ * step, and the call goes on behind it. */
 INLINE int below_moved(void)
 {
 	u64 id = bpf_get_current_pid_tgid(), n, reported;
@@ -147,10 +149,18 @@ INLINE int below_moved(void)
 				call->sequenced = call->overlapped = 1;
 				__sync_fetch_and_add(&c->overlaps[1], 1);
 			}
+		} else if (!call->below) {
+			count(COUNTER_REPORTED_SENT, n);
 		} else if (call->id == c->id) {
 			ended(call, c);
 		}
 		ready = moved(call, c, n, id);
+		if (!call->below) {
+			call->ahead += n;
+			call->buffer += n;
+			call->most -= n;
+			call->sequence += n;
+		}
 	} else
 		count(COUNTER_LOST_TABLE_FULL, n);
 out:

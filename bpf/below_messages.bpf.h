@@ -9,8 +9,24 @@
 #define ITER_BVEC 2
 #define ITER_KVEC 3
 
-/* What is about to be sent. */
-INLINE void sends(u64 id, u64 sk, u64 message)
+/* A system call that moves more than a step: how much of it TCP has taken may be told of already (long_calls.bpf.h). Where
+ * others' bytes may be between, it has to wait for its end. */
+INLINE int step_of(struct syscall *call, u64 left)
+{
+	u64 sk = call->sk;
+	struct connection *c;
+
+	/* A message of another's making (kTLS) may be longer than the first. */
+	call->moved = left < call->most ? call->most - left : 0;
+	if (call->moved < STEP_BYTES || call->below || call->blocks || call->memory || call->splits ||
+	    (call->flags & (NOT_IN_USER_SPACE | MSG_ZEROCOPY)))
+		return 0;
+	c = connections.lookup(&sk);
+	return c && c->id == call->id && !overlaps(call, c);
+}
+
+/* What is about to be sent. 1: a step of the call that does is ready to be told of. */
+INLINE int sends(u64 id, u64 sk, u64 message)
 {
 	u64 iter = message + OFFSET_msghdr_msg_iter;
 	u32 tid = id, flags = 0;
@@ -26,7 +42,7 @@ INLINE void sends(u64 id, u64 sk, u64 message)
 		if (!known->sequenced)
 			known->most = left;
 		in_sequence(known, tid, sequence, known->most - left);
-		return;
+		return step_of(known, left);
 	}
 	call.entered = bpf_ktime_get_ns();
 	READ_KERNEL(type, iter + OFFSET_iov_iter_iter_type);
@@ -54,6 +70,7 @@ INLINE void sends(u64 id, u64 sk, u64 message)
 		count(COUNTER_TABLE_FULL, 1);
 		comes_to_nothing(&call, tid);
 	}
+	return 0;
 }
 
 /* (sk, msghdr, …), for every packet that TCP fills. */
@@ -61,8 +78,8 @@ int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	if (!in_unwanted_call(id) && wanted(id))
-		sends(id, ctx->args[0], ctx->args[1]);
+	if (!in_unwanted_call(id) && wanted(id) && sends(id, ctx->args[0], ctx->args[1]))
+		move_below.call(ctx, 0);
 	return 0;
 }
 #endif

@@ -212,7 +212,7 @@ int continue_from_tracepoint(void *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	if (emit_round(tid))
-		emit_from_tracepoint.call(ctx, 0);
+		emit_from_tracepoint.call(ctx, COPY_JOB);
 	emit_done(tid);
 	return 0;
 }
@@ -237,7 +237,7 @@ int continue_from_uprobe(struct pt_regs *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	if (emit_round(tid))
-		emit_from_uprobe.call(ctx, 0);
+		emit_from_uprobe.call(ctx, COPY_JOB);
 	emit_done(tid);
 	return NO_RETURN;
 }
@@ -260,10 +260,13 @@ INLINE int recording(void)
 }
 
 /* Ends a program; where a job is ready, by copying its bytes. */
+#define READY_STEP 2
 INLINE int finish_tracepoint(void *ctx, int ready)
 {
-	if (ready)
-		emit_from_tracepoint.call(ctx, 0);
+	if (ready == READY_STEP)
+		emit_from_tracepoint.call(ctx, TELL_STEP);
+	else if (ready)
+		emit_from_tracepoint.call(ctx, COPY_JOB);
 	return 0;
 }
 
@@ -272,7 +275,7 @@ INLINE int finish_uprobe(struct pt_regs *ctx, int ready)
 {
 	asm volatile("" : "+r"(ready));
 	if (ready)
-		emit_from_uprobe.call(ctx, 0);
+		emit_from_uprobe.call(ctx, COPY_JOB);
 	return NO_RETURN;
 }
 

@@ -60,9 +60,10 @@ struct syscall {
 	u64 sk, id;
 	u64 entered;
 	u64 buffer;		/* or the array of blocks */
-	u64 most;		/* below: bytes that there are at `buffer` */
-	u64 moved;		/* below: bytes to be told of now */
+	u64 most;		/* bytes that there are at `buffer`, once TCP has shown them */
+	u64 moved;		/* below, and of a long system call: bytes to be told of now */
 	u64 told;		/* below: bytes of this call that were told of already */
+	u64 ahead;		/* the same of a long system call (long_calls.bpf.h) */
 	u64 reported;		/* bytes that the socket layer counted in this call */
 	u64 skb;		/* below: the packet that is being copied to the program, `most` bytes of it … */
 	u64 queue;		/* AF_UNIX: where the kernel says that it is still there; 0: it is */
@@ -78,6 +79,8 @@ struct syscall {
 	u8 unsequenced;		/* MPTCP, AF_UNIX: there is no such number */
 	u8 taken;		/* AF_UNIX: a packet was received before it could be looked at */
 	u8 splits;		/* the bytes are not consecutive: `splits` has an entry */
+	u8 in_long_call;	/* of a TLS library, whose record it has written */
+	u8 pad[3];
 	u32 overlaps;		/* the connection's, when this one began */
 };
 
@@ -98,6 +101,7 @@ struct session {
 	u8 unseen;		/* a call was not seen to return: what follows has no known place */
 	u8 closing;		/* to be forgotten when the last of … */
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
+	u64 told, written;	/* plaintext of a long call that was told of, records since (long_calls.bpf.h) */
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */
@@ -112,7 +116,7 @@ struct tls_call {
 	u64 library;
 	u64 sk, connection;	/* the socket that a nested system call touched */
 	u64 output;		/* where the record is put; 0: it goes to a BIO */
-	u64 sent, last;		/* a write: what nested system calls have sent, and the last of them */
+	u64 sent, last;		/* a write: what nested system calls have sent, and the last of them or of BIO_write's */
 	u64 sent_before;	/* Go: what the connection had sent when the write began */
 	u32 kind;		/* CALL_* */
 	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
@@ -202,10 +206,12 @@ BPF_HASH(chosen_hosts, struct host_key, u8, 4096);
 BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
 BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 
-/* Tail calls: the copying programs, one for each program type. */
-BPF_PROG_ARRAY(emit_from_tracepoint, 1);
+/* Tail calls: [0] the copying programs, one for each program type, [1] the next step of a long call. */
+#define COPY_JOB 0
+#define TELL_STEP 1
+BPF_PROG_ARRAY(emit_from_tracepoint, 2);
 BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
-BPF_PROG_ARRAY(emit_from_uprobe, 1);
+BPF_PROG_ARRAY(emit_from_uprobe, 2);
 BPF_PROG_ARRAY(emit_from_place, 1);
 /* What goes on at the return of a call whose entry it was attached at: [0] of TLS libraries, [1] of NSS. */
 BPF_PROG_ARRAY(call_returns, 2);

@@ -36,8 +36,9 @@ INLINE int nss_enter(struct pt_regs *ctx, int shape, u64 library)
 		return 0;
 	if (shape == SHAPE_NSPR_RECV && (PT_REGS_PARM4(ctx) & PR_MSG_PEEK))
 		return 0;
+	/* The upper half of an int argument's register is anyone's. */
 	struct tls_call call = {
-		.ssl = descriptor, .buffer = PT_REGS_PARM2(ctx), .count = PT_REGS_PARM3(ctx), .library = library,
+		.ssl = descriptor, .buffer = PT_REGS_PARM2(ctx), .count = (u32)PT_REGS_PARM3(ctx), .library = library,
 		.shape = shape,
 		.kind = nspr_writes(shape) ? CALL_WRITES : CALL_READS,
 	};
@@ -82,7 +83,6 @@ INLINE int nss_return(struct pt_regs *ctx, int shape, u64 library, u64 stack)
 		s = session_of(call, id);
 		if (s)
 			bind(s, call, id);
-		/* The upper half of an int argument's register is anyone's. */
 		if (s && s->connection && n > 0 && n <= (int)call->count)
 			ready = tls_moved(call, tls_around(call, key.stack), id, nspr_writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 	}

@@ -25,6 +25,7 @@
  *   lifecycle.bpf.h  TCP states, fork, exec
  *   tls_calls.bpf.h  calls of TLS libraries in flight
  *   tunnels.bpf.h    TLS in TLS
+ *   long_calls.bpf.h  calls that write more than the ring holds
  *   tls.bpf.h        uprobes, one pair for all shapes of calls
  *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
@@ -54,6 +55,9 @@
 #define MAX_CALLS 32768
 /* TLS handshake bytes shown a direction: a ClientHello with post-quantum shares and ECH is about 2 KiB. */
 #define MAX_HELLO_BYTES 8192
+/* Calls that write as much are told of while they go on, in steps: long_calls.bpf.h. */
+#define LONG_CALL_BYTES (4 << 20)
+#define STEP_BYTES (1 << 20)
 
 #include "maps.bpf.h"
 #include "unix.bpf.h"
@@ -79,6 +83,7 @@
 #include "lifecycle.bpf.h"
 #include "tls_calls.bpf.h"
 #include "tunnels.bpf.h"
+#include "long_calls.bpf.h"
 #include "tls.bpf.h"
 #include "older_reads.bpf.h"
 #include "golang.bpf.h"

@@ -51,6 +51,9 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
     ("task_rename", "on_task_rename"),
 )
 
+# Where programs for uprobes go on, by their family and their index in emit_from_FAMILY.
+CONTINUED = {"uprobe": ("continue_from_uprobe", "tell_step_from_uprobe"), "place": ("continue_from_place",)}
+
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
 KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "NAME": "name_"}
 
@@ -230,9 +233,10 @@ class Probes:
             fd = system.load_uprobe_program(self._kernel.instructions(program), program, uprobes)
             self._programs[key] = fd
             self._fds.add(fd)
-            if (continued := f"continue_from_{family}") != program:
-                continues = self._load_continued(continued, family, uprobes)
-                self._kernel.set_tail_call(f"emit_from_{family}", continues)
+            for index, continued in enumerate(CONTINUED[family]):
+                if program not in CONTINUED[family]:
+                    continues = self._load_continued(continued, family, uprobes)
+                    self._kernel.set_tail_call(f"emit_from_{family}", continues, index)
         return self._programs[key]
 
     def skipped_runs(self) -> int:

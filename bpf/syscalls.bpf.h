@@ -62,7 +62,7 @@ INLINE int io_exit(long result)
 	u32 tid = id;
 	struct syscall *call;
 	struct connection *c;
-	int ready = 0;
+	int ready = 0, step = 0;
 
 	if (unwanted_call_ends(id))
 		return 0;
@@ -84,7 +84,8 @@ INLINE int io_exit(long result)
 			count(COUNTER_REPORTED_SENT + (call->direction & 1), result);
 		if (call->direction == DIRECTION_RECEIVED)
 			note_copied(c, sk);
-		ready = moved(call, c, result, id);
+		ready = result > call->ahead && moved(call, c, result - call->ahead, id);
+		step = !ready && call->in_long_call;
 	} else if (!c || c->id != call->id) {
 		/* The connection's entry has gone, or is another's: what the socket layer counted is nobody's. */
 		count(COUNTER_LOST_TABLE_FULL, call->reported);
@@ -94,7 +95,7 @@ INLINE int io_exit(long result)
 	if (!ready)
 		drop_notes(call, tid);
 	syscalls.delete(&tid);
-	return ready;
+	return step ? READY_STEP : ready;
 }
 
 /* At the exit of every call that moves bytes. */

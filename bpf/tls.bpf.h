@@ -12,6 +12,8 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 	u32 tid = id, d = direction & 1;
 	struct connection *c;
 
+	if (s && d == DIRECTION_SENT && call->count >= LONG_CALL_BYTES && !(n = left_to_tell(s, call, n)))
+		return 0;
 	count(COUNTER_PLAINTEXT_REPORTED, n);
 	if (s && (carries_records(call, around, s, n) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
@@ -98,6 +100,7 @@ INLINE int tls_free(struct pt_regs *ctx, u64 ssl)
 INLINE int bio_write_enter(struct pt_regs *ctx, u64 bio, u64 buffer, u64 length)
 {
 	u64 id = bpf_get_current_pid_tgid();
+	struct record_key record = {};
 	struct tls_call *call;
 
 	if (!wanted(id))
@@ -108,6 +111,11 @@ INLINE int bio_write_enter(struct pt_regs *ctx, u64 bio, u64 buffer, u64 length)
 	/* With a socket below it, the system call that follows tells more directly. */
 	if (call && !call->connection && (u32)length >= RECORD_KEY_END)
 		remember_record(call, id, buffer);
+	/* The rest of a record that found no room before has no header, and was counted. */
+	if (call && !call->connection && is_long(call) && read_record_key(buffer, &record)) {
+		call->last = (u32)length;
+		emit_from_uprobe.call(ctx, TELL_STEP);
+	}
 	if (!buffer)
 		finish_uprobe(ctx, 1);	/* finds no job: see the head of this file */
 	return 0;
@@ -166,6 +174,9 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	}
 	if (shape < SHAPE_HANDSHAKE)
 		call.kind = writes(shape) ? CALL_WRITES : CALL_READS;
+	/* The upper half of an int argument's register is anyone's. */
+	if (shape < SHAPE_READ_LONG)
+		call.count = (u32)call.count;
 	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
 		call.done_pointer = fourth;
 	if (shape == SHAPE_WRITE_EX2)
@@ -198,11 +209,8 @@ INLINE u64 open_packet(struct tls_call *call)
 INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 {
 	s64 n = (int)PT_REGS_RC(ctx);
-	/* The upper half of an int argument's register is anyone's. */
-	u64 room = (u32)call->count, done = 0;
+	u64 room = call->count, done = 0;
 
-	if (shape >= SHAPE_READ_LONG)
-		room = call->count;
 	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG || shape == SHAPE_READ_PACKET)
 		n = PT_REGS_RC(ctx);
 	if (shape == SHAPE_READ_PACKET && n > 0)

@@ -19,9 +19,9 @@ find what has none, and ``probe_catalog`` remembers. Where a probe may sit, ``pr
 **While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what
 memory has no room for goes to the disk (``spool``). ``new_code`` answers processes that run code which was
 never looked at, or calls TLS from coroutines (``switched_stacks``), and ``guard``, a process of its own, lets them
-go on if nobody answers; ``leases`` makes who writes to a probed file wait until its probes are gone. ``pipeline`` does the rest: samples become values
-(``events``), and these stream items (``connections``), which an exporter makes packets of. ``outbox`` hands
-them to the file, or to a reader that may pause.
+go on if nobody answers; ``leases`` makes who writes to a probed file wait until its probes are gone. ``pipeline``
+does the rest: samples become values (``events``), and these stream items (``connections``), which an exporter makes
+packets of. ``outbox`` hands them to the file, or to a reader that may pause.
 
 ``connections`` binds TLS sessions to connections (``sessions``, ``inner_sessions`` for TLS in TLS), puts pieces
 in order (``flows``, ``answers``), says why bytes are missing (``holes``), chooses which end of a local

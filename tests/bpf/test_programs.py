@@ -97,7 +97,7 @@ def kinds(kernel):
     raw = (*RAW_TRACEPOINTS, *kernel.below.raw_tracepoints())
     return (
         dict.fromkeys((name for _, name in TRACEPOINTS), "TRACEPOINT")
-        | {"continue_from_tracepoint": "TRACEPOINT"}
+        | dict.fromkeys(("continue_from_tracepoint", "tell_step_from_tracepoint"), "TRACEPOINT")
         | dict.fromkeys((name for _, name in raw), "RAW_TRACEPOINT")
         | dict.fromkeys(
             ("continue_from_raw_tracepoint", "move_below_program", "check_below_program", "calibrate"),

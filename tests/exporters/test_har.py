@@ -389,6 +389,25 @@ def test_content_codings(coding: str) -> None:
     assert response["bodySize"] == len(packed)
 
 
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        (b"aws-chunked", BODY),
+        (b"aws-chunked,gzip", gzip.compress(BODY)),
+        (b"gzip, aws-chunked", gzip.compress(BODY)),
+    ],
+)
+def test_what_is_uploaded_to_s3(coding: bytes, body: bytes) -> None:
+    """Its chunks are around all other codings, wherever they are named."""
+    packed = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n" % (len(body), body)
+    head = b"PUT /b/k HTTP/1.1\r\nHost: s3\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n"
+    talk = Conversation().client(head % (coding, len(packed)) + packed).server(answer(b""))
+    request = entry_of(talk)["request"]
+    assert body_of(request["postData"]) == BODY
+    assert request["bodySize"] == len(packed)
+    assert "_decodingProblem" not in request
+
+
 def test_deflate_without_its_header_and_stacked_codings() -> None:
     stacked = brotli.compress(gzip.compress(BODY))
     for packed, coding in ((raw_deflate(BODY), b"deflate"), (stacked, b"gzip, br"), (BODY, b"identity")):

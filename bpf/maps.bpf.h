@@ -112,7 +112,8 @@ struct tls_call {
 	u32 kind;		/* CALL_* */
 	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
 	u8 memory;		/* MEMORY_* */
-	u8 pad[7];
+	u8 datagrams;		/* a nested system call touched a socket that has no stream */
+	u8 pad[6];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */

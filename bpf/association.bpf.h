@@ -362,6 +362,24 @@ INLINE void note_goroutine(struct connection *c, u64 sk, u64 id)
 	goroutine_calls.update(&key, &call);
 }
 
+/* The same on a socket without a stream: DTLS (RFC 9147), which is left alone. */
+INLINE void note_datagrams(u64 id)
+{
+	struct tls_call *call = innermost_call(callers_stack(id));
+
+	if (call)
+		call->datagrams = 1;
+}
+
+/* Whether a session's records are known to go over no stream. In the place of its socket it has no address of one. */
+#define NO_STREAM 1
+INLINE int goes_over_datagrams(struct session *s, struct tls_call *call)
+{
+	if (call->datagrams && !call->connection && !s->connection)
+		s->sk = NO_STREAM;
+	return s->sk == NO_STREAM;
+}
+
 /* TLS on a connection whose session is not known: is the record that is sent (its first RECORD_KEY_END bytes) one
  * that a TLS function made? */
 INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)

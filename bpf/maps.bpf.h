@@ -123,7 +123,8 @@ struct tls_call {
 	u32 tid;		/* Go: the thread that it began on */
 	u8 memory;		/* MEMORY_* */
 	u8 shape;		/* SHAPE_* */
-	u8 pad[2];
+	u8 datagrams;		/* a nested system call touched a socket that has no stream */
+	u8 pad[1];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */

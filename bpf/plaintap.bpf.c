@@ -43,6 +43,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define RINGBUF_NO_WAKEUP 1

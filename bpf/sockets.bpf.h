@@ -10,6 +10,7 @@ struct sock_reference {
 	u32 inode;
 	u16 family;
 	u16 untold;
+	u16 datagrams;		/* it has no stream */
 };
 
 /* The file behind a descriptor of the current process; 0: none. */
@@ -85,6 +86,7 @@ INLINE int socket_of(u64 file, struct sock_reference *s)
 	READ_KERNEL(socket, file + OFFSET_file_private_data);
 	READ_KERNEL(type, socket + OFFSET_socket_type);
 	READ_KERNEL(s->sk, socket + OFFSET_socket_sk);
+	s->datagrams = type == SOCK_DGRAM;
 	if (type != SOCK_STREAM || !s->sk || !stream_sock_of(s->sk, s))
 		return 0;
 	READ_KERNEL(ino, inode + OFFSET_inode_i_ino);

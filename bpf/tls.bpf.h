@@ -37,7 +37,7 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 		return 0;
 	}
 	/* Also of connections that are not known yet. */
-	if (has_setting(DROP_TLS) || (c && c->unwanted)) {
+	if (has_setting(DROP_TLS) || (c && c->unwanted) || goes_over_datagrams(s, call)) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}
@@ -262,6 +262,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	if (!s)
 		goto out;
 	bind(s, call, id);
+	goes_over_datagrams(s, call);
 	if (shape >= SHAPE_HANDSHAKE && !s->established) {
 		if (!s->handshake_started)
 			s->handshake_started = call->entered;

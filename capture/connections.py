@@ -272,6 +272,7 @@ class Connections:
         if view:
             view.protocol = Protocol.TLS
             view.readable = True
+            self._unread.readable_pids.add(view.announced.pid)
             view.tls.library = self._library_name(session.library) or view.tls.library
             view.tls.established = session.established or view.tls.established
             if view.tls.started is None:

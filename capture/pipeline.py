@@ -116,7 +116,7 @@ class Pipeline:
             self.tables.mirror,
             all_protocols="all" in plan.targets.protocols,
             holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
-            name_tls=UnreadableTls().name,
+            name_tls=UnreadableTls(self._names.program).name,
             likely_side=self._likely_side,
         )
         self._cgroups = (0, 0)

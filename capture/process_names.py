@@ -46,6 +46,13 @@ class ProcessNames:
             self._described.popitem(last=False)
         return known[comm]
 
+    def program(self, pid: int) -> str | None:
+        """The file that a process runs or ran, as far as it was looked at or told of its exec."""
+        _, known = self._described.get(pid, (None, {}))
+        found = next((process.exe for process in known.values() if process.exe), None)
+        executed = self._executed.get(pid)
+        return found or (executed.file if executed else None)
+
     def _look_up(self, pid: int, comm: str) -> Process:
         executed = self._executed.get(pid)
         running = read_process(pid)

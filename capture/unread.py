@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 PROBE_WINDOW_NS = 10_000_000
 
 
+# What a client's side of a handshake ends with: key exchange, Finished and their records (RFC 8446 §4.4.4, RFC 5246
+# §7.4.7), without certificates. A process may end before its library says that it is done.
+MAX_FINISH_BYTES = 160
+
+
 class UnreadConnections:
     """``name_tls`` tells whose TLS a process has that no probe reads."""
 
@@ -29,6 +34,7 @@ class UnreadConnections:
         self._tally = tally
         self._relays = Relays()
         self._unexplained: dict[int, View] = {}  # no probe has told of it yet
+        self.readable_pids: set[int] = set()  # whose TLS is read; there are only so many pids
 
     def began(self, view: View) -> None:
         """A hello was seen."""
@@ -39,7 +45,8 @@ class UnreadConnections:
     def ended(self, view: View, moved: tuple[int, int]) -> None:
         """A TLS connection is over, at these positions: count it if it was not read."""
         self._relays.forget(view)
-        if view.tls.came_to_nothing(moved):
+        most = MAX_FINISH_BYTES if view.announced.pid in self.readable_pids else 0
+        if view.tls.came_to_nothing(moved, most) and not view.readable:
             self._unexplained.pop(view.announced.connection, None)
         elif not view.readable:
             self._note(view, sum(moved))

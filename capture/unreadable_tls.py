@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from capture.file_view import FileView
 from capture.processes import discover_files, read_process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from capture.processes import ExecutableFile, Version
 
 # A mapped file's name (no directory) → whose TLS it is.
 KNOWN_FILES: tuple[tuple[str, str], ...] = (
-    (r"libjvm\.so", "Java's JSSE"),
+    (r"libjvm\.so|java", "Java's JSSE"),
     (r"beam(\.\w+)*", "Erlang's ssl"),
     (r"libbotan-\d.*\.so.*", "Botan"),
     (r"libbearssl.*\.so.*", "BearSSL"),
@@ -36,19 +39,23 @@ MAX_REMEMBERED = 4096
 
 
 class UnreadableTls:
-    """Names the TLS of processes, each file looked into once."""
+    """Names the TLS of processes, each file looked into once; ``program`` is what one that has ended had run."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Callable[[int], str | None] = lambda pid: None) -> None:
+        self._program = program
         # Oldest first.
         self._files: OrderedDict[tuple[int, int, Version], str | None] = OrderedDict()
         self._processes: OrderedDict[int, tuple[int, str | None]] = OrderedDict()
 
     def name(self, pid: int) -> str | None:
-        """Whose TLS the process has, as far as that is recognised; None too if the process has ended unseen."""
+        """Whose TLS the process has, as far as that is recognised; of one that has ended unseen, by its program."""
         running = read_process(pid)
         known = self._processes.get(pid)
-        if running is None or (known and known[0] == running.start_ticks):
-            return known[1] if known else None
+        if known and (running is None or known[0] == running.start_ticks):
+            return known[1]
+        if running is None:
+            path = self._program(pid)
+            return None if path is None else _at(path)
         found = next(filter(None, map(self._name_of, discover_files([pid]))), None)
         self._processes[pid] = (running.start_ticks, found)
         if len(self._processes) > MAX_REMEMBERED:
@@ -63,6 +70,11 @@ class UnreadableTls:
         if len(self._files) > MAX_REMEMBERED:
             self._files.popitem(last=False)
         return found
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _at(path: str) -> str | None:
+    return unreadable_by_name(path) or _by_content(path)
 
 
 def unreadable_by_name(path: str) -> str | None:

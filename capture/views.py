@@ -108,9 +108,12 @@ class TlsNotes:
         elif hello.alpn:
             self.alpn_chosen = hello.alpn[0]
 
-    def came_to_nothing(self, moved: tuple[int, int]) -> bool:
-        """Whether the client sent a ClientHello and nothing more: no Finished, hence no plaintext either way."""
-        return self.client is not None and moved[self.client] <= self.greeted
+    def came_to_nothing(self, moved: tuple[int, int], most: int = 0) -> bool:
+        """Whether the client sent a ClientHello and nothing more: no Finished, hence no plaintext either way.
+
+        Or no more than ``most`` bytes.
+        """
+        return self.client is not None and moved[self.client] <= self.greeted + most
 
     def describe(self, speech: Speech | None, first_content: int | None) -> Tls:
         """For the file. ALPN is encrypted in TLS 1.3: then the plaintext tells which offer was taken."""

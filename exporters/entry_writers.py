@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from exporters.har import EntryMaker, HarResult, HarWriter
+from exporters.har import EntryMaker, HarResult, HarWriter, InOrder
 from exporters.har_entry import UNKNOWN_METHOD
 from exporters.http.content import text_in
 from exporters.summary import duration_text, printable
@@ -45,23 +45,27 @@ class LineWriter:
         self._output = output
         self._maker = maker
         self._render = render
+        self._entries = InOrder(self._append)
 
     def write(self, exchange: Exchange) -> None:
         """Add ``exchange``."""
         entry = self._maker.entry_of(exchange)
         if entry is not None:
-            data = self._render(entry)
-            self._output.write(data)
             self.result.count(entry, exchange)
-            self.result.bytes_written += len(data)
+            self._entries.add(entry, self._render(entry))
+
+    def _append(self, data: bytes) -> None:
+        self._output.write(data)
+        self.result.bytes_written += len(data)
 
     def flush(self) -> None:
         """Bring the file up to date."""
+        self._entries.release()
         self._output.flush()
 
     def close(self, notes: Notes | None = None) -> HarResult:
         """Nothing is left to be written; there is no place for ``notes``."""
-        self._output.flush()
+        self.flush()
         return self.result
 
 

@@ -1,22 +1,25 @@
 """HAR 1.2 archives, written as exchanges end.
 
 The file is valid JSON after every flush: what closes the archive (the end of the entries, and the pages) is
-written behind the entries each time, and overwritten by the next ones. Memory holds one entry, what has not
-been flushed, and a page per process. Where the output cannot be rewound, as on a pipe, the archive is closed
-once.
+written behind the entries each time, and overwritten by the next ones. Memory holds what has not been flushed, up
+to MAX_SORTED_BYTES, and a page per process. Where the output cannot be rewound, as on a pipe, the archive is
+closed once.
+
+Exchanges end in another order than they begin in. HAR 1.2 prefers entries in order of their start, as Chrome writes
+them: they are, as far as they have waited for each other.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
 from exporters.har_entry import entry_of
 from exporters.har_redaction import Redaction, without_bodies
-from exporters.har_timings import iso_time
 from exporters.http.layers import Limits, Notes
 
 if TYPE_CHECKING:
@@ -31,6 +34,39 @@ FLUSH_BYTES = 1024 * 1024
 
 MAX_PAGES = 10_000
 """Processes that get a page; entries of later ones only name their process. Bounds the closing part."""
+
+
+MAX_SORTED_BYTES = 16 * FLUSH_BYTES
+"""Of entries that wait for those that began before them: all of most archives. Larger ones are in the order in which
+exchanges ended: they are searched, not read."""
+
+
+class InOrder:
+    """Entries that wait until they are in order of their start, or are too many."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._held: list[tuple[str, bytes]] = []
+        self._bytes = 0
+        self._too_many = False
+
+    def add(self, entry: Json, data: bytes) -> None:
+        """``data`` is what is to be written of ``entry``."""
+        if self._too_many:
+            self._write(data)
+            return
+        self._held.append((entry["startedDateTime"], data))
+        self._bytes += len(data)
+        if self._bytes > MAX_SORTED_BYTES:
+            self._too_many = True
+            self.release()
+
+    def release(self) -> None:
+        """Write what waits."""
+        for _, data in sorted(self._held, key=itemgetter(0)):
+            self._write(data)
+        self._held.clear()
+        self._bytes = 0
 
 
 @dataclass(slots=True)
@@ -93,6 +129,8 @@ class HarWriter:
         head = b'{"log":{"version":"1.2","creator":' + orjson.dumps(creator) + b',"entries":['
         # One buffer rather than a list of entries: the allocator gives back, and fetches again, what they free.
         self._pending = bytearray(head)
+        self._entries = InOrder(self._append)
+        self._separator = b"\n"
         self._end = output.tell() if self._rewindable else 0
         self._comment: str | None = None
 
@@ -101,17 +139,25 @@ class HarWriter:
         entry = self._maker.entry_of(exchange)
         if entry is None:
             return
-        page = self._page_of(exchange)
+        page = self._page_of(exchange, entry["startedDateTime"])
         if page is not None:
             entry["pageref"] = page
-        self._pending += b",\n" if self.result.entries else b"\n"
-        self._pending += orjson.dumps(entry)
         self.result.count(entry, exchange)
+        self._entries.add(entry, orjson.dumps(entry))
+
+    def _append(self, data: bytes) -> None:
+        self._pending += self._separator
+        self._pending += data
+        self._separator = b",\n"
         if len(self._pending) >= FLUSH_BYTES:
-            self.flush()
+            self._write_pending()
 
     def flush(self) -> None:
         """Bring the file up to date: it is a whole archive of what was written so far."""
+        self._entries.release()
+        self._write_pending()
+
+    def _write_pending(self) -> None:
         if self._rewindable:
             self._write_entries(self._closing())
         else:
@@ -122,6 +168,7 @@ class HarWriter:
         """Complete the archive; ``notes`` become its comment. The file itself stays open."""
         if notes is not None and (numbers := notes.as_dict()):
             self._comment = ", ".join(f"{name}: {number}" for name, number in numbers.items())
+        self._entries.release()
         self._write_entries(self._closing())
         if self._rewindable:
             self._output.truncate()
@@ -144,7 +191,7 @@ class HarWriter:
             log += b',"comment":' + orjson.dumps(self._comment)
         return log + b"}}\n"
 
-    def _page_of(self, exchange: Exchange) -> str | None:
+    def _page_of(self, exchange: Exchange, started: str) -> str | None:
         """The page of the exchange's process; a pid that is used again gets another page."""
         process = exchange.connection.process
         if process is None:
@@ -154,12 +201,13 @@ class HarWriter:
             if len(self._pages) >= MAX_PAGES:
                 return None
             page = {
-                "startedDateTime": iso_time(exchange.started_ns),
+                "startedDateTime": started,
                 "id": f"page_{len(self._pages) + 1}_pid_{process.pid}",
                 "title": self._maker.title_of(process),
                 "pageTimings": {"onContentLoad": -1, "onLoad": -1},
             }
             self._pages[process] = page
+        page["startedDateTime"] = min(page["startedDateTime"], started)
         return str(page["id"])
 
 

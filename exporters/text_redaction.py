@@ -39,6 +39,11 @@ _SCALAR: Final = re.compile(
     re.DOTALL,
 )
 
+# What may stand for a letter of a name, and (after a backslash) for another character.
+_HIDDEN: Final = re.compile(r"%[2-7A-Fa-f]|\\[ux]")
+_HIDDEN_OTHER: Final = re.compile(r"%[2-7A-Fa-f]|\\")
+_JSON: Final = json.JSONDecoder()
+
 Edit = tuple[int, int, str]
 """From where to where something else is to be."""
 
@@ -90,6 +95,7 @@ class NamedValues:
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
         self._key = _key_pattern(names) if names else None
+        self._hidden = _HIDDEN if all(re.fullmatch(r"[\w-]+", name) for name in names) else _HIDDEN_OTHER
 
     def url(self, text: str) -> str:
         """A URL, or a text with URLs in it, without passwords, and without its named parameters."""
@@ -114,6 +120,8 @@ class NamedValues:
 
     def text(self, text: str) -> str:
         """JSON, or any text with JSON, a form or a URL in it, as several documents in a row or a script."""
+        if not self._may_tell(text):
+            return text
         pieces: list[str] = []
         position = 0
         # Of what begins at the same place the longest: an inner text ends where its outer one says.
@@ -125,14 +133,20 @@ class NamedValues:
             position = max(position, end)
         return "".join((*pieces, text[position:])) if pieces else text
 
+    def _may_tell(self, text: str) -> bool:
+        """Whether a name may be in ``text``, as it is or escaped: most texts have none, and this is quick."""
+        if self._hidden.search(text) is not None:
+            return True
+        lower = text.lower()
+        return any(name in lower for name in self._names)
+
     def _edits(self, text: str, depth: int) -> Iterator[Edit]:
         if self._key is None:
             return
-        decoder = json.JSONDecoder()
         position = 0
         for key in self._key.finditer(text):
             if key.start() >= position:  # or it is inside a value that is replaced
-                position = _value_end(decoder, text, key.end())
+                position = _value_end(text, key.end())
                 yield key.end(), position, json.dumps(REDACTED)
         for match in _PARAMETER.finditer(text):
             if self._is_named(match[1]):
@@ -160,10 +174,10 @@ class NamedValues:
             yield outer(start), outer(end), coding.encoded(instead)
 
 
-def _value_end(decoder: json.JSONDecoder, text: str, start: int) -> int:
+def _value_end(text: str, start: int) -> int:
     if text[start : start + 1] in ("{", "["):
         try:
-            return decoder.raw_decode(text, start)[1]
+            return _JSON.raw_decode(text, start)[1]
         except (ValueError, RecursionError):
             return len(text)  # a value that is cut off: what is left of it goes as well
     match = _SCALAR.match(text, start)

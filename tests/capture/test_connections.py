@@ -553,6 +553,19 @@ def test_a_handshake_that_the_client_did_not_go_on_with_has_nothing_to_read(dire
     assert recording.stream.opened.tls is not None
 
 
+@pytest.mark.parametrize(("more", "unreadable"), [(64, 0), (160, 0), (161, 1_400)])
+def test_nor_has_one_that_was_just_over_when_a_process_ended_that_is_read(more, unreadable):
+    """Its library's call had not returned yet."""
+    hello = hello_of(1, SENT, b"r" * 32)
+    sent = hello.length + more
+    recording = Recording().feed(
+        announced(1, protocol=Protocol.TLS, pid=7), hello,
+        announced(2, local_port=5, protocol=Protocol.TLS, pid=7), plaintext(7, SENT, 0, REQUEST, 2),
+        ended(1, sent, 1_400 - sent, protocol=Protocol.TLS),
+    )  # fmt: skip
+    assert sum(recording.tally.unreadable.values()) == unreadable
+
+
 @pytest.mark.parametrize(("random", "relayed"), [(b"r" * 32, True), (b"s" * 32, False)])
 def test_a_tunnel_is_relayed_and_nothing_that_could_be_read(random, relayed):
     inside = announced(1, Role.SERVER, protocol=Protocol.TLS, pid=7)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from processes import running, wait_until
 
+from capture.events import ProgramExecuted
+from capture.process_names import ProcessNames
 from capture.unreadable_tls import MIN_BYTES, UnreadableTls
 
 SLEEP = shutil.which("sleep")
@@ -61,3 +63,17 @@ def test_a_process_that_has_ended_is_remembered(tmp_path):
     ended.wait()
     assert names.name(ended.pid) is None
     assert names.name(os.getpid()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("beam.smp", "Erlang's ssl"), ("java", "Java's JSSE"), ("sh", None)]
+)
+def test_a_process_that_ended_before_it_was_asked_is_known_by_its_program(tmp_path, name, library):
+    """On a busy machine, events are late."""
+    program = copy_of_sleep(tmp_path / name)
+    executed = ProcessNames()
+    executed.executed(ProgramExecuted(7, 1, str(program), (str(program), "60")))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert UnreadableTls(lambda pid: executed.program(7)).name(ended.pid) == library
+    assert UnreadableTls(lambda pid: "/no/such/file").name(ended.pid) is None

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from dataclasses import replace
 from datetime import datetime
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from odd_http import odd_exchanges
 
 from capture.streams import Lookup, Process, Side, StreamOpened, Tls
+from exporters.entry_writers import EXPORTERS
 from exporters.har import EntryMaker, HarWriter, write_har
 from exporters.har_redaction import Redaction
 from exporters.har_timings import iso_time
@@ -597,6 +599,37 @@ def test_the_file_is_an_archive_after_every_flush(tmp_path: Path) -> None:
     assert result.entries == 5
     assert path.stat().st_size == result.bytes_written
     assert json.loads(path.read_bytes())["log"]["comment"] == "streams: 5, exchanges: 5"
+
+
+def overtaken() -> list[Exchange]:
+    """Exchanges in the order in which they end, which is not that of their start."""
+    items = []
+    for stream, waits_ns in ((1, 10**9), (2, 0), (3, 10**8)):
+        talk = Conversation(stream, handshake_seen=False).waits(stream * 1000)
+        talk.client(GET.replace(b"/a", b"/%d" % stream)).waits(waits_ns)
+        items += talk.server(answer(b"x")).items
+    items.sort(key=lambda item: item.time_ns)
+    return read(items)
+
+
+@pytest.mark.parametrize("form", EXPORTERS)
+def test_entries_are_in_the_order_of_their_start(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def order() -> list[str]:
+        output = io.BytesIO()
+        writer = EXPORTERS[form](output, EntryMaker())
+        for exchange in overtaken():
+            writer.write(exchange)
+        assert writer.close().bytes_written == len(output.getvalue())
+        return re.findall(r"https?://example.com/(\d)", output.getvalue().decode())
+
+    assert order() == ["1", "2", "3"]
+    monkeypatch.setattr("exporters.har.MAX_SORTED_BYTES", 100)
+    assert order() == ["2", "3", "1"], "those that are too many are not held for ever"
+
+
+def test_a_page_begins_with_its_first_entry() -> None:
+    log = archive_of(overtaken())["log"]
+    assert log["pages"][0]["startedDateTime"] == log["entries"][0]["startedDateTime"]
 
 
 class Pipe(io.BytesIO):

@@ -27,6 +27,7 @@ struct connection {
 	u8 nameless;		/* what its session is called is not known: older_reads.bpf.h */
 	u8 shut;		/* sends no more: `local_fin` is final */
 	u32 urgent;		/* bytes received beside the stream */
+	u32 record_left;	/* keys.bpf.h: bytes to be received before the next record begins, as far as is known */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */
 	/* By direction: a position whose TCP sequence number is known; calls in flight; how often two were at once. */
 	u64 anchor_position[2];
@@ -96,6 +97,7 @@ struct session {
 	u8 without_bio;		/* of a library whose BIO_write is not known */
 	u8 closing;		/* to be forgotten when the last of … */
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
+	u64 told[2];		/* keys.bpf.h: when it last told of bytes, by direction; a key, when it first did */
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */
@@ -112,7 +114,9 @@ struct tls_call {
 	u32 kind;		/* CALL_* */
 	u32 blocks;		/* entries of the array of blocks at `buffer`; 0: it is the data */
 	u8 memory;		/* MEMORY_* */
-	u8 pad[7];
+	u8 untold;		/* rustls: no application data, known by its record only */
+	u8 pad[2];
+	u32 skip;		/* bytes of the first block that are not part of it */
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */
@@ -196,7 +200,8 @@ BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
 BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 
 /* Tail calls: the copying programs, one for each program type. */
-BPF_PROG_ARRAY(emit_from_tracepoint, 1);
+BPF_PROG_ARRAY(emit_from_tracepoint, 2);
+#define EMIT_AFTER_KEYS 1	/* exit_keyed comes before the copying */
 BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_uprobe, 1);
 

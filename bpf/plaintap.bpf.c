@@ -11,6 +11,7 @@
  *   holes.bpf.h      why bytes have no record
  *   emit.bpf.h       copying a call's bytes into the ring
  *   association.bpf.h  which socket a TLS session uses
+ *   keys.bpf.h       the same where a TLS library's objects are keys, not sessions
  *   targets.bpf.h    which processes are wanted
  *   moved.bpf.h      what becomes of bytes that a call moved
  *   syscalls.bpf.h   tracepoints of system calls
@@ -27,6 +28,7 @@
  *   tls.bpf.h        uprobes, one pair for all shapes of calls
  *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
+ *   rustls.bpf.h     the same for rustls, whose objects are keys
  *   nss.bpf.h        the same for NSS, whose functions are for any file
  *   names.bpf.h      host names, as the C library's resolver finds their addresses
  */
@@ -64,6 +66,7 @@
 #include "emit.bpf.h"
 #include "targets.bpf.h"
 #include "association.bpf.h"
+#include "keys.bpf.h"
 #include "moved.bpf.h"
 #include "syscalls.bpf.h"
 #include "below.bpf.h"
@@ -79,5 +82,6 @@
 #include "tls.bpf.h"
 #include "older_reads.bpf.h"
 #include "golang.bpf.h"
+#include "rustls.bpf.h"
 #include "nss.bpf.h"
 #include "names.bpf.h"

@@ -52,7 +52,7 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
 )
 
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
-KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "NAME": "name_"}
+KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "RUSTLS": "rustls_", "NAME": "name_"}
 
 _Event = TypeVar("_Event", int, str)
 

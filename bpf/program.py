@@ -196,6 +196,7 @@ class Kernel:
         self.ring_bytes = ring_bytes
         self._load_side_by_side()
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
+        self.set_tail_call("emit_from_tracepoint", self.load("exit_keyed", "TRACEPOINT"), 1)
         if self.below.lengths:
             emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
             self.set_tail_call("emit_from_raw_tracepoint", emit)

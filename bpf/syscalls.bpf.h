@@ -16,6 +16,9 @@ struct exit_arguments {
 	long result;
 };
 
+/* io_exit: what has been moved is to be looked at once more, before it is copied. */
+#define LOOK_FOR_KEYS 2
+
 #ifndef COUNTS_BELOW
 #define COUNTS_BELOW 0
 #endif
@@ -62,7 +65,7 @@ INLINE int io_exit(long result)
 	u32 tid = id;
 	struct syscall *call;
 	struct connection *c;
-	int ready = 0;
+	int ready = 0, keyed = 0;
 
 	if (unwanted_call_ends(id))
 		return 0;
@@ -85,6 +88,7 @@ INLINE int io_exit(long result)
 		if (call->direction == DIRECTION_RECEIVED)
 			note_copied(c, sk);
 		ready = moved(call, c, result, id);
+		keyed = may_have_keys(c, sk, id >> 32);
 	} else if (!c || c->id != call->id) {
 		/* The connection's entry has gone, or is another's: what the socket layer counted is nobody's. */
 		count(COUNTER_LOST_TABLE_FULL, call->reported);
@@ -93,6 +97,9 @@ INLINE int io_exit(long result)
 		note_end(c, sk);
 	if (!ready)
 		drop_notes(call, tid);
+	/* exit_keyed still needs it. */
+	if (keyed)
+		return LOOK_FOR_KEYS;
 	syscalls.delete(&tid);
 	return ready;
 }
@@ -100,7 +107,29 @@ INLINE int io_exit(long result)
 /* At the exit of every call that moves bytes. */
 int exit_io(struct exit_arguments *ctx)
 {
-	return finish_tracepoint(ctx, io_exit(ctx->result));
+	int ready = io_exit(ctx->result);
+
+	if (ready == LOOK_FOR_KEYS)
+		emit_from_tracepoint.call(ctx, EMIT_AFTER_KEYS);
+	return finish_tracepoint(ctx, ready);
+}
+
+/* What is left to do of a call on a connection that may be one of keys. */
+int exit_keyed(struct exit_arguments *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid(), sk;
+	u32 tid = id;
+	struct syscall *call = syscalls.lookup(&tid);
+	struct connection *c;
+
+	if (call) {
+		sk = call->sk;
+		c = connections.lookup(&sk);
+		if (c && c->id == call->id)
+			note_passing(call, c, ctx->result, id);
+		syscalls.delete(&tid);
+	}
+	return finish_tracepoint(ctx, 1);
 }
 
 /* (fd, struct user_msghdr *, flags): the iovec array at 16, its count at 24. */

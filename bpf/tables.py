@@ -121,6 +121,11 @@ class Tables:
         leaf.buffer, leaf.fd, leaf.tgid = buffer, fd, pid
         table[table.Key(tid)] = leaf
 
+    def expect_keys(self, pid: int) -> None:
+        """A process may have TLS connections open whose keys no probe has seen."""
+        table = self._kernel.table("key_users")
+        table[table.Key(pid)] = table.Leaf(1)
+
     def forget_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """A file must be looked at again."""
         table = self._kernel.table("known_files")

@@ -142,10 +142,7 @@ class ConnectionEnded:
 
 @dataclass(frozen=True, slots=True)
 class SessionBound:
-    """A TLS session's records were seen to go over this connection.
-
-    ``unwanted``: the user did not ask for it, and it is not announced.
-    """
+    """A TLS session's records go over this connection. ``unwanted``: nobody asked for it, nor is it announced."""
 
     session: int
     connection: int
@@ -153,6 +150,18 @@ class SessionBound:
     pid: int
     library: int
     unwanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionJoined:
+    """What was told of a session is a part of another one, ``whole``: a direction's bytes from ``position`` on."""
+
+    session: int
+    connection: int
+    whole: int
+    direction: Direction
+    position: int
+    time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +229,7 @@ Event = (
     | BytesMoved
     | ConnectionEnded
     | SessionBound
+    | SessionJoined
     | SessionEstablished
     | SessionFreed
     | ProgramExecuted
@@ -259,6 +269,7 @@ class Decoder:
             constants["SAMPLE_CONNECTION"]: self._announced,
             constants["SAMPLE_END"]: self._ended,
             constants["SAMPLE_BOUND"]: self._bound,
+            constants["SAMPLE_JOINED"]: self._joined,
             constants["SAMPLE_HANDSHAKE"]: self._established,
             constants["SAMPLE_SESSION_END"]: self._freed,
             constants["SAMPLE_EXEC"]: self._executed,
@@ -346,6 +357,10 @@ class Decoder:
         return SessionBound(
             head[7], head[6], head[5] + self.clock_offset, head[10], head[12], unwanted=bool(head[8])
         )
+
+    def _joined(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionJoined:
+        direction, time = self._directions[head[1]], head[5] + self.clock_offset
+        return SessionJoined(head[7], head[6], head[9], direction, head[8], time)
 
     def _established(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionEstablished:
         return SessionEstablished(

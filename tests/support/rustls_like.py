@@ -3,7 +3,7 @@ several years have made of arguments and results. No compiler of Rust is needed.
 
 ``program PORT [wrong|wait]`` talks on two connections at once to a peer that sends back what it gets
 (``echoing_peer``). All that a key has to do with a connection is that its records go over it. ``wrong``: at last,
-results have no record in them. ``wait``: in the middle it says "ready", and waits for the end of its standard input.
+results have no record in them. ``wait``: with answers under way it says "ready", and waits for the end of its stdin.
 """
 
 from __future__ import annotations
@@ -225,17 +225,18 @@ int main(int argc, char **argv)
         send_all(fd[i], &one[i], NULL);
         receive_and_open(fd[i], &opening[1 - i], 0, one[i].length, results[1 - i]);
     }
+    for (i = 0; i < 2; i++) {
+        sprintf(text, "; connection %d: third", i);
+        seal_parts(&one[i], &sealing[1 - i], 1, text);
+        send_all(fd[i], &one[i], NULL);
+    }
     if (!strcmp(mode, "wait")) {
         puts("ready");
         fflush(stdout);
         getchar();
     }
-    for (i = 0; i < 2; i++) {
-        sprintf(text, "; connection %d: third", i);
-        seal_parts(&one[i], &sealing[1 - i], 1, text);
-        send_all(fd[i], &one[i], NULL);
+    for (i = 0; i < 2; i++)
         receive_and_open(fd[i], &opening[1 - i], 1, one[i].length, results[1 - i]);
-    }
     /* An alert, refused for its key is another: of the same length, it leaves the last result as it was. */
     wrong = !strcmp(mode, "wrong");
     for (i = 0; i < 2; i++) {

@@ -23,6 +23,9 @@ STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libmbedtls-de
 STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mod-nss lighttpd-mod-openssl
 STACKS_PACKAGES += gir1.2-soup-3.0 glib-networking puma python3-gi python3-pyqt6
 STACKS_PACKAGES += lighttpd-mod-wolfssl nss-plugin-pem php-cli ruby stunnel4 wget wget2
+# What tests/stacks/programs/rustls is made of.
+STACKS_PACKAGES += cargo librust-hyper-rustls-dev librust-reqwest-dev librust-rustls-native-certs-dev
+STACKS_PACKAGES += librust-rustls-pemfile-dev librust-tokio-rustls-dev librust-ureq-dev rustc
 # As tests/support/stacks_build.py has them.
 STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26
 # Other kernels, and what starts them.

@@ -261,10 +261,13 @@ INLINE int recording(void)
 
 /* Ends a program; where a job is ready, by copying its bytes. */
 #define READY_STEP 2
+#define READY_KEYED 3	/* what was moved is to be looked at once more, before it is copied */
 INLINE int finish_tracepoint(void *ctx, int ready)
 {
 	if (ready == READY_STEP)
 		emit_from_tracepoint.call(ctx, TELL_STEP);
+	else if (ready == READY_KEYED)
+		emit_from_tracepoint.call(ctx, LOOK_FOR_KEYS);
 	else if (ready)
 		emit_from_tracepoint.call(ctx, COPY_JOB);
 	return 0;

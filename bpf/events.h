@@ -35,9 +35,11 @@ enum sample_kind {
 	SAMPLE_SESSION_END = 8,	/* the TLS session's object was freed */
 	SAMPLE_NEW_CODE = 9,	/* struct new_code_sample: a process runs or maps a file that was not looked at: inode in
 				 * position, device in length, in reason whether it is held */
+	SAMPLE_NAME = 10,	/* struct name_sample: a host name was looked up, from the time in position on */
 	SAMPLE_RETURN_PLACE = 11,	/* a call on a switched stack will return to the address in position; length is the
 				 * kernel's pointer to the memory map, in reason whether the process is held */
-	SAMPLE_NAME = 10,	/* struct name_sample: a host name was looked up, from the time in position on */
+	SAMPLE_JOINED = 12,	/* what was told of a session belongs to the one whose id is in length: in this direction,
+				 * from the position on */
 };
 
 /* Seen from the process that was recorded. */
@@ -90,6 +92,9 @@ enum shape {
 	SHAPE_NSPR_WRITEV,	/* (descriptor, blocks, count) → bytes */
 	SHAPE_NSPR_CLOSE,	/* (descriptor): entry only */
 	SHAPE_NSS_IMPORT,	/* (model, descriptor) → the descriptor that has TLS */
+	SHAPE_RUSTLS_READ,	/* rustls: (result, key, message, sequence number) → plaintext in *result, where the record was */
+	SHAPE_RUSTLS_WRITE,	/* → a record in *result; the message is one slice … */
+	SHAPE_RUSTLS_WRITE_CHUNKS,	/* … or several, since 0.23 */
 	SHAPE_NAME_ADDRINFO,	/* libc: (name, service, hints, result) → 0, and a list of struct addrinfo in *result */
 	SHAPE_NAME_HOST,	/* libc: (name, entry, buffer, n, result, error) → 0, and a struct hostent in *result */
 	SHAPE_NAME_HOST2,	/* libc: (name, family, entry, buffer, n, result, error) */

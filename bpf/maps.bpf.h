@@ -28,6 +28,7 @@ struct connection {
 	u8 shut;		/* sends no more: `local_fin` is final */
 	u8 diverted;		/* a BPF program handed bytes on to another socket (sockmap): TCP never had them */
 	u32 urgent;		/* bytes received beside the stream */
+	u32 record_left;	/* keys.bpf.h: bytes to be received before the next record begins, as far as is known */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */
 	/* By direction: a position whose TCP sequence number is known; calls in flight; how often two were at once. */
 	u64 anchor_position[2];
@@ -102,6 +103,7 @@ struct session {
 	u8 closing;		/* to be forgotten when the last of … */
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
 	u64 told, written;	/* plaintext of a long call that was told of, records since (long_calls.bpf.h) */
+	u64 told_at[2];		/* keys.bpf.h: when it last told of bytes, by direction; a key, when it first did */
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */
@@ -124,7 +126,9 @@ struct tls_call {
 	u8 memory;		/* MEMORY_* */
 	u8 shape;		/* SHAPE_* */
 	u8 datagrams;		/* a nested system call touched a socket that has no stream */
-	u8 pad[1];
+	u8 untold;		/* rustls: no application data, known by its record only */
+	u32 skip;		/* bytes of the first block that are not part of it */
+	u8 pad[4];
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */
@@ -207,15 +211,18 @@ BPF_HASH(chosen_hosts, struct host_key, u8, 4096);
 BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
 BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 
-/* Tail calls: [0] the copying programs, one for each program type, [1] the next step of a long call. */
+/* Tail calls: [0] the copying programs, one for each program type, [1] the next step of a long call, [2] what is left to
+ * do on a connection that may be one of keys. */
 #define COPY_JOB 0
 #define TELL_STEP 1
-BPF_PROG_ARRAY(emit_from_tracepoint, 2);
+#define LOOK_FOR_KEYS 2
+BPF_PROG_ARRAY(emit_from_tracepoint, 3);
 BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_uprobe, 2);
 BPF_PROG_ARRAY(emit_from_place, 1);
-/* What goes on at the return of a call whose entry it was attached at: [0] of TLS libraries, [1] of NSS. */
-BPF_PROG_ARRAY(call_returns, 2);
+/* What goes on at the return of a call whose entry it was attached at: [0] of TLS libraries, [1] of NSS,
+ * [2] of rustls. */
+BPF_PROG_ARRAY(call_returns, 3);
 
 INLINE void count(int counter, u64 n)
 {

@@ -13,6 +13,7 @@
  *   targets.bpf.h    which processes are wanted
  *   stacks.bpf.h     stacks that programs switch between
  *   association.bpf.h  which socket a TLS session uses
+ *   keys.bpf.h       the same where a TLS library's objects are keys, not sessions
  *   moved.bpf.h      what becomes of bytes that a call moved
  *   syscalls.bpf.h   tracepoints of system calls
  *   below.bpf.h      what the socket layer moves without any of them …
@@ -29,6 +30,7 @@
  *   tls.bpf.h        uprobes, one pair for all shapes of calls
  *   older_reads.bpf.h  reads that were waiting when the recording began
  *   golang.bpf.h     the same for Go's calling convention
+ *   rustls.bpf.h     the same for rustls, whose objects are keys
  *   nss.bpf.h        the same for NSS, whose functions are for any file
  *   exits.bpf.h      threads that end, maybe inside a call
  *   names.bpf.h      host names, as the C library's resolver finds their addresses
@@ -72,6 +74,7 @@
 #include "targets.bpf.h"
 #include "stacks.bpf.h"
 #include "association.bpf.h"
+#include "keys.bpf.h"
 #include "moved.bpf.h"
 #include "syscalls.bpf.h"
 #include "below.bpf.h"
@@ -88,6 +91,7 @@
 #include "tls.bpf.h"
 #include "older_reads.bpf.h"
 #include "golang.bpf.h"
+#include "rustls.bpf.h"
 #include "nss.bpf.h"
 #include "exits.bpf.h"
 #include "names.bpf.h"

@@ -55,7 +55,7 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
 CONTINUED = {"uprobe": ("continue_from_uprobe", "tell_step_from_uprobe"), "place": ("continue_from_place",)}
 
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
-KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "NAME": "name_"}
+KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "RUSTLS": "rustls_", "NAME": "name_"}
 
 _Event = TypeVar("_Event", int, str)
 
@@ -219,7 +219,7 @@ class Probes:
         """A program for uprobes, and that which continues it."""
         if program == "return_place":
             return self._load_continued(program, "place", system.Uprobes.MULTI)
-        for index, kind in enumerate(("", "nss_")):
+        for index, kind in enumerate(("", "nss_", "rustls_")):
             if program == f"{kind}call_by_cookie":
                 self._kernel.set_tail_call(
                     "call_returns", self._load_uprobe(f"{kind}return_by_cookie"), index

@@ -184,6 +184,7 @@ class Kernel:
         self._load_side_by_side()
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
         self.set_tail_call("emit_from_tracepoint", self.load("tell_step_from_tracepoint", "TRACEPOINT"), 1)
+        self.set_tail_call("emit_from_tracepoint", self.load("exit_keyed", "TRACEPOINT"), 2)
         emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
         self.set_tail_call("emit_from_raw_tracepoint", emit)
         if self.below.lengths:

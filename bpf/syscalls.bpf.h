@@ -65,7 +65,7 @@ INLINE int io_exit(long result)
 	u32 tid = id;
 	struct syscall *call;
 	struct connection *c;
-	int ready = 0, step = 0;
+	int ready = 0, step = 0, keyed = 0;
 
 	if (unwanted_call_ends(id))
 		return 0;
@@ -89,6 +89,7 @@ INLINE int io_exit(long result)
 			note_copied(c, sk);
 		ready = result > call->ahead && moved(call, c, result - call->ahead, id);
 		step = !ready && call->in_long_call;
+		keyed = may_have_keys(c, sk, id >> 32);
 	} else if (!c || c->id != call->id) {
 		/* The connection's entry has gone, or is another's: what the socket layer counted is nobody's. */
 		count(COUNTER_LOST_TABLE_FULL, call->reported);
@@ -97,6 +98,9 @@ INLINE int io_exit(long result)
 		note_end(c, sk);
 	if (!ready)
 		drop_notes(call, tid);
+	/* exit_keyed still needs it. */
+	if (keyed)
+		return READY_KEYED;
 	syscalls.delete(&tid);
 	return step ? READY_STEP : ready;
 }
@@ -105,6 +109,24 @@ INLINE int io_exit(long result)
 int exit_io(struct exit_arguments *ctx)
 {
 	return finish_tracepoint(ctx, io_exit(ctx->result));
+}
+
+/* What is left to do of a call on a connection that may be one of keys. */
+int exit_keyed(struct exit_arguments *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid(), sk;
+	u32 tid = id;
+	struct syscall *call = syscalls.lookup(&tid);
+	struct connection *c;
+
+	if (call) {
+		sk = call->sk;
+		c = connections.lookup(&sk);
+		if (c && c->id == call->id)
+			note_passing(call, c, ctx->result, id);
+		syscalls.delete(&tid);
+	}
+	return finish_tracepoint(ctx, 1);
 }
 
 /* (fd, struct user_msghdr *, flags): the iovec array at 16, its count at 24. */

@@ -128,6 +128,11 @@ class Tables:
         key.mm, key.address = memory, address
         table[key] = table.Leaf(pid if probed else pid | self._constants["NO_PROBE_THERE"])
 
+    def expect_keys(self, pid: int) -> None:
+        """A process may have TLS connections open whose keys no probe has seen."""
+        table = self._kernel.table("key_users")
+        table[table.Key(pid)] = table.Leaf(1)
+
     def forget_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """A file must be looked at again."""
         table = self._kernel.table("known_files")

@@ -62,6 +62,12 @@ class Call(Enum):
     # NSS: f(PRFileDesc *model, PRFileDesc *) → the PRFileDesc * that has TLS from now on, or NULL
     NSS_IMPORT = "nss_import", True
 
+    # rustls: f(result, key, message, sequence number): a record is opened, and its plaintext is in *result; one is made
+    # of *message, a slice or, since 0.23, several. The layouts are found out as they are seen (bpf/rustls.bpf.h)
+    RUSTLS_READ = "rustls_read", True
+    RUSTLS_WRITE = "rustls_write", True
+    RUSTLS_WRITE_CHUNKS = "rustls_write_chunks", True
+
     # libc: f(name, service, hints, struct addrinfo **) → 0 when it is resolved
     NAME_ADDRINFO = "name_addrinfo", False, True
     # libc: f(name, [family,] struct hostent *, buffer, size_t, struct hostent **, int *) → 0

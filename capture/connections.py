@@ -30,6 +30,7 @@ from capture.events import (
     SessionBound,
     SessionEstablished,
     SessionFreed,
+    SessionJoined,
 )
 from capture.holes import Holes
 from capture.inner_sessions import InnerSessions
@@ -93,6 +94,7 @@ class Connections:
             ConnectionAnnounced: self._announced,
             ConnectionEnded: self._ended,
             SessionBound: self._bound,
+            SessionJoined: self._joined,
             SessionEstablished: self._established,
             SessionFreed: self._freed,
             ProgramExecuted: lambda _: iter(()),
@@ -320,6 +322,13 @@ class Connections:
             self.tally.filtered_plaintext += self._sessions.give_up(event.session)
         elif session.connection not in (event.connection, event.session):
             yield from self._bind(event.session, session, event.connection)
+
+    def _joined(self, event: SessionJoined) -> Iterator[StreamItem]:
+        whole = self._sessions.heard_of(event.whole, 0)
+        if not whole.connection:
+            yield from self._bind(event.whole, whole, event.connection)
+        for moved in self._sessions.join(event):
+            yield from self._deliver(whole, moved)
 
     def _established(self, event: SessionEstablished) -> Iterator[StreamItem]:
         session = self._sessions.heard_of(event.session, event.library)

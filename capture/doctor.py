@@ -19,7 +19,7 @@ from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
 from capture.errors import PlaintapError, UsageError
 from capture.processes import discover_files, read_process, running_processes
-from capture.unreadable_tls import unreadable_by_name
+from capture.unreadable_tls import unreadable_by_content, unreadable_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -90,7 +90,7 @@ def examine_processes(wanted: str | None, catalog: ProbeCatalog) -> Iterator[Fin
     for file in discover_files(pids):
         for pid in file.pids:
             if pid in names:
-                yield from _findings(pid, names[pid], file, catalog)
+                yield from _findings(pid, names[pid], file, catalog, closely=wanted is not None)
 
 
 def _kernel() -> Check:
@@ -176,12 +176,18 @@ def _file(path: str, catalog: ProbeCatalog) -> Iterator[Finding]:
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
     if found is None or found.level == "resolver":
+        if stripped := _stripped(0, "-", path, path):
+            yield stripped
+            return
         yield Finding(0, "-", path, "none", None, "no TLS library that plaintap knows is in this file")
     else:
         yield _describe(0, "-", path, found)
 
 
-def _findings(pid: int, comm: str, file: ExecutableFile, catalog: ProbeCatalog) -> Iterator[Finding]:
+def _findings(
+    pid: int, comm: str, file: ExecutableFile, catalog: ProbeCatalog, *, closely: bool
+) -> Iterator[Finding]:
+    """``closely`` is whether to search a file for what explains why nothing of it can be probed."""
     if stack := unreadable_by_name(file.name):
         yield Finding(pid, comm, file.name, stack, None, f"cannot be read: {_UNREADABLE_REMEDY}")
     try:
@@ -191,6 +197,15 @@ def _findings(pid: int, comm: str, file: ExecutableFile, catalog: ProbeCatalog) 
         return
     if found and found.level != "resolver" and not found.library.startswith("libcrypto"):
         yield _describe(pid, comm, file.name, found)
+    elif closely and (stripped := _stripped(pid, comm, file.name, file.path)):
+        yield stripped
+
+
+def _stripped(pid: int, comm: str, name: str, path: str) -> Finding | None:
+    if library := unreadable_by_content(path):
+        missed = f"cannot be read, for it has no symbols: {_UNREADABLE_REMEDY}"
+        return Finding(pid, comm, name, library, None, missed)
+    return None
 
 
 def _describe(pid: int, comm: str, name: str, found: LibraryProbes) -> Finding:

@@ -261,6 +261,10 @@ class ElfFile:
         """Those of ``names`` that .symtab defines as functions; empty in a stripped file."""
         return elf_symbols.local(self, names)
 
+    def local_like(self, parts: Collection[bytes]) -> list[Symbol]:
+        """The functions of .symtab with one of ``parts`` in their name."""
+        return elf_symbols.local_like(self, parts)
+
     def functions(self, names: Collection[str]) -> dict[str, Symbol]:
         """Those of ``names`` that it defines, by the dynamic symbol table or else by .symtab."""
         found = self.exported(names)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from capture.elf import ElfFile
+    from capture.elf import ElfFile, Section
     from capture.file_view import FileView
 
 _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 4, 5, 6
@@ -31,6 +31,8 @@ _Candidates: TypeAlias = "Callable[[bytes], Iterator[int]]"
 
 # Hash chains end at a flag bit; a corrupt table could make one endless.
 MAX_CHAIN_STEPS = 1 << 12
+# Of a mangled name before a part that is looked for, and after it: Rust's have some hundred bytes.
+MAX_LIKE_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,8 @@ def local(elf: ElfFile, names: Collection[str]) -> dict[str, Symbol]:
 
     The names are looked for in the string table first, so that a large .symtab without them is not read.
     """
-    table = next((s for s in elf.sections if s.kind == _SHT_SYMTAB), None)
-    if table is None or table.link >= len(elf.sections):
+    table = _symbol_table(elf)
+    if table is None:
         return {}
     strings = elf.sections[table.link]
     wanted: dict[int, str] = {}
@@ -142,6 +144,33 @@ def local(elf: ElfFile, names: Collection[str]) -> dict[str, Symbol]:
         # Linkers merge tails: a name may be the end of a longer one, with no NUL before it.
         wanted[offset - strings.offset] = needles[needle]
     found: dict[str, Symbol] = {}
+    for symbol in _defined(elf, table, wanted):
+        found.setdefault(symbol.name, symbol)
+    return found
+
+
+def local_like(elf: ElfFile, parts: Collection[bytes]) -> list[Symbol]:
+    """The functions of .symtab with one of ``parts`` in their name, which may be anything around it."""
+    table = _symbol_table(elf)
+    if table is None:
+        return []
+    strings = elf.sections[table.link]
+    wanted: dict[int, str] = {}
+    for offset, _ in elf.view.find(list(parts), strings.offset, strings.size):
+        begin = max(offset - MAX_LIKE_BYTES, strings.offset)
+        start = begin + elf.view.read(begin, offset - begin).rfind(b"\0") + 1
+        name = elf.view.read(start, min(2 * MAX_LIKE_BYTES, strings.offset + strings.size - start))
+        wanted[start - strings.offset] = name.split(b"\0", 1)[0].decode("latin-1")
+    return list(_defined(elf, table, wanted))
+
+
+def _symbol_table(elf: ElfFile) -> Section | None:
+    table = next((s for s in elf.sections if s.kind == _SHT_SYMTAB), None)
+    return table if table is not None and table.link < len(elf.sections) else None
+
+
+def _defined(elf: ElfFile, table: Section, wanted: Mapping[int, str]) -> Iterator[Symbol]:
+    """The functions whose names begin at these places of the string table."""
     for offset, chunk in elf.view.chunks(table.offset, table.size // 24 * 24, 0) if wanted else ():
         # Chunks are no multiple of 24 bytes: begin at the first whole entry, and finish the cut one.
         skip = (table.offset - offset) % 24
@@ -154,5 +183,4 @@ def local(elf: ElfFile, names: Collection[str]) -> dict[str, Symbol]:
                 continue
             _, info, _, section, address, size = _SYMBOL.unpack_from(usable, index * 24)
             if section and info & 15 == _STT_FUNC and elf.is_code(address):
-                found.setdefault(wanted[text], Symbol(wanted[text], address, size))
-    return found
+                yield Symbol(wanted[text], address, size)

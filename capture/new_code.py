@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.ring import Ring
-from capture.events import Decoder, NewCodeUsed, ReturnExpected
+from capture.events import NewCodeUsed, ReturnExpected
 from capture.processes import Version
+from capture.samples import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

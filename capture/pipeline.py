@@ -21,12 +21,13 @@ from bpf.tables import Choice, Tables
 from capture.balance import balance
 from capture.connections import Connections, Final
 from capture.drain import Drain
-from capture.events import ConnectionEnded, Decoder, ProgramExecuted, Protocol, Reason
+from capture.events import ConnectionEnded, ProgramExecuted, Protocol, Reason
 from capture.holes import Holes
 from capture.ledger import Ledger, Observation
 from capture.new_code import NewCode
 from capture.process_names import ProcessNames
 from capture.processes import descendants
+from capture.samples import Decoder
 from capture.spool import Spool
 from capture.switched_stacks import SwitchedStacks
 from capture.tls_probes import TlsFiles, TlsProbes

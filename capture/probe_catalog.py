@@ -39,6 +39,8 @@ DECIDING_MODULES = (
     "openssl_internals",
     "openssl_static",
     "probe_points",
+    "probe_sites",
+    "rustls",
     "tls_libraries",
     "x86",
 )

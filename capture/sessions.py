@@ -6,11 +6,11 @@ is given up with the session. Sans-IO.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from capture.events import BytesMoved
+    from capture.events import BytesMoved, SessionJoined
     from capture.holes import Holes
     from capture.inner_sessions import InnerSessions
     from capture.tally import Tally
@@ -79,6 +79,22 @@ class Sessions:
         if number not in self._unbound:
             return []
         return self._take(number, session)
+
+    def join(self, event: SessionJoined) -> list[BytesMoved]:
+        """A session was a part of another: what has waited, as that one's."""
+        session = self._all.pop(event.session, None)
+        self._inner.forget(event.session)
+        if session is None:
+            return []
+        return [
+            replace(
+                moved,
+                session=event.whole,
+                connection=event.connection,
+                position=event.position + moved.position,
+            )
+            for moved in self._take(event.session, session)
+        ]
 
     def give_up(self, number: int) -> int:
         """Its plaintext waits no more; how many bytes of it there were."""

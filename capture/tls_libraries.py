@@ -7,7 +7,8 @@
 
 A row matches by the functions that the file defines (its dynamic symbols, or .symtab), never by its name,
 so that renamed, bundled and statically linked copies count. Where no symbol is left, level "located", OpenSSL
-and BoringSSL are found by their code (capture.located_libraries), and Go by its own table (capture.golang).
+and BoringSSL are found by their code (capture.located_libraries), and Go by its own table (capture.golang). Names that
+compilers make up are matched by patterns (capture.rustls).
 File names only preselect from the loader's cache, where thousands of libraries are listed (``may_hold_tls``).
 
 What the kernel side implements are call shapes (capture.call_shapes), each once; a library is only a row
@@ -31,17 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from capture import golang, located_libraries, name_lookups, openssl_internals
+from capture import golang, located_libraries, name_lookups, openssl_internals, probe_sites, rustls
 from capture.boringssl import VECTORED_WRITE
-from capture.call_shapes import Call, LibraryProbes, ProbeSite
+from capture.call_shapes import Call, LibraryProbes
 from capture.elf import ElfError, ElfFile, Symbol
 from capture.file_view import file_exists
-from capture.probe_points import probe_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from capture.call_shapes import Level
+    from capture.call_shapes import Level, ProbeSite
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def probes_for(path: str) -> LibraryProbes | None:
 
 def find_probes(elf: ElfFile) -> LibraryProbes | None:
     """The same for a file that is open."""
-    found = [_by_symbols(elf), _go(elf)]
+    found = [_by_symbols(elf), _go(elf), _rustls(elf)]
     if all(part is None or part.library.startswith("libcrypto") for part in found):
         found.insert(0, _by_code(elf))
     found.append(_resolver(elf))
@@ -271,7 +271,7 @@ def _by_symbols(elf: ElfFile) -> _Part | None:
             for name, call in row.functions.items()
             if name in functions and call not in replaced
         ]
-    sites, notes = _place(elf, wanted)
+    sites, notes = probe_sites.place(elf, wanted)
     return _Part(_label(elf, rows[0]), "internal" if internals else "exports", sites, notes)
 
 
@@ -288,7 +288,7 @@ def _by_code(elf: ElfFile) -> _Part | None:
         for symbol in located.functions
         if (call := calls.get(symbol.name)) and call not in replaced
     ]
-    sites, notes = _place(elf, wanted)
+    sites, notes = probe_sites.place(elf, wanted)
     return _Part(_label(elf, row), "located", sites, notes)
 
 
@@ -298,6 +298,11 @@ def _go(elf: ElfFile) -> _Part | None:
         return None
     label = f"Go {found.version} crypto/tls" if found.version else "Go crypto/tls"
     return _Part(label, "exports", found.sites, found.notes)
+
+
+def _rustls(elf: ElfFile) -> _Part | None:
+    found = rustls.find_rustls(elf)
+    return _Part(found.label, "exports", *probe_sites.place(elf, found.functions)) if found else None
 
 
 def _resolver(elf: ElfFile) -> _Part | None:
@@ -347,27 +352,6 @@ def _internal_sites(internals: openssl_internals.OpenSslInternals | None) -> lis
         (internals.write, {4: Call.WRITE_EX, 5: Call.WRITE_EX2}),
     )
     return [(calls[f.out_argument], Symbol(f.name, f.address, f.size)) for f, calls in shapes]
-
-
-def _place(elf: ElfFile, wanted: list[tuple[Call, Symbol]]) -> tuple[tuple[ProbeSite, ...], tuple[str, ...]]:
-    """The probe sites of functions, and what could not be placed."""
-    sites: dict[int, ProbeSite] = {}
-    notes = []
-    for call, symbol in wanted:
-        place = probe_place(elf, symbol.address, symbol.size, returns=call.takes_return)
-        offset = elf.offset_of(place.entry) if place else None
-        if place is None:
-            notes.append(f"{symbol.name} begins with instructions that take no probe")
-        elif offset is None:
-            notes.append(f"{symbol.name} is not in the file's loaded part")
-        elif offset not in sites:
-            results = tuple(offset - place.entry + address for address in place.returns)
-            at_entry = offset if call.takes_return and not results else None
-            sites[offset] = ProbeSite(call, symbol.name, offset, at_entry, results, place.pushed)
-        elif sites[offset].call is not call:
-            # Linkers can fold equal bodies into one; which function was meant is then unknowable.
-            notes.append(f"{symbol.name} shares its code with {sites[offset].symbol} and is not probed")
-    return tuple(sites.values()), tuple(notes)
 
 
 def _label(elf: ElfFile, row: Library) -> str:

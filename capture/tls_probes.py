@@ -232,6 +232,9 @@ class KnownFiles(Protocol):
     def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
         """A thread is in a read that no probe saw entered."""
 
+    def expect_keys(self, pid: int) -> None:
+        """A process has a library whose objects are keys."""
+
 
 class TlsProbes:
     """Attaches, and knows the names of the libraries behind the samples' cookies."""
@@ -257,8 +260,8 @@ class TlsProbes:
         for cookie in set(cookies) - self._distrusted:
             self._distrusted.add(cookie)
             self._warnings.append(
-                f"{self._files[cookie - 1]}: its {self._names[cookie - 1]} was found by its code, and returned what "
-                "no such function returns: its probes are ignored, and bytes that they told of may be wrong."
+                f"{self._files[cookie - 1]}: its {self._names[cookie - 1]} returned what none of its kind returns: "
+                "its probes are ignored, and bytes that they told of may be wrong."
             )
 
     def attach(self, looks: Iterable[Look]) -> None:
@@ -301,6 +304,9 @@ class TlsProbes:
             for site in found.sites
         ]
         sites += self._older_reads(found, path, file)
+        if any(_is_of_keys(site) for site in found.sites):
+            for pid in file.pids:
+                self._known.expect_keys(pid)
         self._names.append(found.library)
         self._files.append(file.name)
         return self._probes.attach_uprobes(path, sites, len(self._names))
@@ -319,15 +325,22 @@ def _flags(site: ProbeSite, found: LibraryProbes) -> int:
     """events.h's flags of a site, beside the library's number."""
     constants = abi.header().constants
     flags = constants["WITHOUT_BIO"] if _lacks_bio(site, found) else 0
-    flags |= constants["LOCATED"] if found.level == "located" else 0
+    # Found by their code, or called by a convention that is nobody's promise.
+    guarded = found.level == "located" or _is_of_keys(site)
+    flags |= constants["LOCATED"] if guarded else 0
     return flags | site.pushed << constants["PUSHED_SHIFT"]
+
+
+def _is_of_keys(site: ProbeSite) -> bool:
+    """Whether the function's object is a key: see bpf/keys.bpf.h."""
+    return site.call.name.startswith("RUSTLS_")
 
 
 def _lacks_bio(site: ProbeSite, found: LibraryProbes) -> bool:
     """Whether the function's records are not seen on their way out, where it makes no system calls itself: its library
-    has no BIO_write, or none was found. What is not OpenSSL's kin has none, whatever else is in the file; Go and NSS
-    have ways of their own to their sockets."""
-    if site.call.name.startswith(("GO_", "NS")):
+    has no BIO_write, or none was found. What is not OpenSSL's kin has none, whatever else is in the file; Go, NSS and
+    rustls have ways of their own to their sockets."""
+    if site.call.name.startswith(("GO_", "NS")) or _is_of_keys(site):
         return False
     if not site.symbol.lower().startswith("ssl_"):
         return True

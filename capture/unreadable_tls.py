@@ -1,8 +1,9 @@
 """TLS that no probe reads, by name: what a process has in it that explains ciphertext without plaintext.
 
-Java, Erlang and .NET's managed code have TLS of their own that is compiled while it runs, Rust's rustls is inlined
-into whatever uses it. A row is known by the name of a file that the process maps, rustls by the source paths that
-its panics leave in the file. For warnings only: nothing is attached on this account.
+Java, Erlang and .NET's managed code have TLS of their own that is compiled while it runs. Rust's rustls is read by the
+names of its functions (capture.rustls), which most programs that are given away have lost. A row is known by the name
+of a file that the process maps, rustls by the source paths that its panics leave in the file. For warnings only:
+nothing is attached on this account.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class UnreadableTls:
         key = (file.device, file.inode, file.version)
         if key in self._files:
             return self._files[key]
-        found = self._files[key] = unreadable_by_name(file.name) or _by_content(file.path)
+        found = self._files[key] = unreadable_by_name(file.name) or unreadable_by_content(file.path)
         if len(self._files) > MAX_REMEMBERED:
             self._files.popitem(last=False)
         return found
@@ -74,7 +75,7 @@ class UnreadableTls:
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def _at(path: str) -> str | None:
-    return unreadable_by_name(path) or _by_content(path)
+    return unreadable_by_name(path) or unreadable_by_content(path)
 
 
 def unreadable_by_name(path: str) -> str | None:
@@ -83,7 +84,8 @@ def unreadable_by_name(path: str) -> str | None:
     return next((library for pattern, library in KNOWN_FILES if re.fullmatch(pattern, name)), None)
 
 
-def _by_content(path: str) -> str | None:
+def unreadable_by_content(path: str) -> str | None:
+    """Whose TLS a file has, by what is in it; for files that no probes fit."""
     try:
         with FileView(path) as view:
             if view.size < MIN_BYTES:

@@ -33,6 +33,10 @@ from capture.unix_streams import server_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# The least that ends a client's part of a handshake: ChangeCipherSpec and, in TLS 1.2 without a nonce, Finished with
+# its tag (RFC 5246 §7.4.9). An alert is shorter, with what comes before it.
+MIN_FINISHED_BYTES = 6 + 5 + 16 + 16
+
 Flows = tuple[Flow[BytesMoved], Flow[BytesMoved]]  # by direction
 
 
@@ -109,10 +113,11 @@ class TlsNotes:
             self.alpn_chosen = hello.alpn[0]
 
     def came_to_nothing(self, moved: tuple[int, int], most: int = 0) -> bool:
-        """Whether the client sent a ClientHello and nothing more: no Finished, hence no plaintext either way.
+        """Whether the client sent a ClientHello and no Finished, at most an alert: hence no plaintext either way.
 
         Or no more than ``most`` bytes.
         """
+        most = max(most, MIN_FINISHED_BYTES - 1)
         return self.client is not None and moved[self.client] <= self.greeted + most
 
     def describe(self, speech: Speech | None, first_content: int | None) -> Tls:

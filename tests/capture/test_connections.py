@@ -35,10 +35,12 @@ from capture.events import (
     SessionBound,
     SessionEstablished,
     SessionFreed,
+    SessionJoined,
 )
 from capture.sessions import MAX_UNBOUND_BYTES
 from capture.streams import Process, Side
 from capture.two_ends import CLIENT_WINDOW_NS, MAX_HELD_BYTES, SERVER_WINDOW_NS
+from capture.views import MIN_FINISHED_BYTES
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
 BOTH = (REQUEST, RESPONSE)
@@ -418,6 +420,39 @@ def test_handshake_times_are_the_library_s():
     assert (tls.started_ns, tls.established_ns) == (MIDDLE + 10, MIDDLE + 30)
 
 
+def joined(session, direction, position):
+    return SessionJoined(session, 1, 7, direction, position, MIDDLE)
+
+
+def test_what_a_key_has_told_is_the_connection_s_from_where_that_had_room_for_it():
+    """What was said by a key before its records were seen to be sent waits; the session around it goes on behind."""
+    recording = Recording().feed(
+        tls_connection(),
+        plaintext(8, SENT, 0, REQUEST[:5]),
+        plaintext(8, SENT, 5, REQUEST[5:9]),
+        SessionBound(7, 1, MIDDLE, 1001, 1),
+        joined(8, SENT, 0),
+        plaintext(7, RECEIVED, 0, RESPONSE[:4], 1),
+        plaintext(9, RECEIVED, 0, RESPONSE[4:]),
+    )
+    assert recording.stream.both == (REQUEST[:9], RESPONSE[:4])
+    recording.feed(plaintext(7, SENT, 9, REQUEST[9:], 1), joined(9, RECEIVED, 4))
+    final = (len(REQUEST), len(RESPONSE))
+    recording.feed(ended(1, 5_000, 6_000, session=7, session_moved=final, protocol=Protocol.TLS)).finish()
+    assert recording.stream.both == BOTH
+    assert not any(recording.stream.holes.values())
+    assert recording.tally.unknown_association == 0
+
+
+def test_what_a_key_told_and_never_came_is_a_hole():
+    recording = Recording().feed(tls_connection(), SessionBound(7, 1, MIDDLE, 1001, 1), joined(8, SENT, 0))
+    recording.feed(plaintext(7, SENT, 9, REQUEST[9:], 1))
+    recording.feed(
+        ended(1, 5_000, 6_000, session=7, session_moved=(len(REQUEST), 0), protocol=Protocol.TLS)
+    ).finish()
+    assert [length for _, length, _ in recording.stream.holes[Side.CLIENT]] == [9]
+
+
 def test_an_object_s_new_session_goes_to_its_own_connection():
     recording = Recording().feed(
         tls_connection(),
@@ -542,9 +577,11 @@ def hello_of(connection, direction, random):
 
 
 @pytest.mark.parametrize("direction", [SENT, RECEIVED])
-@pytest.mark.parametrize(("more", "unreadable"), [(0, 0), (1, 1_400)])
+@pytest.mark.parametrize(
+    ("more", "unreadable"), [(0, 0), (MIN_FINISHED_BYTES - 1, 0), (MIN_FINISHED_BYTES, 1_400)]
+)
 def test_a_handshake_that_the_client_did_not_go_on_with_has_nothing_to_read(direction, more, unreadable):
-    """As when Go's HTTP client ends with connections that it dialled ahead."""
+    """As when Go's HTTP client ends with connections that it dialled ahead, or with an alert: it trusts nobody."""
     hello = hello_of(1, direction, b"r" * 32)
     client, server = hello.length + more, 1_400 - hello.length - more
     totals = (client, server) if direction is SENT else (server, client)

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from compiled import LIBSSL, compile_library
 from processes import wait_until
+from rustls_like import NEW, compile_program
 
 from bpf import abi
 from capture.leases import Leases
@@ -37,6 +39,7 @@ class Attached:
         self.released: list[int] = []
         self.sites: list[UprobeSite] = []
         self.known: dict[tuple[int, int], Version] = {}
+        self.keys: list[int] = []
 
     def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> tuple[int, ...]:
         assert sites
@@ -52,6 +55,9 @@ class Attached:
 
     def forget_file(self, device: int, inode: int, version: Version) -> None:
         assert self.known.pop((device, inode)) == version
+
+    def expect_keys(self, pid: int) -> None:
+        self.keys.append(pid)
 
     def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
         raise AssertionError("nobody waits")
@@ -87,6 +93,16 @@ def test_a_fifo_under_a_librarys_name_is_not_waited_for(leases: Leases, tmp_path
     thread.start()
     thread.join(5.0)
     assert done == [[]]
+
+
+def test_processes_that_have_keys_already_are_told_of(leases: Leases, tmp_path: Path) -> None:
+    attached = Attached()
+    for path, pids in ((compile_program(tmp_path, NEW), (7, 9)), (tmp_path / "libssl.so", (8,))):
+        if not path.exists():
+            shutil.copy(LIBSSL, path)
+        (look,) = look_at(TlsFiles(ProbeCatalog(), leases), path)
+        TlsProbes(attached, attached).attach([replace(look, file=replace(look.file, pids=pids))])
+    assert attached.keys == [7, 9]
 
 
 def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kernel_events import REQUEST, RESPONSE, Recording, announced, ended, moved
 from packed_samples import ABI, Samples, kind, packed
 
-from capture.events import ConnectionAnnounced, Decoder, Direction, Protocol, Role
+from capture.events import ConnectionAnnounced, Direction, Protocol, Role
+from capture.samples import Decoder
 from capture.streams import Endpoint, Side
 from capture.unix_streams import SERVER, client_address, path_text
 

@@ -10,6 +10,7 @@ import pytest
 from processes import PYTHON
 from recording import COMMAND_SECONDS, entries, record, record_command, settle
 from stacks import fill
+from stacks_build import build_for
 from stacks_peer import server_of
 from stacks_servers import SERVERS
 
@@ -27,6 +28,7 @@ CONNECTIONS = 50
 REQUESTS = 20
 _PYTHON = ("{python}", "{programs}/crowd.py")
 _NODE = ("node", "{programs}/crowd.mjs")
+RUSTLS_CROWD = "{built}/rustls/target/release/rustls_reqwest"
 _BUN = ("{node_modules}/bun/bin/bun.exe", "{programs}/crowd.mjs")
 CROWDS = {
     # Needs nothing but Python, so that it runs with all tests.
@@ -37,6 +39,8 @@ CROWDS = {
     "gevent": _PYTHON,
     "https": _NODE,
     "bun": _BUN,
+    # No memory BIO, but objects that move about, on four threads.
+    "reqwest": (RUSTLS_CROWD,),
 }
 
 
@@ -47,16 +51,20 @@ CROWDS = {
 def test_fifty_connections(kind: str, nginx_peer: Peer, tmp_path: Path) -> None:
     capture = tmp_path / "crowd.pcapng"
     url = f"https://localhost:{nginx_peer.https1}"
-    command = [*fill(CROWDS[kind], {}), kind, url, nginx_peer.certificate, CONNECTIONS, REQUESTS]
+    build_for(CROWDS[kind])
+    names = [] if kind == "reqwest" else [kind]
+    command = [*fill(CROWDS[kind], {}), *names, url, nginx_peer.certificate, CONNECTIONS, REQUESTS]
     done = record_command(capture, command)
     assert done.returncode == 0, done.stderr
     judge_crowd(capture)
 
 
 @pytest.mark.stacks
-def test_fifty_connections_to_bun(nginx_peer: Peer, tmp_path: Path) -> None:
-    """Without BIOs that could be found, told by the order of calls alone."""
-    stack = next(stack for stack in SERVERS if stack.name == "Bun.serve")
+@pytest.mark.parametrize("name", ["Bun.serve", "hyper"])
+def test_fifty_connections_to_a_server(name: str, nginx_peer: Peer, tmp_path: Path) -> None:
+    """Of Bun's, no BIOs can be found, and the order of calls alone tells; of rustls's, the records alone."""
+    stack = next(stack for stack in SERVERS if stack.name == name)
+    build_for(stack.command)
     with server_of(stack, tmp_path, nginx_peer) as (pids, port):
         url = f"https://localhost:{port}"
         command = [*fill(_PYTHON, {}), "aiohttp", url, nginx_peer.certificate, CONNECTIONS, REQUESTS]

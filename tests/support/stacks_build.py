@@ -1,12 +1,13 @@
 """What the rows' programs are made of: compiled once into build/stacks, where make test-stacks also installs.
 
-C and Go programs are made anew where their source is newer; packages of PyPI and npm must be there
+C, Go and Rust programs are made anew where their source is newer; packages of PyPI and npm must be there
 (tests/stacks/requirements.txt, tests/stacks/package.json).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,10 @@ _PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "go_server_newest": ("go_server/main.go", (_NEWEST_GO, "build", "{source}")),
 }
+# Of Debian's crates, by Debian's compiler, all at once.
+_CARGO = ("cargo", "build", "--release", "--offline", "--quiet", "--config", "debian.toml")
+for _name in ("rustls_ureq", "rustls_reqwest", "rustls_hyper"):
+    _PROGRAMS[f"rustls/target/release/{_name}"] = (f"rustls/src/bin/{_name}.rs", _CARGO)
 for _version in GO_VERSIONS:
     _go = str(BUILT / f"go{_version}/go/bin/go")
     # Static: no package is left that needs a C library.
@@ -68,6 +73,9 @@ def program(name: str) -> Path:
     if output.exists() and output.stat().st_mtime >= newest:
         return output
     BUILT.mkdir(parents=True, exist_ok=True)
+    if command is _CARGO:
+        _build_crate(PROGRAMS / "rustls")
+        return output
     compiler, *arguments = (part.format(source=source) for part in command)
     option = ("-o", str(output))
     full = (
@@ -78,6 +86,14 @@ def program(name: str) -> Path:
     environment = {**os.environ, "GOCACHE": str(BUILT / "go-cache"), "GO111MODULE": "off"}
     subprocess.run(full, check=True, capture_output=True, env=environment)
     return output
+
+
+def _build_crate(source: Path) -> None:
+    """In a copy: cargo writes beside its sources, and which crates it took, which is Debian's affair."""
+    folder = BUILT / source.name
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    environment = {**os.environ, "PATH": "/usr/bin:/bin", "CARGO_HOME": str(BUILT / "cargo")}
+    subprocess.run(_CARGO, check=True, capture_output=True, cwd=folder, env=environment)
 
 
 def build_for(command: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stacks import Stack, python_version
-from stacks_clients import BORINGSSL, GO
+from stacks_clients import BORINGSSL, GO, RUSTLS
 
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
 _BUN = "{node_modules}/bun/bin/bun.exe"
@@ -37,6 +37,8 @@ BUNDLED: tuple[Stack, ...] = (
         _wheel("utls", "streams", BORINGSSL, module="utls-bio", http2=False), name="utls, BIOs in memory"
     ),
     _wheel("primp", "primp", r"^rustls \d", readable=False),
+    _wheel("obstore", "obstore", RUSTLS, module="1", http2=False),
+    replace(_wheel("obstore", "obstore", RUSTLS, module="2"), name="obstore, HTTP/2"),
     Stack(
         "awscrt",
         ("{python}", "{programs}/awscrt_client.py", *_PROGRAM),

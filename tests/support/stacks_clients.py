@@ -7,7 +7,10 @@ from stacks import Stack, python_version
 OPENSSL = r"^OpenSSL [1-4]\.\d"
 GNUTLS = r"^GnuTLS 3\.\d"
 BORINGSSL = r"^BoringSSL"
+RUSTLS = r"^rustls 0\.\d+\.\d+$"
 GO = r"^Go go[\d.]+ crypto/tls|^Go [\d.]+ crypto/tls"
+RUSTC = ("/usr/bin/rustc", "--version")
+_RUST = "{built}/rustls/target/release"
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
 _BY_HAND = ("{port}", "{certificate}", "{upload}")
 _CURL = ("--silent", "--show-error", "--fail", "--cacert", "{certificate}", "--output", "/dev/null")
@@ -187,6 +190,9 @@ CLIENTS: tuple[Stack, ...] = (
         http2=True,
         quick=True,
     ),
+    Stack("ureq", (f"{_RUST}/rustls_ureq", *_PROGRAM), RUSTLS, RUSTC),
+    Stack("reqwest", (f"{_RUST}/rustls_reqwest", *_PROGRAM), RUSTLS, RUSTC),
+    Stack("reqwest, HTTP/2", (f"{_RUST}/rustls_reqwest", *_PROGRAM), RUSTLS, RUSTC, http2=True),
     Stack("Go, PIE", ("{built}/go_client_pie", *_PROGRAM), GO, ("go", "version"), http2=True),
     Stack(
         "Java HttpClient",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stacks import Stack, python_version
-from stacks_clients import BORINGSSL, GNUTLS, GO, OPENSSL
+from stacks_clients import BORINGSSL, GNUTLS, GO, OPENSSL, RUSTC, RUSTLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -224,4 +224,5 @@ SERVERS: tuple[Stack, ...] = (
         ("{node_modules}/bun/bin/bun.exe", "--version"),
     ),
     *_http2(Stack("Go net/http", ("{built}/go_server", *_FILES), GO, ("go", "version"))),
+    Stack("hyper", ("{built}/rustls/target/release/rustls_hyper", *_FILES), RUSTLS, RUSTC),
 )

@@ -11,7 +11,6 @@ from capture.events import (
     BytesMoved,
     ConnectionAnnounced,
     ConnectionEnded,
-    Decoder,
     Direction,
     HostResolved,
     NewCodeUsed,
@@ -22,7 +21,9 @@ from capture.events import (
     SessionBound,
     SessionEstablished,
     SessionFreed,
+    SessionJoined,
 )
+from capture.samples import Decoder
 
 OFFSET = 1_700_000_000_000_000_000
 
@@ -125,6 +126,8 @@ def test_what_happens_to_sessions():
 
     assert session("BOUND") == SessionBound(8, 7, OFFSET + 5, 4, 3)
     assert session("BOUND", position=1) == SessionBound(8, 7, OFFSET + 5, 4, 3, unwanted=True)
+    joined = session("JOINED", direction=1, position=20, length=9)
+    assert joined == SessionJoined(8, 7, 9, Direction.RECEIVED, 20, OFFSET + 5)
     assert session("HANDSHAKE", position=2) == SessionEstablished(8, 7, OFFSET + 5, OFFSET + 2, 4, 3)
     assert session("SESSION_END") == SessionFreed(8, OFFSET + 5)
 

@@ -25,7 +25,7 @@ LONG = 40_009  # three records
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that leaves from below a write."""
     found = tmp_path_factory.mktemp("leaving") / "leaving"
-    builders = {
+    builders: dict[str, list[str | Path]] = {
         "OpenSSL": ["gcc", "-o", found, SOURCES / "main.c", "-lssl", "-lcrypto"],
         "Go": ["go", "build", "-o", found, SOURCES / "main.go"],
     }

@@ -89,6 +89,12 @@ def entries(archive: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: str(entry["startedDateTime"]))
 
 
+def destination(entry: Entry) -> str:
+    """What a page wants it for (Sec-Fetch-Dest); empty where that is not told."""
+    named = {field["name"].lower(): str(field["value"]) for field in entry["request"]["headers"]}
+    return named.get("sec-fetch-dest", "")
+
+
 def paired(theirs: list[Entry], ours: list[Entry]) -> tuple[list[tuple[Entry, Entry]], list[Entry]]:
     """The same exchanges of both, and theirs that ours have not."""
     waiting = defaultdict(list)
@@ -99,7 +105,11 @@ def paired(theirs: list[Entry], ours: list[Entry]) -> tuple[list[tuple[Entry, En
     for entry in theirs:
         same = waiting[name_of(entry)]
         if same:
-            pairs.append((entry, same.pop(0)))
+            # Of two at the same moment, that which is for the same use.
+            like = [other for other in same if destination(other) == destination(entry)]
+            found = (like or same)[0]
+            same.remove(found)
+            pairs.append((entry, found))
         else:
             alone.append(entry)
     return pairs, alone

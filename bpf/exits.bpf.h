@@ -3,13 +3,12 @@
  * been answered by then, and its program done; it never returns, and is told of here. Since Linux 6.16 that is before
  * the thread's memory goes; earlier, its bytes are a gap of that length.
  */
-#define MAX_PLAINTEXT 16384
 
 /* Whether all of a library's write was sent: the last system call in it was one record, of what is left of the whole
  * ones. 0 for memory BIOs, which send nothing. */
 INLINE int was_sent(struct tls_call *call)
 {
-	u64 tail = ((call->count - 1) & (MAX_PLAINTEXT - 1)) + 1;
+	u64 tail = ((call->count - 1) & (MAX_RECORD_PLAINTEXT - 1)) + 1;
 
 	return call->kind == CALL_WRITES && call->count && call->sent > call->count && protects(call->last - 5, tail);
 }

@@ -29,9 +29,9 @@ _TRAIT = re.compile(
 _NONE_YET = re.compile(r"InvalidMessage(?:En|De)crypter")
 _NEEDLES = (b"MessageEncrypter", b"MessageDecrypter")
 # The source paths that panics leave in the file.
-_PATH = b"/rustls-"
-_VERSION = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
-_PATH_BYTES = 64
+PATH_NEEDLE = b"/rustls-"
+PATH_VERSION = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
+PATH_BYTES = 64
 
 
 class RustlsFunctions(NamedTuple):
@@ -60,7 +60,7 @@ def find_rustls(elf: ElfFile) -> RustlsFunctions | None:
 
 
 def _label(elf: ElfFile) -> str:
-    for address, _ in elf.find_read_only([_PATH]):
-        if found := _VERSION.match(elf.read_at(address, _PATH_BYTES)):
+    for address, _ in elf.find_read_only([PATH_NEEDLE]):
+        if found := PATH_VERSION.match(elf.read_at(address, PATH_BYTES)):
             return f"{LIBRARY} {found[1].decode()}"
     return LIBRARY

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from capture.errors import PlaintapError
 from capture.file_view import FileView
 from capture.processes import discover_files, read_process
+from capture.rustls import PATH_BYTES, PATH_NEEDLE, PATH_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +31,6 @@ KNOWN_FILES: tuple[tuple[str, str], ...] = (
     (r"libbotan-\d.*\.so.*", "Botan"),
     (r"libbearssl.*\.so.*", "BearSSL"),
 )
-_RUSTLS_NEEDLE = b"/rustls-"
-_RUSTLS = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
-_MATCH_BYTES = 64
 # The smallest program with rustls has more; most libraries of a process are smaller, and not worth a search.
 MIN_BYTES = 1 << 20
 # Processes, and files, of which the answer is kept: those of a busy machine at one time.
@@ -90,8 +88,8 @@ def unreadable_by_content(path: str) -> str | None:
         with FileView(path) as view:
             if view.size < MIN_BYTES:
                 return None
-            for offset, _ in view.find([_RUSTLS_NEEDLE], 0, view.size):
-                if match := _RUSTLS.match(view.read(offset, min(_MATCH_BYTES, view.size - offset))):
+            for offset, _ in view.find([PATH_NEEDLE], 0, view.size):
+                if match := PATH_VERSION.match(view.read(offset, min(PATH_BYTES, view.size - offset))):
                     return f"rustls {match[1].decode()}"
     except (OSError, PlaintapError):
         return None

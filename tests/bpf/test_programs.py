@@ -146,7 +146,7 @@ def test_no_uprobe_program_asks_for_a_return_that_it_does_not_mean():
         if "place" not in name:
             for value in re.findall(r"\breturn (.*?);", body, re.DOTALL):
                 assert re.match(
-                    r"(.*\(.*\) \? )?NO_RETURN|SHOW_RETURN|finish_uprobe\(|shows_return\(", value
+                    r"(is_switched\(.*\) \? )?NO_RETURN|SHOW_RETURN|finish_uprobe\(|shows_return\(", value
                 ), name
 
 

@@ -56,7 +56,8 @@ INLINE int is_a_shell_s_job(void)
 }
 
 /* Stops the process until user space has answered. 1: it will be. Listed before it is stopped, told after: whoever dies
- * in between leaves nothing behind. */
+ * in between leaves nothing behind. Sent to this thread: a signal that the process has pending already is not sent to it
+ * again, and this one must not run until another thread gets round to it. */
 INLINE int hold_process(u32 tgid, u64 now)
 {
 	int zero = 0;
@@ -64,7 +65,7 @@ INLINE int hold_process(u32 tgid, u64 now)
 
 	if (!hold || !*hold || is_a_shell_s_job() || held.update(&tgid, &now))
 		return 0;
-	bpf_send_signal(SIGSTOP);
+	bpf_send_signal_thread(SIGSTOP);
 	return 1;
 }
 

@@ -27,6 +27,19 @@ INLINE int is_part_of(struct tls_call *outer, u64 ssl, u64 stack, u32 kind)
 	return outer && outer->stack > stack && outer->ssl == ssl && (!kind || outer->kind == kind);
 }
 
+/* A call will not be seen to return: nobody knows how much it has moved, nor where what follows belongs. */
+INLINE void lose_return(struct tls_call *call, u64 id)
+{
+	struct session *s;
+
+	count(COUNTER_UNSEEN_RETURNS, 1);
+	if (call->kind == CALL_OTHER)
+		return;
+	s = session_of(call, id);
+	if (s)
+		s->unseen = 1;
+}
+
 /* A wanted process enters a function of a TLS library. 1: its return is to be seen. */
 INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 {
@@ -50,6 +63,11 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 		if (is_part_of(tls_calls.lookup(&above), call->ssl, call->stack, call->kind))
 			return 0;
 	}
+	/* One that began here on such a stack and is still kept has returned unseen: its process went on too early. Not so
+	 * where one function jumps to another, as SSL_connect does. */
+	if (outer && call->kind && outer->shape == call->shape && outer->stack == call->stack && outer->ssl == call->ssl &&
+	    names_window(key.stack))
+		lose_return(outer, id);
 	count(COUNTER_PROBE_HITS, 1);
 	if (older_reads.lookup(&tid))
 		older_reads.delete(&tid);
@@ -90,19 +108,6 @@ INLINE struct tls_call *tls_around(struct tls_call *call, u64 name)
 INLINE int is_at_entry(struct pt_regs *ctx, u64 at)
 {
 	return at == bpf_get_func_ip(ctx);
-}
-
-/* A call will not be seen to return: nobody knows how much it has moved, nor where what follows belongs. */
-INLINE void lose_return(struct tls_call *call, u64 id)
-{
-	struct session *s;
-
-	count(COUNTER_UNSEEN_RETURNS, 1);
-	if (call->kind == CALL_OTHER)
-		return;
-	s = session_of(call, id);
-	if (s)
-		s->unseen = 1;
 }
 
 /* Whether there is a probe where a call on a switched stack returns to, or will be before it does: then its process

@@ -29,7 +29,7 @@ from capture.processes import Version
 from capture.samples import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bpf.tables import Tables
     from capture.switched_stacks import SwitchedStacks
@@ -63,6 +63,7 @@ class NewCode:
         self._stacks = stacks
         self._ring = Ring(tables.new_code_map, header.constants["NEW_CODE_RING_BYTES"])
         self._decoder = Decoder(header.layouts, header.constants, 0)
+        self._told: dict[int, list[NewCodeUsed | ReturnExpected]] = {}  # by process, in order
         self._due: list[tuple[float, NewCodeUsed]] = []
         self._parents: list[tuple[float, int]] = []
         self._next_deleted = time.monotonic() + _DELETED_S
@@ -98,41 +99,53 @@ class NewCode:
         while True:
             stopping = self._stopping.is_set()
             poll.poll(0 if stopping else _TICK_MS)
-            while batch := self._ring.drain():
-                for event in self._decoder.decode(batch.buffer, batch.starts):
-                    if isinstance(event, NewCodeUsed):
-                        self._used(event)
-                    elif isinstance(event, ReturnExpected):
-                        with self._stopped(event):
-                            self._stacks.expect(event)
+            self._take()
+            while self._told:
+                self._answer(next(iter(self._told)))
             self._tick(time.monotonic())
             if stopping:
                 return
 
-    def _used(self, event: NewCodeUsed) -> None:
-        """Look at the file, and let its process go on."""
-        parent = _parent(event.pid) if event.held else None
-        with self._stopped(event):
-            if not event.held:
-                if len(self._unheld) < _MAX_UNHELD:
-                    self._unheld.add((event.pid, event.inode))
-                now = time.monotonic()
-                self._due += [(now + delay, event) for delay in _LOOKS_S]
-            self._look([event])
+    def _take(self) -> None:
+        """What the kernel side has told of by now."""
+        while batch := self._ring.drain():
+            for event in self._decoder.decode(batch.buffer, batch.starts):
+                if isinstance(event, (NewCodeUsed, ReturnExpected)):
+                    self._told.setdefault(event.pid, []).append(event)
+
+    def _answer(self, pid: int) -> None:
+        """Do what a process has told of, and let it go on.
+
+        Its threads stop one after the other, and the last may tell of more: they all go on at once.
+        """
+        held = any(event.held for event in self._told[pid])
+        parent = None
+        try:
+            if held:
+                _await_stop(pid)
+                self._take()
+            for event in self._told.pop(pid):
+                if isinstance(event, ReturnExpected):
+                    self._stacks.expect(event)
+                    continue
+                if event.held:
+                    parent = _parent(pid)
+                self._used(event)
+        finally:
+            if held:
+                self._tables.let_go(pid)
+                _continue(pid)
         if parent is not None:
             self._parents.append((time.monotonic() + _PARENT_S, parent))
 
-    @contextlib.contextmanager
-    def _stopped(self, event: NewCodeUsed | ReturnExpected) -> Iterator[None]:
-        """While its process is held, if it is."""
-        try:
-            if event.held:
-                _await_stop(event.pid)
-            yield
-        finally:
-            if event.held:
-                self._tables.let_go(event.pid)
-                _continue(event.pid)
+    def _used(self, event: NewCodeUsed) -> None:
+        """Look at the file; of a process that is not held again a little later."""
+        if not event.held:
+            if len(self._unheld) < _MAX_UNHELD:
+                self._unheld.add((event.pid, event.inode))
+            now = time.monotonic()
+            self._due += [(now + delay, event) for delay in _LOOKS_S]
+        self._look([event])
 
     def _look(self, events: Sequence[NewCodeUsed]) -> None:
         self._tls.attach(self._files.look_again())
@@ -155,7 +168,7 @@ class NewCode:
             self._next_deleted = now + _DELETED_S
         if self._parents:
             for _, parent in self._parents:
-                if _state(parent) == b"T":
+                if _state(str(parent)) == b"T":
                     _continue(parent)
             self._parents = [(until, parent) for until, parent in self._parents if until > now]
 
@@ -167,27 +180,36 @@ def _continue(pid: int) -> None:
 
 def _await_stop(pid: int) -> None:
     deadline = time.monotonic() + _STOP_WAIT_S
-    while _state(pid) not in (None, b"T", b"t", b"Z") and time.monotonic() < deadline:
+    while not _has_stopped(pid) and time.monotonic() < deadline:
         time.sleep(_STOP_POLL_S)
+
+
+def _has_stopped(pid: int) -> bool:
+    """Whether no thread of the process runs."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - often, and many
+    except OSError:
+        return True
+    return all(_state(f"{pid}/task/{thread}") in (None, b"T", b"t", b"Z") for thread in threads)
 
 
 def _parent(pid: int) -> int | None:
     """The parent; not ours, nor init."""
-    fields = _stat(pid)
+    fields = _stat(str(pid))
     parent = int(fields[1]) if fields else 0
     return parent if parent not in (0, 1, os.getpid(), os.getppid()) else None
 
 
-def _state(pid: int) -> bytes | None:
-    """proc(5)'s letter; None if the process has gone."""
-    fields = _stat(pid)
+def _state(process: str) -> bytes | None:
+    """proc(5)'s letter; None if the process, or ``PID/task/TID``, has gone."""
+    fields = _stat(process)
     return fields[0] if fields else None
 
 
-def _stat(pid: int) -> list[bytes] | None:
-    """The fields of /proc/PID/stat from the state on."""
+def _stat(process: str) -> list[bytes] | None:
+    """The fields of its /proc/PID/stat from the state on."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = Path(f"/proc/{process}/stat").read_bytes()
     except OSError:
         return None
     return stat[stat.rindex(b")") + 2 :].split()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from compiled import LIBSSL, compile_library
-from processes import running
+from processes import running, wait_until
 
 from capture.errors import UsageError
 from capture.processes import (
@@ -61,6 +61,8 @@ def test_odd_names_and_arguments(tmp_path):
     program = tmp_path / "a) R 1\n\xff"
     shutil.copy("/bin/sleep", program)
     with subprocess.Popen([program, "60"]) as child:
+        # Exec closes Popen's pipe before it says what the arguments are.
+        wait_until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "its arguments")
         process = read_process(child.pid)
         child.kill()
     assert process.comm == "a) R 1\n\xff"

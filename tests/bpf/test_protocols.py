@@ -1,0 +1,144 @@
+"""The kernel side's inference, compiled for this machine, against what the specifications say, byte by byte."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+
+import pytest
+from compiled import compile_library
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from bpf.program import FOLDER
+
+PREFIX_BYTES = 16
+VERDICTS = ("no", "maybe", "tls", "http")
+TLS, OTHER = 1, 3
+PROTOCOLS = {"no": OTHER, "maybe": 0, "tls": TLS, "http": 2}
+
+SHIM = """
+#include <stdint.h>
+#include <string.h>
+typedef uint8_t u8;
+typedef uint32_t u32;
+typedef uint64_t u64;
+#define INLINE static inline
+#define PREFIX_BYTES 16
+#define MAX_HELLO_BYTES 4096
+enum {{ PROTOCOL_UNDECIDED, PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_OTHER }};
+struct connection {{
+    u8 prefix[2 * PREFIX_BYTES];
+    u32 prefix_length[2], protocol, opened, misses, greets_no_socks_proxy;
+    u64 hello_left[2], position[2];
+}};
+#include "{header}"
+int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
+int hello(u8 *bytes, u32 n) {{ return is_client_hello(bytes, n); }}
+int inferred(u8 *bytes, u32 n, u32 split)
+{{
+    struct connection c = {{.opened = 1}};
+    u8 head[HEAD_ROOM] = {{}};
+    memcpy(head, bytes, split);
+    infer(&c, 0, head, split);
+    memset(head, 0, sizeof(head));
+    memcpy(head, bytes + split, n - split);
+    infer(&c, 0, head, n - split);
+    return c.protocol;
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel_side(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    source = SHIM.format(header=FOLDER / "protocols.bpf.h")
+    return ctypes.CDLL(str(compile_library(tmp_path_factory.mktemp("protocols"), source)))
+
+
+def request(data: bytes) -> str:
+    """A method of 3 to 14 capitals, with hyphens inside, and what a target begins with; CONNECT names a host."""
+    method, space, rest = data.partition(b" ")
+    if not re.fullmatch(rb"(?:[A-Z][A-Z-]*)?", method[: PREFIX_BYTES - 1]) or len(method) >= PREFIX_BYTES - 1:
+        return "no"
+    if not space:
+        return "maybe"
+    if len(method) < 3:
+        return "no"
+    if not rest:
+        return "maybe"
+    return "http" if rest[:1] in b"/*h" or re.fullmatch(rb"CONN[A-Z-]{2}T", method) else "no"
+
+
+def expected(data: bytes) -> str:
+    data = data[:PREFIX_BYTES]
+    if data.startswith(b"PROXY "):
+        return "http"
+    if re.match(rb"[\x14-\x17]\x03[\x00-\x04](?!\x00\x00)[\x00-\x48].", data, re.DOTALL):
+        return "tls"
+    if re.fullmatch(rb"[\x14-\x17](\x03.{0,2})?", data, re.DOTALL):
+        return "maybe"
+    if b"HTTP/1.".startswith(data[:7]):
+        return "http" if len(data) >= 7 else "maybe"
+    return request(data)
+
+
+def is_hello(data: bytes) -> bool:
+    return bool(re.match(rb"\x16\x03[\x00-\x03]..\x01\x00..\x03[\x00-\x03]", data, re.DOTALL))
+
+
+BEGINNINGS = (
+    b"GET / HTTP/1.1\r\n\r\n", b"AB / HTTP/1.1", b"HTTP/1.1 200 OK\r\n", b"CONNECT a.test:443 H", b"PRI * HTTP/2.0\r\n",
+    b"VERSION-CONTROL /", b"BASELINE-CONTRO /", b"-SEARCH * HTTP/1", b"GET http://a.test", b"PROXY TCP4 192.0",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcde", b"\x17\x03\x03\x00\x20abcdefghijk", b"\x15\x03\x03\x00\x00",
+    b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb",
+)  # fmt: skip
+
+
+@st.composite
+def beginnings(draw: st.DrawFn) -> bytes:
+    """One of those, cut off, with a byte changed; or any bytes."""
+    data = draw(
+        st.one_of(
+            st.sampled_from(BEGINNINGS),
+            st.binary(max_size=24),
+            st.text("AZ-@[ /*hH", max_size=24).map(str.encode),
+        )
+    )
+    data = bytearray(data[: draw(st.one_of(st.just(24), st.integers(0, 24)))])
+    if data and draw(st.booleans()):
+        data[draw(st.integers(0, len(data) - 1))] = draw(
+            st.one_of(st.integers(0, 255), st.sampled_from(b"AZ@[- /*h"))
+        )
+    return bytes(data)
+
+
+@settings(max_examples=600)
+@given(data=beginnings())
+def test_a_verdict_is_the_specifications(kernel_side: ctypes.CDLL, data: bytes) -> None:
+    padded = data[:PREFIX_BYTES].ljust(PREFIX_BYTES, b"\0")
+    assert VERDICTS[kernel_side.verdict(padded, min(len(data), PREFIX_BYTES))] == expected(data)
+    assert bool(kernel_side.hello(padded, len(data))) == (len(data) >= 11 and is_hello(data))
+
+
+@given(data=beginnings(), split=st.integers(0, 24))
+def test_two_calls_say_what_one_says(kernel_side: ctypes.CDLL, data: bytes, split: int) -> None:
+    assume(data[:1] not in (b"\x04", b"\x05"))
+    split = min(split, len(data))
+    first, whole = expected(data[:split]), expected(data)
+    hello = is_hello(data[:split]) or is_hello(data[split:])
+    found = kernel_side.inferred(data, len(data), split)
+    if hello:
+        assert found == TLS
+    elif first == "maybe":
+        assert found == (PROTOCOLS[whole] if split < len(data) else PROTOCOLS[first])
+    else:
+        assert found == PROTOCOLS[first]
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"\x05\x01\x00", b"\x05\x02\x00\x02", b"\x04\x01\x01\xbb\xc0\x00\x02\x01\x00"]
+)
+def test_what_follows_a_socks_greeting_is_looked_at(kernel_side: ctypes.CDLL, greeting: bytes) -> None:
+    data = greeting + b"GET / HTTP/1.1"
+    assert kernel_side.inferred(data, len(data), len(greeting)) == PROTOCOLS["http"]
+    assert kernel_side.inferred(b"\x06" + data, len(data) + 1, len(greeting) + 1) == OTHER

@@ -158,8 +158,10 @@ def test_a_connection_that_is_older_than_the_recording(tmp_path: Path, engine: P
             for _ in range(5):
                 print(file=client.stdin, flush=True)
                 assert client.stdout.readline() == "done\n"
-            recording.stop()
-    (opened,) = streams(recording.path, engine)
+            done = recording.stop()
+    found_streams = streams(recording.path, engine)
+    assert len(found_streams) == 1, done.stderr
+    (opened,) = found_streams
     assert not opened.handshake_seen
     assert opened.side is (Side.CLIENT if who == "client" else Side.SERVER)
     assert opened.server == Endpoint(bytes([127, 0, 0, 1]), 80)

@@ -115,15 +115,17 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	}
 	if (c->protocol != PROTOCOL_UNDECIDED)
 		return;
+	/* Without branches: with them the verifier would follow each pair of `have` and `n` to the end of the program. */
 	#pragma clang loop unroll(full)
 	for (i = 0; i < PREFIX_BYTES; i++) {
 		u32 at = have + i;
-		if (i < n && at < PREFIX_BYTES) {
-			/* The compiler leaves out a mask that it knows to change nothing; verifiers before Linux 6.8 do
-			 * not know. */
-			asm volatile("" : "+r"(at));
-			prefix[at & (PREFIX_BYTES - 1)] = bytes[i];
-		}
+		u8 new = (s32)(i - n) >> 31 & (s32)(at - PREFIX_BYTES) >> 31;
+
+		/* The compiler leaves out a mask that it knows to change nothing; verifiers before Linux 6.8 do not
+		 * know. */
+		asm volatile("" : "+r"(at), "+r"(new));
+		at &= PREFIX_BYTES - 1;
+		prefix[at] = (prefix[at] & ~new) | (bytes[i] & new);
 	}
 	have += n;
 	if (have > PREFIX_BYTES)

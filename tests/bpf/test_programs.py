@@ -18,7 +18,7 @@ from recording import entries, path_of, warnings
 
 from bpf import below, program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
-from bpf.program import Kernel
+from bpf.program import IN_PAIRS, Kernel
 from bpf.tables import Tables
 from capture.streams import StreamOpened
 from exporters.reassembly import read_streams
@@ -219,7 +219,7 @@ def test_tracepoints_attach_and_let_go():
     covered = [event for event, _ in TRACEPOINTS if own.below.lengths and event in below.COVERED]
     below_them = list(own.below.raw_tracepoints())
     assert len(below_them) == 7, "this kernel shows lengths, messages, and packets of Unix sockets"
-    count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(below_them)
+    count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(IN_PAIRS) + len(below_them)
     assert descriptors() == attached - count
     probes.detach()
     own.close()

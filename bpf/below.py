@@ -34,7 +34,6 @@ COVERED = frozenset({"syscalls/sys_enter_sendfile64", "syscalls/sys_exit_sendfil
 _LENGTHS = ("sock_send_length", "sock_recv_length", "skb_copy_datagram_iovec", "tcp_rcv_space_adjust")
 _MESSAGES = "tcp_sendmsg_locked"
 _UNIX_PACKETS = ("sk_data_ready", "consume_skb")
-_IPPROTO_TCP, _IPPROTO_MPTCP = 6, 262
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,6 @@ class Features:
             yield "-DCOUNTS_BELOW=1"
             if self.messages:
                 yield "-DMESSAGES"
-            yield f"-DUNSEEN_SENDERS={_IPPROTO_MPTCP if self.messages else _IPPROTO_TCP}"
 
     def raw_tracepoints(self) -> Iterator[tuple[str, str]]:
         """(event, program)."""

@@ -3,53 +3,11 @@
  * transfers that no hooked call covers: what the programs of below_messages, below_packets and unix_below have prepared.
  */
 #ifdef BELOW
-/* (sk, result, flags), once a message. */
-int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
-	s64 n = (int)ctx->args[1];
-	u32 tid = id;
-	struct syscall *call;
-
-	if (in_unwanted_call(id) || !recording())
-		return 0;
-	call = syscalls.lookup(&tid);
-	if (call && call->sk == sk && !call->below) {
-		if (n > 0) {
-			n -= call->ahead;
-			call->reported += n;
-			count(COUNTER_REPORTED_SENT, n);
-		}
-		return 0;
-	}
-	if (call && (call->sk != sk || !call->below))
-		return 0;
-	if (n <= 0) {
-		if (call) {
-			comes_to_nothing(call, tid);
-			syscalls.delete(&tid);
-		}
-		return 0;
-	}
-	if (!call) {
-		u16 protocol = 0, family = 0;
-		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
-		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
-		if (unix_sock_of(sk, family) || protocol == UNSEEN_SENDERS || (UNSEEN_SENDERS == IPPROTO_TCP && protocol == IPPROTO_MPTCP))
-			call = surprise(sk, tid, DIRECTION_SENT);
-		if (!call)
-			return 0;
-	}
-	if (n > call->most || call->unsequenced)
-		call->flags |= NOT_IN_USER_SPACE;
-	call->moved = n - call->told;
-	call->reported = n;
-	if (call->flags & UNCHECKED)
-		move_below.call(ctx, 1);
-	else
-		move_below.call(ctx, 0);
-	return 0;
-}
+#ifdef MESSAGES
+#define SENDS_UNSHOWN 0
+#else
+#define SENDS_UNSHOWN 1
+#endif
 
 INLINE int was_unseen(u64 sk, u64 n)
 {
@@ -61,53 +19,83 @@ INLINE int was_unseen(u64 sk, u64 n)
 	return was;
 }
 
+/* A transfer of n bytes has ended. What is to be told of it, if no hooked call does that; `unshown`: none of TCP's programs
+ * has prepared it. Of AF_UNIX and MPTCP nothing shows a transfer before its end. */
+INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int unshown)
+{
+	struct syscall *call = syscalls.lookup(&tid);
+	u16 protocol = 0, family = 0;
+
+	if (call && call->sk != sk)
+		return NULL;
+	if (call && !call->below) {
+		if (n > 0) {
+			n -= call->ahead;
+			call->reported += n;
+			count(COUNTER_REPORTED_SENT + direction, n);
+		}
+		return NULL;
+	}
+	if (n <= 0) {
+		if (call) {
+			comes_to_nothing(call, tid);
+			syscalls.delete(&tid);
+		}
+		return NULL;
+	}
+	if (!call) {
+		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
+		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
+		if (unix_sock_of(sk, family) || protocol == IPPROTO_MPTCP || (protocol == IPPROTO_TCP && unshown))
+			call = surprise(sk, tid, direction);
+	}
+	if (call) {
+		call->moved = n - call->told;
+		call->reported = n;
+	}
+	return call;
+}
+
+/* (sk, result, flags), once a message. */
+int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
+	s64 n = (int)ctx->args[1];
+	struct syscall *call;
+
+	if (in_unwanted_call(id) || !recording())
+		return 0;
+	call = transferred(sk, id, n, DIRECTION_SENT, SENDS_UNSHOWN);
+	if (!call)
+		return 0;
+	if (n > call->most || call->unsequenced)
+		call->flags |= NOT_IN_USER_SPACE;
+	move_below.call(ctx, !!(call->flags & UNCHECKED));
+	return 0;
+}
+
 /* (sk, result, flags), once a message. */
 int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
 	s64 n = (int)ctx->args[1];
-	u32 flags = ctx->args[2], tid = id;
+	u32 flags = ctx->args[2];
 	struct syscall *call;
 
 	if (in_unwanted_call(id) || !recording())
 		return 0;
-	call = syscalls.lookup(&tid);
 	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))
 		n = 0;
-	if (call && call->sk == sk && !call->below) {
-		if (n) {
-			call->reported += n;
-			count(COUNTER_REPORTED_RECEIVED, n);
-		}
+	/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). */
+	call = transferred(sk, id, n, DIRECTION_RECEIVED, n && (flags & MSG_TRUNC) && !was_unseen(sk, n));
+	if (!call)
 		return 0;
+	if (!(call->flags & UNCHECKED)) {
+		call->flags |= NOT_IN_USER_SPACE;
+		if (RECORD_UNIX && call->unsequenced)
+			begun_packet(call, id, sk);
 	}
-	if (call && (call->sk != sk || !call->below))
-		return 0;
-	if (!n) {
-		if (call)
-			syscalls.delete(&tid);
-		return 0;
-	}
-	if (!call) {
-		/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). */
-		u16 protocol = 0, family = 0;
-		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
-		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
-		if (unix_sock_of(sk, family) || protocol == IPPROTO_MPTCP || (protocol == IPPROTO_TCP && (flags & MSG_TRUNC) && !was_unseen(sk, n)))
-			call = surprise(sk, tid, DIRECTION_RECEIVED);
-		if (!call)
-			return 0;
-	}
-	call->reported = n;
-	call->moved = n - call->told;
-	if (call->flags & UNCHECKED) {
-		move_below.call(ctx, 1);
-		return 0;
-	}
-	call->flags |= NOT_IN_USER_SPACE;
-	if (RECORD_UNIX && call->unsequenced)
-		begun_packet(call, tid, sk);
-	move_below.call(ctx, 0);
+	move_below.call(ctx, !!(call->flags & UNCHECKED));
 	return 0;
 }
 

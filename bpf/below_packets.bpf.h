@@ -146,7 +146,8 @@ INLINE void begun_packet(struct syscall *call, u32 tid, u64 sk)
 }
 
 /* Received bytes that were not copied: into a pipe by a call that is not hooked (32-bit, io_uring), mapped
- * (TCP_ZEROCOPY_RECEIVE), discarded (MSG_TRUNC). How many they are, TCP's sequence tells. 1: it is ready. */
+ * (TCP_ZEROCOPY_RECEIVE), discarded (MSG_TRUNC). How many they are, TCP's sequence tells. They are there if their packet
+ * still is the first in the queue, as what is discarded. 1: it is ready. */
 INLINE int unseen(u64 sk, u32 tid, u32 now)
 {
 	struct connection *c = connections.lookup(&sk);
@@ -168,8 +169,13 @@ INLINE int unseen(u64 sk, u32 tid, u32 now)
 	call = surprise(sk, tid, DIRECTION_RECEIVED);
 	if (!call)
 		return 0;
-	c->silent = n;
-	call->moved = call->reported = n;
+	c->silent += n;
+	call->moved = call->reported = call->most = n;
+	call->sequence = now - n;
+	READ_KERNEL(call->skb, QUEUE_HEAD(sk));
+	if (call->skb != QUEUE_HEAD(sk) && from_packet(call, tid))
+		call->flags = UNCHECKED;
+	call->skb = 0;
 	return 1;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * The end of a connection. Of TCP's sockets tcp_destroy_sock tells it (lifecycle.bpf.h). No tracepoint tells that of
  * others (`untold`: AF_UNIX, MPTCP): user space asks from time to time whether a file still has them, and whoever
- * finds another socket at the same address knows.
+ * finds another socket at the same address knows. Of TCP it asks too, and less often: for what was not told after all.
  */
 /* key: sock pointer, value: connection id. Deleted when its end is found. */
 BPF_HASH(untold_ends, u64, u64, 32768);
@@ -18,6 +18,13 @@ INLINE void end_later(struct connection *c, u64 sk)
 	count(COUNTER_ENDS_PENDING, 1);
 }
 
+/* Seen only now: whoever had the socket has closed it. */
+INLINE void ended_unseen(struct connection *c)
+{
+	if (!c->local_fin && !c->local_reset && !c->peer_reset)
+		c->local_fin = bpf_ktime_get_ns();
+}
+
 INLINE int put_end(struct connection *c)
 {
 	struct end_sample *r = ring.ringbuf_reserve(sizeof(*r));
@@ -32,9 +39,6 @@ INLINE int put_end(struct connection *c)
 	r->head.session = c->session;
 	r->head.tgid = c->tgid;
 	r->local_fin = c->local_fin;
-	/* Seen only now. */
-	if (c->untold && !c->local_fin && !c->local_reset)
-		r->local_fin = r->head.time;
 	r->peer_fin = c->peer_fin;
 	r->local_reset = c->local_reset;
 	r->peer_reset = c->peer_reset;

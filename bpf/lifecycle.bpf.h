@@ -128,16 +128,34 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Run by user space for each of `untold_ends`: (sk). A file that lets go of a socket leaves it without an inode. */
+/* A socket that has no file any more: 1 if TCP is not done with it. Its memory may be another's by now. */
+INLINE int lingers(struct connection *c, u64 sk)
+{
+	u16 local = 0, remote = 0;
+	u8 state = 0;
+
+	READ_KERNEL(state, sk + OFFSET_sock_common_skc_state);
+	READ_KERNEL(local, sk + OFFSET_sock_common_skc_num);
+	READ_KERNEL(remote, sk + OFFSET_sock_common_skc_dport);
+	if (c->addressed && (local != c->local_port || bpf_ntohs(remote) != c->remote_port))
+		return 0;
+	return state && state != TCP_CLOSE;
+}
+
+/* Run by user space for connections whose end may not have been told: (sk). A file that lets go of a socket leaves it
+ * without an inode. */
 int check_end(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 sk = ctx->args[0];
 	struct connection *c = connections.lookup(&sk);
+	u32 inode = inode_of(sk);
 
-	if (c && c->inode == inode_of(sk))
+	if (c && (inode ? c->inode == inode : !c->untold && lingers(c, sk)))
 		return 0;
-	if (c && recording())
+	if (c && recording()) {
+		ended_unseen(c);
 		forget_connection(c, sk);
+	}
 	untold_ends.delete(&sk);
 	return 0;
 }

@@ -37,7 +37,7 @@ struct connection {
 	u32 overlaps[2];
 	u8 anchored[2];
 	u32 greets_no_socks_proxy;	/* what came last of a direction whose protocol is undecided */
-	u32 silent;		/* bytes of the last time that it was found to have moved on unseen */
+	u32 silent;		/* bytes that a call was found to have moved on unseen, so far */
 	u32 unix_seen;		/* AF_UNIX: bytes of the packet `unix_skb` that were seen to be received */
 	u64 unix_skb;
 	u8 local[16], remote[16];

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from bpf import abi, below, system
-from bpf.program import Kernel, ProgramError
+from bpf.program import IN_PAIRS, Kernel, ProgramError
 from bpf.system_calls import CALLS_WITH_FLAGS, MOVING_CALLS
 from bpf.tracefs import Tracefs
 
@@ -117,7 +117,10 @@ class Probes:
         finally:
             tracefs.close()
         for event, program in (*RAW_TRACEPOINTS, *self._kernel.below.raw_tracepoints()):
-            self._attach(event, system.open_raw_tracepoint, self._load(program, "RAW_TRACEPOINT"), event)
+            for _ in range(2 if program in IN_PAIRS else 1):
+                self._attach(
+                    event, system.open_raw_tracepoint, self._kernel.load(program, "RAW_TRACEPOINT"), event
+                )
 
     def _attach(self, what: str, attach: Callable[[int, _Event], int], program: int, event: _Event) -> None:
         try:

@@ -2,9 +2,6 @@
  * Which protocol the first bytes of a direction speak. It decides what is worth copying; what a message means
  * is for user space. All file I/O uses read and write too, but files never get here.
  */
-#define HEAD_BYTES 24
-#define HEAD_ROOM 64	/* so that the verifier, which cannot relate an offset to a length, sees it suffice */
-
 enum verdict {
 	VERDICT_NO,
 	VERDICT_MAYBE,		/* right so far, but too short to tell */
@@ -12,26 +9,10 @@ enum verdict {
 	VERDICT_HTTP,
 };
 
-/* 1 or 0, without a branch: the verifier would follow both ways of each, to the end of the program. The values are
- * small; the compiler, which would know better, is not to see that. */
-INLINE u64 equals(u64 value, u64 other)
-{
-	value ^= other;
-	asm volatile("" : "+r"(value));
-	return (value - 1) >> 63;
-}
-
-INLINE u64 is_below(u64 value, u64 limit)
-{
-	asm volatile("" : "+r"(value));
-	return (value - limit) >> 63;
-}
-
 /* RFC 8446 §5.1: type 20–23, version 3.x, length up to 2^14 + 2048. */
 INLINE int is_tls_record(u8 *b, u32 n)
 {
-	return !(is_below(n, 5) | is_below(b[0], 20) | is_below(23, b[0]) | (b[1] ^ 3) | is_below(4, b[2]) |
-		is_below(0x48, b[3]) | equals(b[3] | b[4], 0));
+	return n >= 5 && b[0] >= 20 && b[0] <= 23 && b[1] == 3 && b[2] <= 4 && b[3] <= 0x48 && (b[3] | b[4]);
 }
 
 /* A handshake record that carries a ClientHello, as far as RFC 8446 §4.1.2 fixes its bytes: any call on a
@@ -39,51 +20,44 @@ INLINE int is_tls_record(u8 *b, u32 n)
  */
 INLINE int is_client_hello(u8 *b, u32 n)
 {
-	return !(is_below(n, 11) | (b[0] ^ 22) | (b[1] ^ 3) | is_below(3, b[2]) | (b[5] ^ 1) | b[6] | (b[9] ^ 3) |
-		is_below(3, b[10]));
+	return n >= 11 && b[0] == 22 && b[1] == 3 && b[2] <= 3 && b[5] == 1 && !b[6] && b[9] == 3 && b[10] <= 3;
 }
 
-/* A method: a token of 3 to 14 capitals (a hyphen inside), a space, then what a target begins with. Bit i is byte i. */
-#define SHORTEST_METHOD (1 << 3)
-#define METHOD_BYTES ((1 << (PREFIX_BYTES - 1)) - 1)
-
-/* RFC 9112 §3 and §4: METHOD SP target, or HTTP/1.; RFC 9113 §3.4: the preface is of the first form. What is behind the
- * n bytes, up to PREFIX_BYTES, is 0. */
+/* RFC 9112 §3 and §4: METHOD SP target, or HTTP/1.; RFC 9113 §3.4: the preface is of the first form. */
 INLINE int speaks_http(u8 *b, u32 n)
 {
 	const char status[] = {'H', 'T', 'T', 'P', '/', '1', '.'};
-	u64 token = 0, spaces = 0, targets = 0, given = (1ULL << n) - 1, differs = 0, end;
-	volatile u8 *each = b;	/* one by one, or they all end up on the stack */
+	int matches = 1;
 	u32 i;
 
 	#pragma clang loop unroll(full)
 	for (i = 0; i < sizeof(status); i++)
-		differs |= (equals(each[i], status[i]) ^ 1) << i;
-	if (!(differs & given))
+		if (i < n && b[i] != status[i])
+			matches = 0;
+	if (matches)
 		return n >= sizeof(status) ? VERDICT_HTTP : VERDICT_MAYBE;
 
-	#pragma clang loop unroll(disable)
-	for (i = 0; i < PREFIX_BYTES; i++) {
-		u8 byte = each[i];
-		token |= (is_below(byte, 'Z' + 1) ^ is_below(byte, 'A') | (i ? equals(byte, '-') : 0)) << i;
-		spaces |= equals(byte, ' ') << i;
-		targets |= (equals(byte, '/') | equals(byte, '*') | equals(byte, 'h')) << i;
+	/* A token of 3 to 14 capitals (a hyphen inside), a space, then what a target begins with. */
+	#pragma clang loop unroll(full)
+	for (i = 0; i < PREFIX_BYTES - 1; i++) {
+		if (i >= n)
+			return VERDICT_MAYBE;
+		if (b[i] == ' ') {
+			u8 next = b[i + 1];
+			if (i < 3)
+				return VERDICT_NO;
+			if (i + 1 >= n)
+				return VERDICT_MAYBE;
+			if (next == '/' || next == '*' || next == 'h')
+				return VERDICT_HTTP;
+			/* CONNECT names a host. */
+			return i == 7 && b[0] == 'C' && b[1] == 'O' && b[2] == 'N' && b[3] == 'N' &&
+				b[6] == 'T' ? VERDICT_HTTP : VERDICT_NO;
+		}
+		if ((b[i] < 'A' || b[i] > 'Z') && !(b[i] == '-' && i > 0))
+			return VERDICT_NO;
 	}
-	end = ~token & METHOD_BYTES;
-	end &= -end;
-	if (!end)
-		return VERDICT_NO;
-	if (!(end & given))
-		return VERDICT_MAYBE;
-	if (!(end & spaces) || end < SHORTEST_METHOD)
-		return VERDICT_NO;
-	if (!((end << 1) & given))
-		return VERDICT_MAYBE;
-	if ((end << 1) & targets)
-		return VERDICT_HTTP;
-	/* CONNECT names a host. */
-	return (end ^ 1 << 7) | (b[0] ^ 'C') | (b[1] ^ 'O') | (b[2] ^ 'N') | (b[3] ^ 'N') | (b[6] ^ 'T') ? VERDICT_NO :
-		VERDICT_HTTP;
+	return VERDICT_NO;
 }
 
 /* 0 where a proxy says first whom it speaks for (haproxy's PROXY protocol, version 1). */
@@ -92,14 +66,13 @@ INLINE u32 begins_no_proxy_line(u8 *b)
 	return (b[0] ^ 'P') | (b[1] ^ 'R') | (b[2] ^ 'O') | (b[3] ^ 'X') | (b[4] ^ 'Y') | (b[5] ^ ' ');
 }
 
-/* The first n bytes of a direction; what is behind them, up to PREFIX_BYTES, is 0. */
 INLINE int verdict_on(u8 *b, u32 n)
 {
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
-	if (is_below(n, 5) & is_below(19, b[0]) & is_below(b[0], 24) & (is_below(n, 2) | equals(b[1], 3)))
+	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
 		return VERDICT_MAYBE;
 	return speaks_http(b, n);
 }
@@ -128,12 +101,11 @@ INLINE void turn_to_tls(struct connection *c)
 	c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
 }
 
-/* Takes up to PREFIX_BYTES that begin a call in direction d, in HEAD_ROOM of which the second half is free; may settle
- * c->protocol. */
+/* Takes up to PREFIX_BYTES that begin a call in direction d; may settle c->protocol. */
 INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 {
-	u8 *prefix = c->prefix + (d & 1) * PREFIX_BYTES, *joined = bytes + HEAD_ROOM / 2;
-	u64 have = c->prefix_length[d & 1];
+	u8 *prefix = c->prefix + (d & 1) * PREFIX_BYTES;
+	u32 have = c->prefix_length[d & 1];
 	u32 i;
 
 	/* STARTTLS, and TLS in a CONNECT tunnel: a ClientHello turns any connection. */
@@ -143,14 +115,18 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	}
 	if (c->protocol != PROTOCOL_UNDECIDED)
 		return;
-	__builtin_memcpy(joined, prefix, PREFIX_BYTES);
-	/* The compiler leaves out a mask that it knows to change nothing; the verifier does not know. */
-	asm volatile("" : "+r"(have));
-	have &= HEAD_ROOM / 2 - 1;
-	#pragma clang loop unroll(disable)
-	for (i = 0; i < PREFIX_BYTES; i++)
-		joined[(have + i) & (HEAD_ROOM / 2 - 1)] = bytes[i];
-	__builtin_memcpy(prefix, joined, PREFIX_BYTES);
+	/* Without branches: with them the verifier would follow each pair of `have` and `n` to the end of the program. */
+	#pragma clang loop unroll(full)
+	for (i = 0; i < PREFIX_BYTES; i++) {
+		u32 at = have + i;
+		u8 new = (s32)(i - n) >> 31 & (s32)(at - PREFIX_BYTES) >> 31;
+
+		/* The compiler leaves out a mask that it knows to change nothing; verifiers before Linux 6.8 do not
+		 * know. */
+		asm volatile("" : "+r"(at), "+r"(new));
+		at &= PREFIX_BYTES - 1;
+		prefix[at] = (prefix[at] & ~new) | (bytes[i] & new);
+	}
 	have += n;
 	if (have > PREFIX_BYTES)
 		have = PREFIX_BYTES;

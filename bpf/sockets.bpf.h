@@ -141,6 +141,8 @@ INLINE struct connection *connection_of(struct sock_reference *s, u32 tgid, u32 
 
 	/* The same address with another inode is another socket: that one's end was missed, or waits to be told. */
 	if (!c || c->inode != s->inode || c->ended) {
+		if (c && !c->ended)
+			ended_unseen(c);
 		if (c && c->announced && !put_end(c))
 			count(COUNTER_EVENTS_RING_FULL, 1);
 		u32 tid = bpf_get_current_pid_tgid();

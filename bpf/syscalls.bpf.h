@@ -26,6 +26,13 @@ INLINE int is_urgent(struct syscall *call)
 	return (call->flags & MSG_OOB) && call->direction == DIRECTION_RECEIVED;
 }
 
+/* Each packet is seen as it is discarded (below_packets.bpf.h), if no other thread receives meanwhile. */
+INLINE int shows_discarded(struct connection *c, u64 sk, u32 flags)
+{
+	return COUNTS_BELOW && c->copied_known && !c->untold && !c->in_flight[1] && !(flags & MSG_OOB) &&
+		!has_upper_layer(sk);
+}
+
 INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -46,6 +53,8 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 			return;
 		hold(tgid, fd, file, s.sk, c->id);
 	}
+	if (flags & MSG_TRUNC && shows_discarded(c, s.sk, flags))
+		return;
 	struct syscall call = {
 		.sk = s.sk, .id = c->id, .entered = bpf_ktime_get_ns(), .buffer = buffer, .blocks = blocks,
 		.direction = direction, .flags = is_unix(c->family) ? flags & ~MSG_TRUNC : flags, .unsequenced = c->untold,

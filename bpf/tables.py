@@ -49,7 +49,7 @@ class Tables:
         self._constants = abi.header().constants
         self._counters = tuple(abi.header().enums["counter"])[:-1]  # the last is their number
         self._programs: dict[str, int] = {}  # those that are run from here
-        self._unasked: list[bytes] = []
+        self._unasked: dict[str, list[bytes]] = {}
 
     def choose_pid(self, pid: int, choice: Choice) -> None:
         """A process, and those it forks from now on if children are followed."""
@@ -247,10 +247,16 @@ class Tables:
 
         At most ``most`` are asked of, for that takes 10 µs each; the rest is asked of the next time.
         """
-        if not self._unasked:
-            self._unasked = [key for key, _ in self._entries(self._kernel.table("untold_ends"))]
-        asked, self._unasked = self._unasked[:most], self._unasked[most:]
-        for key in asked:
+        self._ask_of_ends("untold_ends", most)
+
+    def find_missed_ends(self, most: int) -> None:
+        """The same of all connections: TCP's end is told while it happens, once, and no program may have run."""
+        self._ask_of_ends("connections", most)
+
+    def _ask_of_ends(self, name: str, most: int) -> None:
+        keys = self._unasked.get(name) or [key for key, _ in self._entries(self._kernel.table(name))]
+        self._unasked[name] = keys[most:]
+        for key in keys[:most]:
             self._run("check_end", int.from_bytes(key, sys.byteorder))
 
     def drop_ended(self, key: int, connection: int) -> None:

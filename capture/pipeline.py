@@ -228,6 +228,7 @@ class Pipeline:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
             self._collect_ends()
+            self.tables.find_missed_ends(MAX_LOOKS)
             self._tls.distrust(self.tables.distrusted())
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL_S
@@ -258,6 +259,7 @@ class Pipeline:
     def end(self) -> Ledger:
         """Stop reporting, take what was reported, and draw up the ledger."""
         self.tables.find_ends(MAX_LAST_LOOKS)
+        self.tables.find_missed_ends(MAX_LAST_LOOKS)
         self.tables.set(0, ())
         self._new_code.stop()
         skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from clients import curl_command
-from kernel_state import UNMOUNT_TRACEFS
+from kernel_state import UNMOUNT_TRACEFS, verified_instructions
 from processes import PYTHON
 from recording import entries, path_of, warnings
 
 from bpf import below, program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
-from bpf.program import Kernel
+from bpf.program import IN_PAIRS, Kernel
 from bpf.tables import Tables
 from capture.streams import StreamOpened
 from exporters.reassembly import read_streams
@@ -30,11 +30,13 @@ RING_BYTES = 1 << 20
 # Linux 6.13 gives a program of kprobe type a private stack from here on, unless a tail call is reachable in it.
 PRIVATE_STACK_BYTES = 64
 MAX_STACK_BYTES = 512
+# The verifier's limit is 1,000,000. How many it looks at differs from kernel to kernel, and with each change of ours.
+MAX_VERIFIED_INSTRUCTIONS = 400_000
 TAIL_CALL = 12
 FRAME_POINTER = 10
 # Linux that has a helper, by its number (include/uapi/linux/bpf.h); all below are older than 5.3.
-HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 131: (5, 8), 132: (5, 8), 133: (5, 8),
-           158: (5, 11), 173: (5, 15), 174: (5, 15), 175: (5, 15)}  # fmt: skip
+HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 117: (5, 6), 131: (5, 8), 132: (5, 8),
+           133: (5, 8), 158: (5, 11), 173: (5, 15), 174: (5, 15), 175: (5, 15)}  # fmt: skip
 OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37, 80}
 # What an atomic addition needs whose result is used.
 FETCH_SINCE = (5, 12)
@@ -128,6 +130,15 @@ def test_the_verifier_accepts_every_program(uprobes):
     own.close()
 
 
+@pytest.mark.parametrize("unix", [False, True], ids=["", "unix"])
+def test_the_verifier_is_far_from_its_limit(unix):
+    own = Kernel(RING_BYTES, unix=unix)
+    looked_at = {name: verified_instructions(own.load(name, kind)) for name, kind in kinds(own).items()}
+    own.close()
+    assert {name: number for name, number in looked_at.items() if number > MAX_VERIFIED_INSTRUCTIONS} == {}
+    assert max(looked_at.values()) > MAX_VERIFIED_INSTRUCTIONS // 10, "these are the numbers"
+
+
 def test_a_uprobe_program_has_a_small_stack_or_can_reach_a_tail_call(kernel):
     for name in sorted(functions()):
         depth = stack_bytes(kernel, name)
@@ -208,7 +219,7 @@ def test_tracepoints_attach_and_let_go():
     covered = [event for event, _ in TRACEPOINTS if own.below.lengths and event in below.COVERED]
     below_them = list(own.below.raw_tracepoints())
     assert len(below_them) == 7, "this kernel shows lengths, messages, and packets of Unix sockets"
-    count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(below_them)
+    count = len(TRACEPOINTS) - len(covered) + len(RAW_TRACEPOINTS) + len(IN_PAIRS) + len(below_them)
     assert descriptors() == attached - count
     probes.detach()
     own.close()

@@ -22,10 +22,12 @@ SHIM = """
 #include <string.h>
 typedef uint8_t u8;
 typedef uint32_t u32;
+typedef int32_t s32;
 typedef uint64_t u64;
 #define INLINE static inline
 #define PREFIX_BYTES 16
 #define MAX_HELLO_BYTES 4096
+#define HEAD_ROOM 64
 enum {{ PROTOCOL_UNDECIDED, PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_OTHER }};
 struct connection {{
     u8 prefix[2 * PREFIX_BYTES];

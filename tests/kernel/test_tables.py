@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,10 @@ from kernel_state import empty_table, table_values
 from processes import ROOT, running
 from recording import record
 
-from bpf import system
+from bpf import probes, system
+from bpf.probes import RAW_TRACEPOINTS, Probes
 from bpf.program import Kernel
-from bpf.tables import Tables
+from bpf.tables import Choice, Tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +105,59 @@ def test_another_socket_at_the_address_of_one_that_has_ended_is_another(kernel: 
     (kept,) = (c for c in tables.connections() if c.key == 5)
     assert (kept.connection, kept.local_fin) == (15, 0)
     tables.drop_ended(5, 15)
+
+
+def talk(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """A connection that both ends have moved bytes on."""
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.recv(100)
+    server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+    client.recv(100)
+    return client, server
+
+
+def test_an_end_that_no_program_saw_is_found_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel skips a program that it finds running: a softirq has told of three ends in the middle of a fourth."""
+    monkeypatch.setattr(
+        probes, "RAW_TRACEPOINTS", [row for row in RAW_TRACEPOINTS if row[0] != "tcp_destroy_sock"]
+    )
+    kernel = Kernel(1 << 20)
+    tables, attached = Tables(kernel), Probes(kernel)
+    attached.attach_tracepoints()
+    tables.choose_pid(os.getpid(), Choice.WANTED)
+    tables.set(1, ("CHECK_PROCESSES", "CHECK_PIDS", "WANT_PIDS"))
+
+    def known() -> int:
+        return len(list(tables.connections()))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stays, lingers, goes = talk(listener), talk(listener), talk(listener)
+        lingers[0].setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lingers[0].send(bytes(1 << 20))
+        # It has no file any more, and TCP goes on.
+        lingers[0].close()
+        for end in goes:
+            end.close()
+        assert known() == 6
+        tables.find_missed_ends(100)
+        assert known() == 4
+        tables.find_missed_ends(100)
+        assert known() == 4
+        while lingers[1].recv(1 << 20):
+            pass
+        lingers[1].close()
+        tables.find_missed_ends(1)
+        tables.find_missed_ends(100)
+        assert known() == 2
+        for end in stays:
+            end.close()
+    tables.set(0, ())
+    attached.detach()
+    kernel.close()
 
 
 # Its peer reads only when nothing more can be sent.

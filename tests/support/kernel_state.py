@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
+import struct
 import subprocess
 from pathlib import Path
 
 from processes import processes_of_run
 
+from bpf import system
+
 # The kinds of programs that a recorder attaches; others belong to systemd and the like.
 PROGRAM_TYPES = {"tracepoint", "kprobe", "raw_tracepoint", "raw_tracepoint_writable", "tracing", "perf_event"}
 PROGRAM_ID = re.compile(rb"^prog_id:\s*(\d+)", re.MULTILINE)
 MAP_ID = re.compile(rb"^map_id:\s*(\d+)", re.MULTILINE)
+# In struct bpf_prog_info.
+_VERIFIED_INSTRUCTIONS_AT = 216
 BCC_FOLDER = Path("/usr/lib/python3/dist-packages/bcc")
 KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 # For a shell in a mount namespace of its own: some machines mount tracefs when they start, others never do.
@@ -70,6 +76,15 @@ def leaked_programs(before: set[int], run: str) -> dict[int, str]:
         return {}
     foreign = programs_of_others(run)
     return {number: name for number, name in new.items() if number not in foreign}
+
+
+def verified_instructions(program: int) -> int:
+    """How many instructions the verifier has looked at before it took a program (verified_insns, Linux 5.16)."""
+    information = ctypes.create_string_buffer(_VERIFIED_INSTRUCTIONS_AT + 4)
+    attributes = struct.pack("<IIQ", program, len(information), ctypes.addressof(information))
+    system._bpf(system._BPF_OBJ_GET_INFO_BY_FD, attributes)
+    (number,) = struct.unpack_from("<I", information, _VERIFIED_INSTRUCTIONS_AT)
+    return int(number)
 
 
 def table_entries(pid: int, *names: str) -> dict[str, int]:

@@ -693,3 +693,11 @@ def test_a_transcript_reads_other_charsets(kind: str, body: bytes, shown: str) -
     )
     assert f">\n> {shown}\n" in text
     assert f"<\n< {shown}\n" in text
+
+
+@pytest.mark.parametrize("codec", ["rot13", "base64", "zlib", "undefined"])
+def test_a_transcript_of_what_is_called_a_charset_and_is_none(codec: str) -> None:
+    text = written(
+        exchange(answer=b"\xe9", answer_fields=f"Content-Type: text/html; charset={codec}\r\n"), "text"
+    )
+    assert "<\n< [1 bytes of text/html]\n" in text

@@ -35,7 +35,7 @@ INLINE int put_end(struct connection *c)
 	/* Seen only now. */
 	if (c->untold && !c->local_fin && !c->local_reset)
 		r->local_fin = r->head.time;
-	r->peer_fin = c->peer_fin;
+	r->peer_fin = c->notified ? c->notified : c->peer_fin;
 	r->local_reset = c->local_reset;
 	r->peer_reset = c->peer_reset;
 	r->sent = c->position[0];

@@ -69,6 +69,7 @@ enum shape {
 	SHAPE_WRITE_LONG,
 	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
+	SHAPE_READ_INTERNAL,	/* the same → 1, 0 (close_notify came), or -1 */
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
 	SHAPE_WRITE_VECTORS,	/* (object, output, _, _, blocks, count, n, done) → 0, the bytes in *done, a record in output */

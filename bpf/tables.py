@@ -268,7 +268,7 @@ def _open_connection(key: bytes, c: Any) -> OpenConnection:
         int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended),
         (int(c.position[0]), int(c.position[1])),
         int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
-        int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
+        int(c.local_fin), int(c.notified or c.peer_fin), int(c.local_reset), int(c.peer_reset),
     )  # fmt: skip
 
 

@@ -29,8 +29,11 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 		note_order(s, call, id, d, n);
 	c = bind(s, call, id);
 	position = __sync_fetch_and_add(&s->position[d], n);
-	if (c)
+	if (c) {
 		c->session_position[d] = position + n;
+		if (d == DIRECTION_RECEIVED)
+			c->notified = 0;
+	}
 	if (s->unseen) {
 		count(COUNTER_PLAINTEXT_UNSEEN_RETURN, n);
 		note_hole(0, s->id, d, position, n, REASON_UNSEEN_RETURN);
@@ -177,7 +180,7 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	/* The upper half of an int argument's register is anyone's. */
 	if (shape < SHAPE_READ_LONG)
 		call.count = (u32)call.count;
-	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
+	if (shape == SHAPE_READ_EX || shape == SHAPE_READ_INTERNAL || shape == SHAPE_WRITE_EX)
 		call.done_pointer = fourth;
 	if (shape == SHAPE_WRITE_EX2)
 		call.done_pointer = fifth;
@@ -229,6 +232,17 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 	return 0;
 }
 
+/* Reads whose result says, of no bytes, whether it is by close_notify (RFC 8446 §6.1) or something failed. */
+INLINE int notifies(int shape)
+{
+	return shape < SHAPE_WRITE_KEPT && shape != SHAPE_READ_EX && !writes(shape);
+}
+
+INLINE int is_notified(struct pt_regs *ctx, struct tls_call *call, int shape)
+{
+	return notifies(shape) && !(int)PT_REGS_RC(ctx) && (call->count || shape == SHAPE_READ_PACKET);
+}
+
 INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid(), n;
@@ -237,6 +251,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	struct tls_call_key key = {};
 	struct tls_call *call = tls_returning(id, stack, &key);
 	struct session *s;
+	struct connection *c;
 	int ready = 0;
 
 	if (!call)
@@ -252,7 +267,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 			ready = tls_moved(call, tls_around(call, key.stack), id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 			goto out;
 		}
-		if (!call->connection) {
+		if (!call->connection && !is_notified(ctx, call, shape)) {
 			if (call->library & WITHOUT_BIO)
 				arrivals.delete(&tid);
 			goto out;
@@ -261,7 +276,12 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	s = session_of(call, id);
 	if (!s)
 		goto out;
-	bind(s, call, id);
+	c = bind(s, call, id);
+	if (c && notifies(shape)) {
+		c->notifies = 1;
+		if (is_notified(ctx, call, shape))
+			c->notified = bpf_ktime_get_ns();
+	}
 	goes_over_datagrams(s, call);
 	if (shape >= SHAPE_HANDSHAKE && !s->established) {
 		if (!s->handshake_started)

@@ -34,7 +34,7 @@ def test_openssl_is_probed_at_its_internals():
     status = LIBSSL.stat()
     assert (found.device, found.inode) == (status.st_dev, status.st_ino)
     assert {(site.call, site.symbol) for site in found.sites} == {
-        (Call.READ_EX, "ssl_read_internal"),
+        (Call.READ_INTERNAL, "ssl_read_internal"),
         (Call.WRITE_EX, "ssl_write_internal"),
         (Call.HANDSHAKE, "SSL_do_handshake"),
         (Call.HANDSHAKE, "SSL_connect"),

@@ -169,7 +169,12 @@ def test_other_names_are_not(name):
 
 def test_each_call_shape_is_used_and_peeks_never_are():
     used = {call for row in TLS_LIBRARIES for call in row.functions.values()}
-    elsewhere = {*GO_FUNCTIONS.values(), *name_lookups.FUNCTIONS.values(), Call.WRITE_VECTORS}
+    elsewhere = {
+        *GO_FUNCTIONS.values(),
+        *name_lookups.FUNCTIONS.values(),
+        Call.WRITE_VECTORS,
+        Call.READ_INTERNAL,
+    }
     elsewhere |= {Call.GO_READ_SPILLED, Call.COPY}  # what is found of calls that are older than the recording
     elsewhere |= {Call.RUSTLS_READ, Call.RUSTLS_WRITE, Call.RUSTLS_WRITE_CHUNKS}  # by patterns of names
     assert used | elsewhere == set(Call)

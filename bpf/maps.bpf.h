@@ -207,10 +207,13 @@ struct comm_key {
 BPF_HASH(chosen_comms, struct comm_key, u8, 256);
 BPF_HASH(chosen_uids, u32, u8, 256);
 BPF_HASH(chosen_ports, u16, u8, 1024);
+/* Networks of hosts: the longest that fits is found, so those that are excluded have a map of their own. */
 struct host_key {
+	u32 bits;
 	u8 address[16];
 };
-BPF_HASH(chosen_hosts, struct host_key, u8, 4096);
+BPF_LPM_TRIE(wanted_hosts, struct host_key, u8, 4096);
+BPF_LPM_TRIE(excluded_hosts, struct host_key, u8, 4096);
 BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
 BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 

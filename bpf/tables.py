@@ -70,10 +70,11 @@ class Tables:
         key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
         table[key] = table.Leaf(choice)
 
-    def choose_host(self, address: bytes, choice: Choice) -> None:
-        """Connections with this address (16 bytes, IPv4 mapped) at either end."""
-        table = self._kernel.table("chosen_hosts")
+    def choose_hosts(self, address: bytes, bits: int, choice: Choice) -> None:
+        """Connections with an address (16 bytes, IPv4 mapped) at either end that begins with the same bits."""
+        table = self._kernel.table("wanted_hosts" if choice is Choice.WANTED else "excluded_hosts")
         key = table.Key()
+        key.bits = bits
         key.address[:] = address
         table[key] = table.Leaf(choice)
 

@@ -501,6 +501,9 @@ def varied() -> list[Exchange]:
         ({"hosts": ["API.example.com"]}, [1]),
         ({"hosts": [".example.com"]}, [1, 2]),
         ({"hosts": ["*.example.com", "example.org"]}, [1, 2, 3]),
+        ({"hosts": ["10.0.0.0/8"]}, []),
+        ({"hosts": ["127.0.0.0/8"]}, [1, 2, 3, 4]),
+        ({"hosts": ["10.0.0.0/8", "example.org"]}, [3]),
         ({"urls": ["*/v1/*"]}, [1, 2]),
         ({"urls": ["https://*"]}, [1]),
         ({"statuses": ["404"]}, [2]),
@@ -513,6 +516,11 @@ def varied() -> list[Exchange]:
 def test_filters(criteria: dict[str, Any], wanted: list[int]) -> None:
     chosen = ExchangeFilter.of(**criteria)
     assert [each.connection.opened.stream for each in varied() if chosen(each)] == wanted
+
+
+def test_what_is_no_network() -> None:
+    with pytest.raises(UsageError, match="is no network"):
+        ExchangeFilter.of(hosts=["10.0.0.0/33"])
 
 
 @pytest.mark.parametrize("status", ["", "ok", "6xx", "40", "200-", "99", "500-400"])

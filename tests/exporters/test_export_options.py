@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import har_schema
@@ -334,6 +335,93 @@ def test_credentials_in_other_places(found: list[Exchange]) -> None:
     shown = json.dumps(exported(found, Redaction.of()))
     assert SECRET not in shown
     assert REDACTED in shown
+
+
+MARKUP = [
+    "<a><token>{}</token><b>x</b></a>",
+    "<n:token xmlns:n='x' a='b'>{}</n:token>",
+    "<Token><![CDATA[{}]]></Token>",
+    "<token><user>{}</user><c/></token>x",
+    "<token>{}",  # cut off
+    '<b token="{}" c="d"/>',
+    "<b c=d token={}>",
+    '<input type=hidden name="token" value="{}">',
+    "<input value='{}' name='token' />",
+    '<meta name="token" content="{}">',
+    '<add key="token" value="{}" />',
+    '<textarea name="token">{}</textarea>',
+    '<string name="token">{}</string>',
+    'var token = "{}"; x',
+    "window.token='{}'",
+    '{{"html": "<input name=\\"token\\" value=\\"{}\\">"}}',
+    "a=%3Ctoken%3E{}%3C%2Ftoken%3E",
+]
+
+
+@pytest.mark.parametrize("template", MARKUP)
+def test_names_are_redacted_in_markup_and_scripts(template: str) -> None:
+    shown = NamedValues(frozenset(["token"])).text(template.format(SECRET))
+    assert SECRET not in shown
+    assert "(redacted)" in shown
+    rest = re.split("[<>'\"&]|%3C", template.format("("))[0]
+    assert shown.startswith(rest.partition("(")[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<form name="token"><input name="a" value="b"></form>',
+        "<tokens>a</tokens><b token-type='c'>d</b>",
+        'if (token == "a" || token === "b") c',
+        "<token></token><token/><token  >\n</token>",
+        '<input name="other" value="token">',
+    ],
+)
+def test_markup_without_the_names_is_as_it_was(text: str) -> None:
+    assert NamedValues(frozenset(["token"])).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<token>",
+        "<token ",
+        '<a "',
+        "<a b=' ",
+        "<token><![CDATA[",
+        "<a token",
+        "</token",
+        "token=",
+        "%2F%2Fa",
+        "%2F%2F%40",
+    ],
+)
+def test_markup_that_never_ends_takes_time_by_its_length(piece: str) -> None:
+    values = NamedValues(frozenset(["token"]))
+
+    def seconds(length: int) -> float:
+        text = f"token {piece * (length // len(piece))}"
+        began = time.process_time()
+        values.url(text)
+        return time.process_time() - began
+
+    assert min(seconds(400_000) for _ in range(3)) < 40 * min(seconds(40_000) for _ in range(3)) + 0.05
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/?next=https://u:{}@h/",
+        "/?next=https%3A%2F%2Fu%3A{}%40h%2F",
+        "http://u:{}@a/b",
+        "/?a=b&next=//u:{}@h",
+    ],
+)
+def test_passwords_of_urls_in_urls_are_redacted(target: str) -> None:
+    archive = exported(
+        exchange(target.format(SECRET), f"Referer: http://a{target.format(SECRET)}\r\n"), Redaction.of()
+    )
+    assert SECRET not in json.dumps(archive)
 
 
 def test_the_rest_of_redacted_json_is_as_it_was() -> None:

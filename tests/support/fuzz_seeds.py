@@ -207,6 +207,7 @@ def _redaction() -> Iterator[bytes]:
         b'data: {"token":\ndata: "h"}\n\n{"inner": "{\\"token\\": \\"{\\\\\\"token\\\\\\": 1}\\"}"}',
         b"token=a;x=y; pass%20word=1&a%2Fb=\xc3\xa9&\xc3\xa9=1",
         b"curl -u a:b -H 'Authorization: Bearer c' --token=d https://e:f@g/?token=h mysql -psecret",
+        b"<a><token b='c'>d</token><input name=token value='e'><n:token><![CDATA[f]]></n:token></a>",
         b'const q = {token: \'a\', \'token\' : `b`}; """token"""',
     )
     for number, text in enumerate(texts):

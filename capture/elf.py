@@ -249,7 +249,7 @@ class ElfFile:
     @property
     def soname(self) -> str | None:
         """Its own library name (DT_SONAME), or None."""
-        return next(iter(self._dynamic_texts(_DT_SONAME)), None)
+        return next(iter(self._dynamic_texts(_DT_SONAME)), None) or None
 
     # Symbols and functions
 

@@ -40,6 +40,7 @@ enum sample_kind {
 				 * kernel's pointer to the memory map, in reason whether the process is held */
 	SAMPLE_JOINED = 12,	/* what was told of a session belongs to the one whose id is in length: in this direction,
 				 * from the position on */
+	SAMPLE_INNER_HELLO = 13,	/* payload: the first record that was written inside of a connection's TLS session */
 };
 
 /* Seen from the process that was recorded. */

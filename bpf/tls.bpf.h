@@ -4,6 +4,31 @@
  * Since Linux 6.13 a uprobe program with 64 or more bytes of stack gets a per-CPU one, which a preemption
  * corrupts; a program from which a tail call can be reached never does. So each program here can reach one.
  */
+/* 1: the first record inside of a session is set up for the copying program, for it has the name that was asked for. */
+INLINE int tell_inner_hello(struct session *s, struct tls_call *call, u64 id, u64 n)
+{
+	u64 sk = call->connection ? call->sk : s->sk;
+	struct connection *c = connections.lookup(&sk);
+	struct job *job;
+
+	if (!c || !c->announced || call->blocks || has_setting(DROP_TLS))
+		return 0;
+	job = new_job((u32)id);
+	if (!job)
+		return 0;
+	job->kind = SAMPLE_INNER_HELLO;
+	job->connection = c->id;
+	job->tgid = id >> 32;
+	job->tid = id;
+	job->direction = DIRECTION_SENT;
+	job->protocol = PROTOCOL_TLS;
+	job->time = call->entered;
+	job->left = job->length = n > MAX_HELLO_BYTES ? MAX_HELLO_BYTES : n;
+	job->memory = call->memory;
+	job->base = call->buffer;
+	return 1;
+}
+
 /* 1: n bytes of plaintext are set up for the copying program. `around`: the call of another object that this one is
  * inside of. */
 INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32 direction, u64 n)
@@ -15,9 +40,11 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 	if (s && d == DIRECTION_SENT && call->count >= LONG_CALL_BYTES && !(n = left_to_tell(s, call, n)))
 		return 0;
 	count(COUNTER_PLAINTEXT_REPORTED, n);
+	u32 tunnelled = s && s->tunnels;
+
 	if (s && (carries_records(call, around, s, n) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
-		return 0;
+		return !tunnelled && d == DIRECTION_SENT && tell_inner_hello(s, call, id, n);
 	}
 	if (!s) {
 		count(COUNTER_PLAINTEXT_TABLE_FULL, n);

@@ -91,10 +91,9 @@ def test_what_is_in_the_tunnel(servers: Servers, tmp_path: Path, program: str) -
     assert connect["request"]["method"] == "CONNECT"
     assert found["request"]["url"] == f"https://localhost/bytes/{LENGTH}"
     assert found["timings"]["ssl"] > 0
-    names = [
-        name for (name,) in rows(capture, "tls.handshake.type == 1", "tls.handshake.extensions_server_name")
-    ]
-    assert names[-1] == "localhost"
+    (comment,) = rows(capture, "http.request.method == GET", "frame.comment")[0]
+    assert "tls=inside" in comment
+    assert "host=localhost" in comment
     assert decoded(found["response"]["content"]) == sample_body(LENGTH)
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr

@@ -514,6 +514,9 @@ def test_json_is_redacted_at_any_depth(value: Any) -> None:
         ("python3 -m http.server 8000", "python3 -m http.server 8000"),
         ("java -jar app.jar --port=80", "java -jar app.jar --port=80"),
         ("'nginx: worker process'", "nginx: worker process"),
+        ("'postgres: me db 10.0.0.1(1) idle'", "postgres: me db 10.0.0.1(1) idle"),
+        (f"'/usr/bin/browser --type=a --token={SECRET}'", f"/usr/bin/browser --type=a --token={REDACTED}"),
+        (f"'server: master /usr/bin/server -p {SECRET}'", f"server: master /usr/bin/server -p {REDACTED}"),
         ("curl -o 'unclosed", "curl -o " + REDACTED),
     ],
 )

@@ -39,7 +39,7 @@ INLINE int put_end(struct connection *c)
 	r->head.session = c->session;
 	r->head.tgid = c->tgid;
 	r->local_fin = c->local_fin;
-	r->peer_fin = c->peer_fin;
+	r->peer_fin = c->notified ? c->notified : c->peer_fin;
 	r->local_reset = c->local_reset;
 	r->peer_reset = c->peer_reset;
 	r->sent = c->position[0];

@@ -40,6 +40,7 @@ enum sample_kind {
 				 * kernel's pointer to the memory map, in reason whether the process is held */
 	SAMPLE_JOINED = 12,	/* what was told of a session belongs to the one whose id is in length: in this direction,
 				 * from the position on */
+	SAMPLE_INNER_HELLO = 13,	/* payload: the first record that was written inside of a connection's TLS session */
 };
 
 /* Seen from the process that was recorded. */
@@ -69,6 +70,7 @@ enum shape {
 	SHAPE_WRITE_LONG,
 	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
+	SHAPE_READ_INTERNAL,	/* the same → 1, 0 (close_notify came), or -1 */
 	SHAPE_WRITE_EX,
 	SHAPE_WRITE_EX2,	/* (object, buffer, n, flags, done) */
 	SHAPE_WRITE_VECTORS,	/* (object, output, _, _, blocks, count, n, done) → 0, the bytes in *done, a record in output */

@@ -20,12 +20,23 @@ INLINE void closed(struct connection *c, u64 sk, int old, u64 now)
 
 	READ_KERNEL(flags, sk + OFFSET_sock_common_skc_flags);
 	READ_KERNEL(error, sk + OFFSET_sock_sk_err);
-	if ((flags & SOCK_DONE) && !c->peer_fin)
+	if ((flags & SOCK_DONE) && !c->peer_fin && !c->abandoned)
 		c->peer_fin = now;
 	if (error == ECONNRESET || error == EPIPE)
 		c->peer_reset = now;
 	else if (!error && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT))
 		c->local_reset = now;
+}
+
+/* The first FIN is ours, by close() and not shutdown(): a peer that then ends as well has been left, and what it sent may
+ * not be all. Of a library that does not tell of close_notify, the peer's end may have been what was waited for. */
+INLINE void note_abandoned(struct connection *c, u64 sk)
+{
+	u8 shut = 0;
+
+	READ_KERNEL(shut, sk + OFFSET_sock_sk_shutdown);
+	c->abandoned = (shut & RCV_SHUTDOWN) && !c->peer_fin && !c->notified &&
+		(c->protocol != PROTOCOL_TLS || c->notifies);
 }
 
 /* A connect() that has no tracepoint here (32-bit, io_uring). TCP sends its SYN on the caller's thread. */
@@ -105,9 +116,10 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 	if (new == TCP_ESTABLISHED && (old == TCP_SYN_SENT || !c->established)) {
 		c->established = now;
 		note_copied(c, sk);
-	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
+	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) {
 		c->local_fin = now;
-	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
+		note_abandoned(c, sk);
+	} else if (new == TCP_CLOSE_WAIT || (new == TCP_CLOSING && !c->abandoned))
 		c->peer_fin = now;
 	else if (new == TCP_CLOSE)
 		closed(c, sk, old, now);

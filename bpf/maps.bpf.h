@@ -7,6 +7,7 @@ struct connection {
 	u64 id;			/* unique in one recording, never 0 */
 	u64 opened, established;
 	u64 local_fin, peer_fin, local_reset, peer_reset;
+	u64 notified;		/* when TLS told that the peer sends no more (close_notify) */
 	u64 position[2];	/* bytes so far, by direction */
 	u64 base[2];		/* positions from which data is worth showing */
 	u64 session_position[2];
@@ -26,6 +27,8 @@ struct connection {
 	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
 	u8 nameless;		/* what its session is called is not known: older_reads.bpf.h */
 	u8 shut;		/* sends no more: `local_fin` is final */
+	u8 notifies;		/* its TLS library's reads tell of close_notify */
+	u8 abandoned;		/* the program has closed it, and did not wait for the peer's end */
 	u8 diverted;		/* a BPF program handed bytes on to another socket (sockmap): TCP never had them */
 	u32 urgent;		/* bytes received beside the stream */
 	u32 record_left;	/* keys.bpf.h: bytes to be received before the next record begins, as far as is known */
@@ -204,10 +207,13 @@ struct comm_key {
 BPF_HASH(chosen_comms, struct comm_key, u8, 256);
 BPF_HASH(chosen_uids, u32, u8, 256);
 BPF_HASH(chosen_ports, u16, u8, 1024);
+/* Networks of hosts: the longest that fits is found, so those that are excluded have a map of their own. */
 struct host_key {
+	u32 bits;
 	u8 address[16];
 };
-BPF_HASH(chosen_hosts, struct host_key, u8, 4096);
+BPF_LPM_TRIE(wanted_hosts, struct host_key, u8, 4096);
+BPF_LPM_TRIE(excluded_hosts, struct host_key, u8, 4096);
 BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
 BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 

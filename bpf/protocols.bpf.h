@@ -15,12 +15,12 @@ INLINE int is_tls_record(u8 *b, u32 n)
 	return n >= 5 && b[0] >= 20 && b[0] <= 23 && b[1] == 3 && b[2] <= 4 && b[3] <= 0x48 && (b[3] | b[4]);
 }
 
-/* A handshake record that carries a ClientHello, as far as RFC 8446 §4.1.2 fixes its bytes: any call on a
+/* A handshake record that carries a hello, as far as RFC 8446 §4.1.2 and §4.1.3 fix its bytes: any call on a
  * connection that speaks something else is looked at, and random bytes must not turn it.
  */
-INLINE int is_client_hello(u8 *b, u32 n)
+INLINE int is_hello(u8 *b, u32 n)
 {
-	return n >= 11 && b[0] == 22 && b[1] == 3 && b[2] <= 3 && b[5] == 1 && !b[6] && b[9] == 3 && b[10] <= 3;
+	return n >= 11 && b[0] == 22 && b[1] == 3 && b[2] <= 3 && (b[5] == 1 || b[5] == 2) && !b[6] && b[9] == 3 && b[10] <= 3;
 }
 
 /* RFC 9112 §3 and §4: METHOD SP target, or HTTP/1.; RFC 9113 §3.4: the preface is of the first form. */
@@ -108,8 +108,9 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	u32 have = c->prefix_length[d & 1];
 	u32 i;
 
-	/* STARTTLS, and TLS in a CONNECT tunnel: a ClientHello turns any connection. */
-	if (c->protocol != PROTOCOL_TLS && is_client_hello(bytes, n)) {
+	/* STARTTLS, and TLS in a CONNECT tunnel: a ClientHello turns any connection; or the answer to one that came in one
+	 * piece with what is before (PROXY). */
+	if (c->protocol != PROTOCOL_TLS && is_hello(bytes, n)) {
 		turn_to_tls(c);
 		return;
 	}

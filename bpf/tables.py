@@ -70,10 +70,11 @@ class Tables:
         key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
         table[key] = table.Leaf(choice)
 
-    def choose_host(self, address: bytes, choice: Choice) -> None:
-        """Connections with this address (16 bytes, IPv4 mapped) at either end."""
-        table = self._kernel.table("chosen_hosts")
+    def choose_hosts(self, address: bytes, bits: int, choice: Choice) -> None:
+        """Connections with an address (16 bytes, IPv4 mapped) at either end that begins with the same bits."""
+        table = self._kernel.table("wanted_hosts" if choice is Choice.WANTED else "excluded_hosts")
         key = table.Key()
+        key.bits = bits
         key.address[:] = address
         table[key] = table.Leaf(choice)
 
@@ -274,7 +275,7 @@ def _open_connection(key: bytes, c: Any) -> OpenConnection:
         int.from_bytes(key, sys.byteorder), int(c.id), bool(c.ended),
         (int(c.position[0]), int(c.position[1])),
         int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
-        int(c.local_fin), int(c.peer_fin), int(c.local_reset), int(c.peer_reset),
+        int(c.local_fin), int(c.notified or c.peer_fin), int(c.local_reset), int(c.peer_reset),
     )  # fmt: skip
 
 

@@ -160,9 +160,10 @@ INLINE void forget_unwanted(u64 id)
 		call->decided = 0;
 }
 
-/* IPv4 as ::ffff:a.b.c.d. */
+/* A whole address, IPv4 as ::ffff:a.b.c.d. */
 INLINE void host_key(struct host_key *to, u16 family, u8 *address)
 {
+	to->bits = 8 * sizeof(to->address);
 	if (family == AF_INET) {
 		to->address[10] = to->address[11] = 0xff;
 		__builtin_memcpy(to->address + 12, address, 4);
@@ -199,7 +200,9 @@ INLINE void decide_wanted(struct connection *c)
 		struct host_key local = {}, remote = {};
 		host_key(&local, c->family, c->local);
 		host_key(&remote, c->family, c->remote);
-		if (!end_passes(chosen_hosts.lookup(&local), chosen_hosts.lookup(&remote), s->flags, WANT_HOSTS))
+		if (excluded_hosts.lookup(&local) || excluded_hosts.lookup(&remote))
+			c->unwanted = 1;
+		if (!end_passes(wanted_hosts.lookup(&local), wanted_hosts.lookup(&remote), s->flags, WANT_HOSTS))
 			c->unwanted = 1;
 	}
 }

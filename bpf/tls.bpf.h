@@ -4,6 +4,31 @@
  * Since Linux 6.13 a uprobe program with 64 or more bytes of stack gets a per-CPU one, which a preemption
  * corrupts; a program from which a tail call can be reached never does. So each program here can reach one.
  */
+/* 1: the first record inside of a session is set up for the copying program, for it has the name that was asked for. */
+INLINE int tell_inner_hello(struct session *s, struct tls_call *call, u64 id, u64 n)
+{
+	u64 sk = call->connection ? call->sk : s->sk;
+	struct connection *c = connections.lookup(&sk);
+	struct job *job;
+
+	if (!c || !c->announced || call->blocks || has_setting(DROP_TLS))
+		return 0;
+	job = new_job((u32)id);
+	if (!job)
+		return 0;
+	job->kind = SAMPLE_INNER_HELLO;
+	job->connection = c->id;
+	job->tgid = id >> 32;
+	job->tid = id;
+	job->direction = DIRECTION_SENT;
+	job->protocol = PROTOCOL_TLS;
+	job->time = call->entered;
+	job->left = job->length = n > MAX_HELLO_BYTES ? MAX_HELLO_BYTES : n;
+	job->memory = call->memory;
+	job->base = call->buffer;
+	return 1;
+}
+
 /* 1: n bytes of plaintext are set up for the copying program. `around`: the call of another object that this one is
  * inside of. */
 INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32 direction, u64 n)
@@ -15,9 +40,11 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 	if (s && d == DIRECTION_SENT && call->count >= LONG_CALL_BYTES && !(n = left_to_tell(s, call, n)))
 		return 0;
 	count(COUNTER_PLAINTEXT_REPORTED, n);
+	u32 tunnelled = s && s->tunnels;
+
 	if (s && (carries_records(call, around, s, n) || relays_records(call, s, id, d))) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
-		return 0;
+		return !tunnelled && d == DIRECTION_SENT && tell_inner_hello(s, call, id, n);
 	}
 	if (!s) {
 		count(COUNTER_PLAINTEXT_TABLE_FULL, n);
@@ -29,8 +56,11 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 		note_order(s, call, id, d, n);
 	c = bind(s, call, id);
 	position = __sync_fetch_and_add(&s->position[d], n);
-	if (c)
+	if (c) {
 		c->session_position[d] = position + n;
+		if (d == DIRECTION_RECEIVED)
+			c->notified = 0;
+	}
 	if (s->unseen) {
 		count(COUNTER_PLAINTEXT_UNSEEN_RETURN, n);
 		note_hole(0, s->id, d, position, n, REASON_UNSEEN_RETURN);
@@ -177,7 +207,7 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 	/* The upper half of an int argument's register is anyone's. */
 	if (shape < SHAPE_READ_LONG)
 		call.count = (u32)call.count;
-	if (shape == SHAPE_READ_EX || shape == SHAPE_WRITE_EX)
+	if (shape == SHAPE_READ_EX || shape == SHAPE_READ_INTERNAL || shape == SHAPE_WRITE_EX)
 		call.done_pointer = fourth;
 	if (shape == SHAPE_WRITE_EX2)
 		call.done_pointer = fifth;
@@ -229,6 +259,17 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 	return 0;
 }
 
+/* Reads whose result says, of no bytes, whether it is by close_notify (RFC 8446 §6.1) or something failed. */
+INLINE int notifies(int shape)
+{
+	return shape < SHAPE_WRITE_KEPT && shape != SHAPE_READ_EX && !writes(shape);
+}
+
+INLINE int is_notified(struct pt_regs *ctx, struct tls_call *call, int shape)
+{
+	return notifies(shape) && !(int)PT_REGS_RC(ctx) && (call->count || shape == SHAPE_READ_PACKET);
+}
+
 INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid(), n;
@@ -237,6 +278,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	struct tls_call_key key = {};
 	struct tls_call *call = tls_returning(id, stack, &key);
 	struct session *s;
+	struct connection *c;
 	int ready = 0;
 
 	if (!call)
@@ -252,7 +294,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 			ready = tls_moved(call, tls_around(call, key.stack), id, writes(shape) ? DIRECTION_SENT : DIRECTION_RECEIVED, n);
 			goto out;
 		}
-		if (!call->connection) {
+		if (!call->connection && !is_notified(ctx, call, shape)) {
 			if (call->library & WITHOUT_BIO)
 				arrivals.delete(&tid);
 			goto out;
@@ -261,7 +303,12 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	s = session_of(call, id);
 	if (!s)
 		goto out;
-	bind(s, call, id);
+	c = bind(s, call, id);
+	if (c && notifies(shape)) {
+		c->notifies = 1;
+		if (is_notified(ctx, call, shape))
+			c->notified = bpf_ktime_get_ns();
+	}
 	goes_over_datagrams(s, call);
 	if (shape >= SHAPE_HANDSHAKE && !s->established) {
 		if (!s->handshake_started)

@@ -32,6 +32,8 @@ class Call(Enum):
     READ_PACKET = "read_packet", True
     # f(tls, buffer, size_t length, size_t *moved) → 1 for success
     READ_EX = "read_ex", True
+    # OpenSSL's own: the same → 0 where it is over in order (close_notify), -1 for all other failures
+    READ_INTERNAL = "read_internal", True
     WRITE_EX = "write_ex", True
     # f(tls, buffer, size_t length, flags, size_t *moved) → 1 for success
     WRITE_EX2 = "write_ex2", True

@@ -199,7 +199,11 @@ def record(
     help="har for devtools; jsonl, a line each, for jq; curl, commands that repeat the requests; text, to read.",
 )
 @click.option(
-    "--host", "hosts", multiple=True, metavar="HOST", help="Only this host; *.example.com for those below."
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Only this host; *.example.com for those below, 10.0.0.0/8 for an address at either end.",
 )
 @click.option("--url", "urls", multiple=True, metavar="GLOB", help="Only URLs that match.")
 @click.option(

@@ -23,6 +23,7 @@ from capture.events import (
     ConnectionAnnounced,
     ConnectionEnded,
     Event,
+    GreetedInside,
     HostResolved,
     ProgramExecuted,
     Protocol,
@@ -37,6 +38,7 @@ from capture.inner_sessions import InnerSessions
 from capture.lookups import Lookups
 from capture.sessions import Sessions
 from capture.tally import Tally
+from capture.tls_hello import HelloReader
 from capture.two_ends import TwoEnds
 from capture.unread import UnreadConnections
 from capture.views import Content, State, View
@@ -93,6 +95,7 @@ class Connections:
             BytesMoved: self._moved,
             ConnectionAnnounced: self._announced,
             ConnectionEnded: self._ended,
+            GreetedInside: self._greeted_inside,
             SessionBound: self._bound,
             SessionJoined: self._joined,
             SessionEstablished: self._established,
@@ -173,6 +176,12 @@ class Connections:
             yield from self._contents(view, view.add(early))
         yield from self._contents(view, view.add(event))
         self._note_waiting(view)
+
+    def _greeted_inside(self, event: GreetedInside) -> Iterator[StreamItem]:
+        view = self._views.get(event.connection)
+        if view is not None:
+            view.inner_hello = HelloReader().feed(event.payload)
+        yield from ()
 
     def _note_waiting(self, view: View) -> None:
         if view.waits:

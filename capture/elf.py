@@ -209,7 +209,7 @@ class ElfFile:
                 name_size, value_size, note = _NOTE.unpack_from(notes, position)
                 value = position + _NOTE.size + (name_size + 3 & ~3)
                 if note == _NT_GNU_BUILD_ID and notes[position + 12 : position + 16] == b"GNU\0":
-                    return notes[value : value + value_size].hex()
+                    return notes[value : value + value_size].hex() or None
                 position = value + (value_size + 3 & ~3)
         return None
 
@@ -249,7 +249,7 @@ class ElfFile:
     @property
     def soname(self) -> str | None:
         """Its own library name (DT_SONAME), or None."""
-        return next(iter(self._dynamic_texts(_DT_SONAME)), None)
+        return next(iter(self._dynamic_texts(_DT_SONAME)), None) or None
 
     # Symbols and functions
 

@@ -109,6 +109,15 @@ class BytesMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class GreetedInside:
+    """What a connection's TLS session carries is another session's records: ``payload`` begins the first, a hello."""
+
+    connection: int
+    time: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionEnded:
     """The socket is gone. Final positions of its bytes, and of its last TLS session's plaintext."""
 
@@ -222,6 +231,7 @@ Event = (
     ConnectionAnnounced
     | BytesMoved
     | ConnectionEnded
+    | GreetedInside
     | SessionBound
     | SessionJoined
     | SessionEstablished

@@ -39,7 +39,14 @@ _TARGETS: tuple[tuple[str, str | None, str, click.IntRange | None, str, str], ..
     ("comms", "-c", "comm", None, "COMM", "processes of this name (as ps -o comm shows it)"),
     ("users", "-u", "user", None, "USER", "processes of this user"),
     ("ports", None, "port", _PORT, "N", "connections with this port at either end"),
-    ("hosts", None, "host", None, "HOST", "connections with this host at either end"),
+    (
+        "hosts",
+        None,
+        "host",
+        None,
+        "HOST",
+        "connections with this host or network (10.0.0.0/8) at either end",
+    ),
     ("cgroups", None, "cgroup", None, "PATH", "processes in this control group"),
     ("containers", None, "container", None, "NAME", "processes of this container, by name or id"),
 )

@@ -170,8 +170,8 @@ class Pipeline:
                 choose(value, choice)
         for comm in selection.comms:
             tables.choose_comm(comm, choice)
-        for address in selection.hosts:
-            tables.choose_host(address, choice)
+        for hosts in selection.hosts:
+            tables.choose_hosts(hosts.network_address.packed, hosts.prefixlen, choice)
         return tables.choose_cgroups(selection.cgroups, choice)
 
     def start(self, *, with_command: bool) -> None:

@@ -17,6 +17,7 @@ from capture.events import (
     ConnectionEnded,
     Direction,
     Event,
+    GreetedInside,
     HostResolved,
     NewCodeUsed,
     ProgramExecuted,
@@ -69,6 +70,7 @@ class Decoder:
         self._kinds: dict[int, Callable[[bytes, int, tuple[int, ...]], Event]] = {
             constants["SAMPLE_DATA"]: self._data,
             constants["SAMPLE_HELLO"]: self._hello,
+            constants["SAMPLE_INNER_HELLO"]: self._greeted_inside,
             constants["SAMPLE_CONNECTION"]: self._announced,
             constants["SAMPLE_END"]: self._ended,
             constants["SAMPLE_BOUND"]: self._bound,
@@ -120,6 +122,10 @@ class Decoder:
 
     def _hello(self, buffer: bytes, start: int, head: tuple[int, ...]) -> BytesMoved:
         return self._data(buffer, start, head, hello=True)
+
+    def _greeted_inside(self, buffer: bytes, start: int, head: tuple[int, ...]) -> GreetedInside:
+        begin = start + self._head.size
+        return GreetedInside(head[6], head[5] + self.clock_offset, buffer[begin : begin + head[4]])
 
     def _wall(self, time: int) -> int | None:
         return time + self.clock_offset if time else None

@@ -6,6 +6,7 @@ Written here and not taken from pyroute2, which took 0.25 s to import and 1.1 s 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -87,16 +88,27 @@ def _dump(link: socket.socket, family: int) -> Iterator[TcpSocket]:
     request = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << _INET_DIAG_INFO - 1, _STATES)
     size = _HEADER.size + len(request)
     link.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP_REQUEST, 1, 0) + request)
-    while True:
-        buffer, at = link.recv(_READ_BYTES), 0
-        while at < len(buffer):
-            length, kind, _, _, _ = _HEADER.unpack_from(buffer, at)
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", buffer, at + _HEADER.size)
-                raise OSError(-code, os.strerror(-code))
-            yield _socket(buffer[at + _HEADER.size : at + length])
+    return read_dump(iter(lambda: link.recv(_READ_BYTES), None))
+
+
+def read_dump(pieces: Iterator[bytes]) -> Iterator[TcpSocket]:
+    """The sockets that the kernel's answer tells, of whole messages each piece. Raises OSError: it has an error.
+
+    EBADMSG where a message is none: better no sockets than no end.
+    """
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            try:
+                length, kind, _, _, _ = _HEADER.unpack_from(piece, at)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    (code,) = struct.unpack_from("=i", piece, at + _HEADER.size)
+                    raise OSError(-code, os.strerror(-code))
+                yield _socket(piece[at + _HEADER.size : at + length])
+            except struct.error as error:
+                raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG)) from error
             at += length + 3 & ~3
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import pwd
 import socket
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv6Network, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.containers import CGROUP_ROOTS, cgroup_of_container
 from capture.errors import UsageError
+from capture.networks import is_network, mapped, networks
 from capture.processes import require_process
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ MAX_COMM_BYTES = 15
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Values of every kind of target. Hosts are addresses of 16 bytes, IPv4 mapped; cgroups are folders."""
+    """Values of every kind of target. Hosts are networks of IPv6, IPv4's mapped; cgroups are folders."""
 
     pids: tuple[int, ...] = ()
     comms: tuple[str, ...] = ()
     uids: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
-    hosts: tuple[bytes, ...] = ()
+    hosts: tuple[IPv6Network, ...] = ()
     cgroups: tuple[str, ...] = ()
 
 
@@ -68,9 +69,11 @@ class Targets:
 
     def wants_ends(self, *ends: tuple[bytes, int]) -> bool:
         """What it decides of a connection, by the addresses and ports of its ends."""
+        addresses = [mapped(address) for address, _ in ends]
         hosts = {
-            address.rjust(6, b"\xff").rjust(16, b"\0") if len(address) == 4 else address
-            for address, _ in ends
+            network
+            for network in (*self.wanted.hosts, *self.excluded.hosts)
+            if any(address in network for address in addresses)
         }
         ports = {port for _, port in ends}
         return _passes(hosts, self.wanted.hosts, self.excluded.hosts) and _passes(
@@ -120,7 +123,7 @@ def select(
         comms,
         tuple(_uid(user) for user in users),
         ports,
-        tuple(address for host in hosts for address in _addresses(host)),
+        tuple(network for host in hosts for network in _hosts(host)),
         folders,
     )
 
@@ -141,7 +144,9 @@ def _uid(user: str) -> int:
         ) from None
 
 
-def _addresses(host: str) -> list[bytes]:
+def _hosts(host: str) -> tuple[IPv6Network, ...]:
+    if is_network(host):
+        return networks(host)
     # An address in brackets is one that was copied from a URL.
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
@@ -149,12 +154,10 @@ def _addresses(host: str) -> list[bytes]:
     except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a name, such as a..b
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(f"The host {host!r} has no address ({reason}): give an address.") from None
-    return [_mapped(str(address).partition("%")[0]) for address in sorted(map(str, found))]
-
-
-def _mapped(text: str) -> bytes:
-    address = ip_address(text)
-    return bytes(10) + b"\xff\xff" + address.packed if address.version == 4 else address.packed
+    return tuple(
+        IPv6Network(mapped(ip_address(address.partition("%")[0]).packed))
+        for address in sorted(map(str, found))
+    )
 
 
 def _cgroup(path: str) -> str:

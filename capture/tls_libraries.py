@@ -348,7 +348,7 @@ def _internal_sites(internals: openssl_internals.OpenSslInternals | None) -> lis
     if internals is None:
         return []
     shapes = (
-        (internals.read, {4: Call.READ_EX}),
+        (internals.read, {4: Call.READ_INTERNAL}),
         (internals.write, {4: Call.WRITE_EX, 5: Call.WRITE_EX2}),
     )
     return [(calls[f.out_argument], Symbol(f.name, f.address, f.size)) for f, calls in shapes]

@@ -146,6 +146,7 @@ class View:
         "held_bytes",
         "held_since",
         "in_tls",
+        "inner_hello",
         "inside_tls",
         "late",
         "likely",
@@ -168,6 +169,7 @@ class View:
         self.other: View | None = None
         self.tls = TlsNotes()
         self.inside_tls = False  # no connection but a session inside another's plaintext
+        self.inner_hello: Hello | None = None  # of the session inside its own
         self.in_tls = False  # whether what was given out last was plaintext of TLS
         self.readable = False  # a probe knows its TLS session, whether or not it carried anything
         self.relayed = (
@@ -310,10 +312,11 @@ class View:
             yield Gap(stream, content.time, sender, content.lost, content.reason)
 
     def _describe_inner(self, content: Content) -> Tls:
-        """TLS in TLS: its hellos went as the other session's records, which nobody copies."""
-        speech = recognise(content.data)
+        """TLS in TLS: its hellos went as the other session's plaintext, of which only the first is told."""
+        speech, hello = recognise(content.data), self.inner_hello
         started, established = self.handshakes.get(content.session, (None, None))
-        return Tls(self.tls.library, None, speech.alpn if speech else None, started, established)
+        name = hello.server_name if hello is not None else None
+        return Tls(self.tls.library, name, speech.alpn if speech else None, started, established)
 
     def close(self, ended: ConnectionEnded) -> Iterator[StreamItem]:
         """How the connection ended, in order of time."""

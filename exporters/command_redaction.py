@@ -26,6 +26,7 @@ _LONG_VALUE_OPTIONS: Final = frozenset(("-jar", "-cp", "-m"))  # that look like 
 _LETTERS: Final = re.compile(r"-[A-Za-z0-9]{1,4}")
 _URL: Final = re.compile(r"\w[\w+.-]*://")
 _PAIR: Final = re.compile(r"[\w.-]+(?:=|:(?!\d+(?:/|$)))")
+_OPTION: Final = re.compile(r"\s-{1,2}\w")
 _PLAIN: Final = re.compile(r"[\w./:+,@%~*-]+")
 # A word of that length that is no path, host or sentence: a token, most likely; so is what is base64 (its slashes make
 # it look like a path, which is rarely written in both cases with a number), or a JWT (RFC 7519).
@@ -44,6 +45,10 @@ def redacted_command(text: str, redacted: str, names: frozenset[str]) -> str:
         words = shlex.split(text)
     except ValueError:
         words = text.split()
+    if len(words) == 1 and _OPTION.search(words[0]):
+        words = words[
+            0
+        ].split()  # Chromium's processes have their command line in one word, nginx's a part of it
     return " ".join(_words(words, redacted, names))
 
 

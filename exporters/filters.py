@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from capture.errors import UsageError
+from capture.networks import is_network, mapped, networks
 from exporters.har_fields import field_text
 from exporters.http.urls import exchange_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from ipaddress import IPv6Network
 
     from exporters.http.messages import Exchange
 
@@ -24,8 +26,9 @@ _STATUS = re.compile(r"([1-5])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?", re.IGNOR
 class ExchangeFilter:
     """An exchange is wanted if it meets every criterion that is given, each in any of its values.
 
-    Hosts match themselves and, written as ``*.example.com`` or ``.example.com``, what is below. URLs are shell
-    patterns over the whole URL. Statuses are numbers, ranges (``400-499``) and classes (``4xx``).
+    Hosts match themselves and, written as ``*.example.com`` or ``.example.com``, what is below; ``networks`` are hosts
+    too, of connections with an address of them at either end (IPv4 mapped). URLs are shell patterns over the whole URL.
+    Statuses are numbers, ranges (``400-499``) and classes (``4xx``).
     """
 
     hosts: tuple[re.Pattern[str], ...] = ()
@@ -33,6 +36,7 @@ class ExchangeFilter:
     statuses: tuple[range, ...] = ()
     methods: frozenset[str] = frozenset()
     pids: frozenset[int] = frozenset()
+    networks: tuple[IPv6Network, ...] = ()
 
     @classmethod
     def of(
@@ -43,15 +47,17 @@ class ExchangeFilter:
         methods: Iterable[str] = (),
         pids: Iterable[int] = (),
     ) -> ExchangeFilter:
-        """The filter as the user writes it; UsageError where a status is none."""
+        """The filter as the user writes it; UsageError where a status or a network is none."""
+        ranges, names = _parted(hosts)
         return cls(
             tuple(
-                re.compile(translate(f"*{host}" if host.startswith(".") else host), re.I) for host in hosts
+                re.compile(translate(f"*{host}" if host.startswith(".") else host), re.I) for host in names
             ),
             tuple(re.compile(translate(url)) for url in urls),
             tuple(_status_range(status) for status in statuses),
             frozenset(method.upper() for method in methods),
             frozenset(pids),
+            tuple(network for host in ranges for network in networks(host)),
         )
 
     def __call__(self, exchange: Exchange) -> bool:
@@ -64,13 +70,31 @@ class ExchangeFilter:
             status = exchange.response.status if exchange.response is not None else None
             if status is None or not any(status in wanted for wanted in self.statuses):
                 return False
-        if not self.hosts and not self.urls:
+        if not self.hosts and not self.networks and not self.urls:
             return True
         url = exchange_url(exchange)
         if self.urls and not any(pattern.match(url) for pattern in self.urls):
             return False
+        return self._host_is_wanted(exchange, url)
+
+    def _host_is_wanted(self, exchange: Exchange, url: str) -> bool:
+        if not self.hosts and not self.networks:
+            return True
         host = _host(url)
-        return not self.hosts or any(pattern.match(host) for pattern in self.hosts)
+        return any(pattern.match(host) for pattern in self.hosts) or self._is_of_networks(exchange)
+
+    def _is_of_networks(self, exchange: Exchange) -> bool:
+        opened = exchange.connection.opened
+        ends = (opened.client.address, opened.server.address)
+        return any(mapped(address) in network for network in self.networks for address in ends)
+
+
+def _parted(hosts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Networks, and names."""
+    parted: tuple[list[str], list[str]] = ([], [])
+    for host in hosts:
+        parted[not is_network(host)].append(host)
+    return parted
 
 
 def _status_range(text: str) -> range:

@@ -259,9 +259,7 @@ def _describe_body(message: Json, body: Body, decoded: Content) -> None:
         message["_omittedBytes"] = body.omitted_bytes
         comments.append(f"cut: {body.omitted_bytes} bytes are over the limit and were left out")
     if body.doubts:
-        message["_doubtfulRanges"] = [
-            {"offset": doubt.offset, "atMost": doubt.length, "reason": doubt.reason} for doubt in body.doubts
-        ]
+        message["_doubtfulRanges"] = _doubtful(body.doubts)
     if not body.complete:
         message["_complete"] = False
         comments.append(f"the body's end was not seen; {len(body.data)} bytes of it were")
@@ -277,17 +275,30 @@ def _ranges(lost: Iterable[Lost]) -> list[Json]:
     return [{"offset": hole.offset, "length": hole.length, "reason": hole.reason} for hole in lost]
 
 
+def _doubtful(lost: Iterable[Lost]) -> list[Json]:
+    """The same of losses that may have been elsewhere."""
+    return [{"offset": doubt.offset, "atMost": doubt.length, "reason": doubt.reason} for doubt in lost]
+
+
+_LOSSES = (
+    (True, "_lostRanges", _ranges, "", "lost"),
+    (False, "_doubtfulRanges", _doubtful, "up to ", "may be missing"),
+)
+"""Losses of an exchange: whether they are exact, the field, what it has, and how they are told."""
+
+
 def _describe_end(entry: Json, exchange: Exchange) -> None:
     comments = list(exchange.notes)
     lost = exchange.lost_bytes
     if lost:
         entry["_lostBytes"] = lost
-    if exchange.lost:
-        entry["_lostRanges"] = _ranges(exchange.lost)
-        reasons = ", ".join(sorted({hole.reason for hole in exchange.lost}))
-        comments.append(
-            f"{sum(hole.length for hole in exchange.lost)} bytes of its messages lost ({reasons})"
-        )
+    for exact, key, described, most, fate in _LOSSES:
+        found = [hole for hole in exchange.lost if hole.exact == exact]
+        if found:
+            entry[key] = described(found)
+            reasons = ", ".join(sorted({hole.reason for hole in found}))
+            total = sum(hole.length for hole in found)
+            comments.append(f"{most}{total} bytes of its messages {fate} ({reasons})")
     if exchange.outcome is not Outcome.COMPLETE:
         entry["_outcome"] = exchange.outcome.value
         comments.append(f"not complete: {exchange.outcome.value}")

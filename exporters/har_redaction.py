@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from exporters.command_redaction import redacted_command
 from exporters.http.hpack import UNKNOWN
 from exporters.http.websocket import Opcode
-from exporters.text_redaction import REDACTED, NamedValues
+from exporters.text_redaction import REDACTED, NamedValues, without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +87,7 @@ class Redaction:
         if "_target" in request:
             request["_target"] = self._values.url(request["_target"])
         response["redirectURL"] = self._values.url(response["redirectURL"])
+        request["queryString"] = [_without_passwords(pair) for pair in request["queryString"]]
         if self._names:
             request["queryString"] = self._pairs(request["queryString"], self._names)
             if "postData" in request:
@@ -210,6 +211,11 @@ class Redaction:
                 message["data"] = self._values.text(message["data"])
             elif self._tells(_text_of({"text": message["data"], "encoding": "base64"})):
                 message["data"] = REDACTED
+
+
+def _without_passwords(pair: Json) -> Json:
+    shown = without_passwords(pair["value"])
+    return pair if shown == pair["value"] else {**pair, "value": shown}
 
 
 def _text_of(content: Json) -> str:

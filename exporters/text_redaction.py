@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_plus
 
+from exporters.markup_redaction import named_places
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -25,6 +27,8 @@ MAX_NESTING: Final = 4
 three. Each costs a pass over the text, at most one for each way of escaping."""
 
 USER_INFO: Final = re.compile(r"(?:(?<=//)|^(?!mailto:))[^/?#\s]*@")
+# The same where a URL is the value of a parameter (RFC 3986 §2.1).
+_ENCODED_USER_INFO: Final = re.compile(r"(?<=%2F%2F)(?:(?!%2F|%3F|%23)[^/?#&\s])*%40", re.IGNORECASE)
 
 # A value ends before a backslash, since that may be an escaped end: the text is read again through its escapes.
 _PARAMETER: Final = re.compile(
@@ -89,6 +93,13 @@ _CODINGS: Final = (
 )
 
 
+def without_passwords(text: str) -> str:
+    """A URL, or a text with URLs in it, without the passwords that are in URLs (RFC 3986 §3.2.1)."""
+    if "@" in text:
+        text = USER_INFO.sub(f"{REDACTED}@", text)
+    return _ENCODED_USER_INFO.sub(f"{REDACTED}%40", text) if "%40" in text else text
+
+
 class NamedValues:
     """Redacts what is called one of ``names``, which are in lower case."""
 
@@ -99,8 +110,7 @@ class NamedValues:
 
     def url(self, text: str) -> str:
         """A URL, or a text with URLs in it, without passwords, and without its named parameters."""
-        if "@" in text:
-            text = USER_INFO.sub(f"{REDACTED}@", text)
+        text = without_passwords(text)
         return self.text(_URL_PARAMETER.sub(self._parameter, text)) if self._names else text
 
     def _parameter(self, match: re.Match[str]) -> str:
@@ -151,6 +161,8 @@ class NamedValues:
         for match in _PARAMETER.finditer(text):
             if self._is_named(match[1]):
                 yield match.end(1) + 1, match.end(), REDACTED
+        for start, end in named_places(text, self._names):
+            yield start, end, REDACTED
         if depth:
             for coding in _CODINGS:
                 for inside in coding.inside.finditer(text):
@@ -185,10 +197,12 @@ def _value_end(text: str, start: int) -> int:
 
 
 def _key_pattern(names: frozenset[str]) -> re.Pattern[str]:
-    """A key in quotes; or in none, as in scripts and GraphQL, if a string is behind it."""
+    """A key in quotes; or in none, as in scripts and GraphQL, if a string is behind it, or becomes its value."""
     names_re = "|".join("".join(map(_any_form, name)) for name in sorted(names))
     return re.compile(
-        rf"(?:([\"'])(?:{names_re})\1\s*:\s*|(?<![\w$.\-\"'])(?:{names_re})\s*:\s*(?=[\"'`]))", re.IGNORECASE
+        rf"(?:([\"'])(?:{names_re})\1\s*:\s*|(?<![\w$.\-\"'])(?:{names_re})\s*:\s*(?=[\"'`])"
+        rf"|(?<![\w$\-\"'?&#])(?:{names_re})\s*=\s*(?=[\"'`]))",
+        re.IGNORECASE,
     )
 
 

@@ -16,12 +16,13 @@ SOLE_IMPORTERS = {
 }
 # These are imported by one module apiece, whichever that is.
 ONE_IMPORTER = ("haralyzer", "scapy", "webencodings", "zstandard")
-# What an exporter may know of capture/: the values that pass between them, the errors, and what a TLS hello says.
-SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello"}
+# What an exporter may know of capture/: the values that pass between them, the errors, what a TLS hello says, and which
+# addresses a network has.
+SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello", "capture.networks"}
 # Modules that turn values into values: no clock, file, process, socket, log or kernel.
 _SANS_IO_CAPTURE = (
-    "answers", "balance", "connections", "endpoints", "events", "flows", "inner_sessions", "ledger", "samples",
-    "sessions", "streams", "tally", "two_ends", "unread", "views",
+    "answers", "balance", "connections", "endpoints", "events", "flows", "inner_sessions", "ledger", "networks",
+    "samples", "sessions", "streams", "tally", "two_ends", "unread", "views",
 )  # fmt: skip
 SANS_IO = {
     *(f"capture.{name}" for name in _SANS_IO_CAPTURE),

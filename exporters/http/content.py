@@ -57,6 +57,10 @@ _NOT_ASCII_COMPATIBLE = re.compile(rb"(?:utf-?16|utf-?32|utf-7|ucs-|iso-2022|hz-
 """Charsets in which bytes that look like ASCII can be something else."""
 
 
+_NO_CHARSETS = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-escape"))
+"""Python's codecs that no document is in. Of some, decoding takes time by the square of the length."""
+
+
 class Kind(Enum):
     """What a media type says of the bytes."""
 
@@ -226,9 +230,11 @@ def _charset_name(label: bytes) -> str | None:
     if name is not None:
         return name
     try:
-        return codecs.lookup(label.decode("latin-1")).name
+        "".encode(label.decode("latin-1"))  # rot13 and base64 are no encodings of text: LookupError
+        name = codecs.lookup(label.decode("latin-1")).name
     except (LookupError, ValueError):
         return None
+    return None if name in _NO_CHARSETS else name
 
 
 def text_in(charset: str, data: bytes) -> str | None:

@@ -89,7 +89,7 @@ class MessageReader(Cursor):
             self.wait()
             self.gap(time_ns, length, reason, exact)
         elif not exact:
-            self._lose_sync(time_ns, Lost(0, length, reason))
+            self._lose_sync(time_ns, Lost(0, length, reason, exact=False))
         elif state is State.UNTIL_CLOSE:
             self.body.lose(length, reason)
         elif state is State.LENGTH or (state is State.CHUNK_DATA and length <= self._remaining):

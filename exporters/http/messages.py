@@ -84,11 +84,15 @@ NO_FIELDS = Fields()
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """``length`` bytes that were sent after the first ``offset`` captured ones, and that are not there."""
+    """``length`` bytes that were sent after the first ``offset`` captured ones, and that are not there.
+
+    Not ``exact``: so many at most, for they may have been another message's.
+    """
 
     offset: int
     length: int
     reason: str
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +249,8 @@ class Exchange:
 
     @property
     def lost_bytes(self) -> int:
-        """How many bytes of both messages were sent and are not there."""
-        total = sum(lost.length for lost in self.lost) if self.lost else 0
+        """How many bytes of both messages were sent and are not there, as far as it is certain."""
+        total = sum(lost.length for lost in self.lost if lost.exact) if self.lost else 0
         for message in (self.request, self.response):
             if message is not None:
                 total += message.body.lost_bytes

@@ -228,3 +228,13 @@ def test_a_huge_file_without_the_names_costs_nothing(tmp_path):
     after = Path("/proc/self/io").read_text()
     read = [int(re.search(r"rchar: (\d+)", text)[1]) for text in (before, after)]
     assert read[1] - read[0] < 100_000
+
+
+def test_an_empty_build_id_is_none(tmp_path):
+    path = compile_library(tmp_path, "int f(void) { return 1; }", "-Wl,--build-id=0x0123")
+    data = bytearray(path.read_bytes())
+    note = data.index(b"\2\0\0\0\3\0\0\0GNU\0\x01\x23")
+    data[note] = 0
+    path.write_bytes(data)
+    with ElfFile(str(path)) as elf:
+        assert elf.build_id is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.sock_diag import TcpSocket, tcp_sockets
+from capture.sock_diag import TcpSocket, read_dump, tcp_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,3 +67,9 @@ def test_what_moved(sockets: tuple[socket.socket, socket.socket, socket.socket])
 def test_a_namespace_that_is_gone() -> None:
     with pytest.raises(OSError, match="No such file"):
         tcp_sockets(Path("/proc/0/ns/net"))
+
+
+@pytest.mark.parametrize("answer", [bytes(16), bytes(7), struct.pack("=IHHII", 20, 20, 2, 1, 0) + bytes(4)])
+def test_an_answer_that_is_none_has_an_end(answer: bytes) -> None:
+    with pytest.raises(OSError, match="Bad message"):
+        list(read_dump(iter((answer,))))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 
@@ -14,7 +15,10 @@ from capture import containers
 from capture.errors import UsageError
 from capture.targets import MAX_CGROUPS, MAX_COMM_BYTES, Selection, Targets, select
 
-KINDS = {"pids": 1, "comms": "a", "uids": 0, "ports": 80, "hosts": bytes(16), "cgroups": "/c"}
+KINDS = {"pids": 1, "comms": "a", "uids": 0, "ports": 80, "hosts": IPv6Network("::"), "cgroups": "/c"}
+
+
+SAMPLES = [IPv6Address(text) for text in ("::ffff:10.0.0.1", "2001:db8::1", "::1")]
 
 
 def flags(targets, with_command=False):
@@ -95,7 +99,58 @@ def test_an_unknown_user_is_named():
     ],
 )
 def test_hosts_are_addresses_of_one_form(host, expected):
-    assert select(hosts=(host,)).hosts == (expected,)
+    assert select(hosts=(host,)).hosts == (IPv6Network(expected),)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("10.0.0.0/8", "::ffff:10.0.0.0/104"),
+        ("10.1.2.3/32", "::ffff:10.1.2.3/128"),
+        ("0.0.0.0/0", "::ffff:0:0/96"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("[2001:db8::]/32", "2001:db8::/32"),
+        ("::ffff:10.0.0.0/104", "::ffff:10.0.0.0/104"),
+        ("::ffff:0:0/96", "::ffff:0:0/96"),
+    ],
+)
+def test_networks_are_of_one_form(host, expected):
+    assert select(hosts=(host,)).hosts == (IPv6Network(expected),)
+
+
+def test_all_of_ipv6_is_without_ipv4():
+    assert IPv6Address("::ffff:10.0.0.1") not in _networks("::/0")
+    assert IPv6Address("2001:db8::1") in _networks("::/0")
+    assert IPv6Address("::1") in _networks("::/1")
+
+
+def _networks(host):
+    found = select(hosts=(host,)).hosts
+    return [address for address in SAMPLES if any(address in network for network in found)]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.0/33",
+        "10.0.0/8",
+        "example.com/24",
+        "10.0.0.0/",
+        "/8",
+        "10.0.0.0/255.0.0.0",
+        "::/129",
+        "a/b",
+        "1.2.3.4/-1",
+    ],
+)
+def test_what_can_be_no_network_is_named(host):
+    with pytest.raises(UsageError, match=re.escape(f"{host!r} is no network")):
+        select(hosts=(host,))
+
+
+def test_bits_outside_of_a_network_are_pointed_out():
+    with pytest.raises(UsageError, match=re.escape("is '10.0.0.0/8' meant?")):
+        select(hosts=("10.0.0.1/8",))
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "[1.2.3", ""])
@@ -155,7 +210,7 @@ def test_the_beginning_of_two_ids_is_refused(engine, monkeypatch):
         select(containers=("ababab",))
 
 
-HOST, OTHER = bytes(10) + b"\xff\xff\x0a\0\0\x07", bytes(10) + b"\xff\xff\x0a\0\0\x08"
+HOST, OTHER = IPv6Network("::ffff:10.0.0.7"), IPv6Network("::ffff:10.0.0.8")
 PROCESS = {"pid": 7, "comm": "curl", "uid": 1000, "cgroup": "/system.slice/a.scope"}
 
 
@@ -197,7 +252,10 @@ def test_a_long_name_is_cut_as_the_kernel_cuts_it():
         (Selection(hosts=(OTHER,)), Selection(), False),
         (Selection(hosts=(HOST,), ports=(81,)), Selection(), False),
         (Selection(), Selection(ports=(80,)), False),
-        (Selection(hosts=(HOST,)), Selection(hosts=(bytes(16),)), False),
+        (Selection(hosts=(HOST,)), Selection(hosts=(IPv6Network("::"),)), False),
+        (Selection(hosts=(IPv6Network("::ffff:10.0.0.0/104"),)), Selection(), True),
+        (Selection(hosts=(IPv6Network("::ffff:10.1.0.0/112"),)), Selection(), False),
+        (Selection(hosts=(HOST,)), Selection(hosts=(IPv6Network("::ffff:10.0.0.0/104"),)), False),
     ],
 )
 def test_whether_a_connection_is_wanted(wanted, excluded, fits):

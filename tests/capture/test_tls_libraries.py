@@ -34,7 +34,7 @@ def test_openssl_is_probed_at_its_internals():
     status = LIBSSL.stat()
     assert (found.device, found.inode) == (status.st_dev, status.st_ino)
     assert {(site.call, site.symbol) for site in found.sites} == {
-        (Call.READ_EX, "ssl_read_internal"),
+        (Call.READ_INTERNAL, "ssl_read_internal"),
         (Call.WRITE_EX, "ssl_write_internal"),
         (Call.HANDSHAKE, "SSL_do_handshake"),
         (Call.HANDSHAKE, "SSL_connect"),
@@ -169,7 +169,12 @@ def test_other_names_are_not(name):
 
 def test_each_call_shape_is_used_and_peeks_never_are():
     used = {call for row in TLS_LIBRARIES for call in row.functions.values()}
-    elsewhere = {*GO_FUNCTIONS.values(), *name_lookups.FUNCTIONS.values(), Call.WRITE_VECTORS}
+    elsewhere = {
+        *GO_FUNCTIONS.values(),
+        *name_lookups.FUNCTIONS.values(),
+        Call.WRITE_VECTORS,
+        Call.READ_INTERNAL,
+    }
     elsewhere |= {Call.GO_READ_SPILLED, Call.COPY}  # what is found of calls that are older than the recording
     elsewhere |= {Call.RUSTLS_READ, Call.RUSTLS_WRITE, Call.RUSTLS_WRITE_CHUNKS}  # by patterns of names
     assert used | elsewhere == set(Call)

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import har_schema
@@ -336,6 +337,93 @@ def test_credentials_in_other_places(found: list[Exchange]) -> None:
     assert REDACTED in shown
 
 
+MARKUP = [
+    "<a><token>{}</token><b>x</b></a>",
+    "<n:token xmlns:n='x' a='b'>{}</n:token>",
+    "<Token><![CDATA[{}]]></Token>",
+    "<token><user>{}</user><c/></token>x",
+    "<token>{}",  # cut off
+    '<b token="{}" c="d"/>',
+    "<b c=d token={}>",
+    '<input type=hidden name="token" value="{}">',
+    "<input value='{}' name='token' />",
+    '<meta name="token" content="{}">',
+    '<add key="token" value="{}" />',
+    '<textarea name="token">{}</textarea>',
+    '<string name="token">{}</string>',
+    'var token = "{}"; x',
+    "window.token='{}'",
+    '{{"html": "<input name=\\"token\\" value=\\"{}\\">"}}',
+    "a=%3Ctoken%3E{}%3C%2Ftoken%3E",
+]
+
+
+@pytest.mark.parametrize("template", MARKUP)
+def test_names_are_redacted_in_markup_and_scripts(template: str) -> None:
+    shown = NamedValues(frozenset(["token"])).text(template.format(SECRET))
+    assert SECRET not in shown
+    assert "(redacted)" in shown
+    rest = re.split("[<>'\"&]|%3C", template.format("("))[0]
+    assert shown.startswith(rest.partition("(")[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<form name="token"><input name="a" value="b"></form>',
+        "<tokens>a</tokens><b token-type='c'>d</b>",
+        'if (token == "a" || token === "b") c',
+        "<token></token><token/><token  >\n</token>",
+        '<input name="other" value="token">',
+    ],
+)
+def test_markup_without_the_names_is_as_it_was(text: str) -> None:
+    assert NamedValues(frozenset(["token"])).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<token>",
+        "<token ",
+        '<a "',
+        "<a b=' ",
+        "<token><![CDATA[",
+        "<a token",
+        "</token",
+        "token=",
+        "%2F%2Fa",
+        "%2F%2F%40",
+    ],
+)
+def test_markup_that_never_ends_takes_time_by_its_length(piece: str) -> None:
+    values = NamedValues(frozenset(["token"]))
+
+    def seconds(length: int) -> float:
+        text = f"token {piece * (length // len(piece))}"
+        began = time.process_time()
+        values.url(text)
+        return time.process_time() - began
+
+    assert min(seconds(400_000) for _ in range(3)) < 40 * min(seconds(40_000) for _ in range(3)) + 0.05
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/?next=https://u:{}@h/",
+        "/?next=https%3A%2F%2Fu%3A{}%40h%2F",
+        "http://u:{}@a/b",
+        "/?a=b&next=//u:{}@h",
+    ],
+)
+def test_passwords_of_urls_in_urls_are_redacted(target: str) -> None:
+    archive = exported(
+        exchange(target.format(SECRET), f"Referer: http://a{target.format(SECRET)}\r\n"), Redaction.of()
+    )
+    assert SECRET not in json.dumps(archive)
+
+
 def test_the_rest_of_redacted_json_is_as_it_was() -> None:
     redacted = NamedValues(frozenset(["token"])).text(JSON_BODY)
     assert redacted == (
@@ -426,6 +514,9 @@ def test_json_is_redacted_at_any_depth(value: Any) -> None:
         ("python3 -m http.server 8000", "python3 -m http.server 8000"),
         ("java -jar app.jar --port=80", "java -jar app.jar --port=80"),
         ("'nginx: worker process'", "nginx: worker process"),
+        ("'postgres: me db 10.0.0.1(1) idle'", "postgres: me db 10.0.0.1(1) idle"),
+        (f"'/usr/bin/browser --type=a --token={SECRET}'", f"/usr/bin/browser --type=a --token={REDACTED}"),
+        (f"'server: master /usr/bin/server -p {SECRET}'", f"server: master /usr/bin/server -p {REDACTED}"),
         ("curl -o 'unclosed", "curl -o " + REDACTED),
     ],
 )
@@ -501,6 +592,9 @@ def varied() -> list[Exchange]:
         ({"hosts": ["API.example.com"]}, [1]),
         ({"hosts": [".example.com"]}, [1, 2]),
         ({"hosts": ["*.example.com", "example.org"]}, [1, 2, 3]),
+        ({"hosts": ["10.0.0.0/8"]}, []),
+        ({"hosts": ["127.0.0.0/8"]}, [1, 2, 3, 4]),
+        ({"hosts": ["10.0.0.0/8", "example.org"]}, [3]),
         ({"urls": ["*/v1/*"]}, [1, 2]),
         ({"urls": ["https://*"]}, [1]),
         ({"statuses": ["404"]}, [2]),
@@ -513,6 +607,11 @@ def varied() -> list[Exchange]:
 def test_filters(criteria: dict[str, Any], wanted: list[int]) -> None:
     chosen = ExchangeFilter.of(**criteria)
     assert [each.connection.opened.stream for each in varied() if chosen(each)] == wanted
+
+
+def test_what_is_no_network() -> None:
+    with pytest.raises(UsageError, match="is no network"):
+        ExchangeFilter.of(hosts=["10.0.0.0/33"])
 
 
 @pytest.mark.parametrize("status", ["", "ok", "6xx", "40", "200-", "99", "500-400"])
@@ -693,3 +792,11 @@ def test_a_transcript_reads_other_charsets(kind: str, body: bytes, shown: str) -
     )
     assert f">\n> {shown}\n" in text
     assert f"<\n< {shown}\n" in text
+
+
+@pytest.mark.parametrize("codec", ["rot13", "base64", "zlib", "undefined"])
+def test_a_transcript_of_what_is_called_a_charset_and_is_none(codec: str) -> None:
+    text = written(
+        exchange(answer=b"\xe9", answer_fields=f"Content-Type: text/html; charset={codec}\r\n"), "text"
+    )
+    assert "<\n< [1 bytes of text/html]\n" in text

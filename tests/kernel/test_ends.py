@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl, curl_command, keep_alive_client
 from https_client import sample_server
-from judges import requests, rows
+from judges import expert_problems, requests, rows
 from processes import PLAINTAP, running, wait_until
 from recording import READY, entries, path_of, plaintap, record, record_command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from servers import Servers
@@ -57,6 +62,65 @@ def test_what_a_client_gives_up_ends_there(servers: Servers, tmp_path: Path, sch
     (entry,) = entries(path)
     assert entry["_outcome"] == "the connection was closed"
     assert 500 < entry["time"] < 2500
+
+
+CLIENTS = ("-c", "curl", "-c", "python3")
+
+
+@contextlib.contextmanager
+def without_length(servers: Servers, tells_end: bool) -> Iterator[int]:
+    """The port of an HTTPS server of one response, whose body ends with the connection, which its client closes."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(servers.certificate, servers.certificate.with_name("key.pem"))
+
+    def serve() -> None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 1009)
+            with contextlib.suppress(OSError):
+                if tells_end:
+                    connection.unwrap()  # sends close_notify, and waits for the client's
+                connection.recv(1)
+            time.sleep(0.1)  # the client's FIN is first, and its kernel may have forgotten the socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        done = thread.submit(serve)
+        yield listener.getsockname()[1]
+        done.result(60)
+
+
+def python_command(servers: Servers, url: str) -> list[str]:
+    """A client that reads with SSL_read_ex."""
+    script = (
+        "import ssl, sys, urllib.request as u;"
+        "u.urlopen(sys.argv[2], context=ssl.create_default_context(cafile=sys.argv[1])).read()"
+    )
+    return ["python3", "-c", script, str(servers.certificate), url]
+
+
+@pytest.mark.parametrize("client", [curl_command, python_command])
+def test_a_body_is_whole_if_close_notify_has_ended_it(
+    servers: Servers, tmp_path: Path, client: Callable[[Servers, str], list[str]]
+) -> None:
+    """RFC 9112 §9.8: it is what shows that nothing was cut off; the server's FIN comes after the client's."""
+    path = tmp_path / "notified.pcapng"
+    with without_length(servers, tells_end=True) as port, record(path, "--port", port, *CLIENTS):
+        subprocess.run(client(servers, f"https://localhost:{port}/"), check=True, capture_output=True)
+        time.sleep(0.5)  # until the socket has ended
+    (entry,) = entries(path)
+    assert entry.get("_outcome") is None
+    assert entry["response"]["content"]["size"] == 1009
+    assert [problem for problem in expert_problems(path) if "Reset" not in str(problem)] == []
+
+
+def test_a_body_that_its_client_gives_up_is_not_whole(servers: Servers, tmp_path: Path) -> None:
+    path = tmp_path / "given-up.pcapng"
+    with without_length(servers, tells_end=False) as port, record(path, "--port", port, *CLIENTS):
+        command = curl_command(servers, "-m", "1", f"https://localhost:{port}/")
+        assert subprocess.run(command, capture_output=True, check=False).returncode == CURL_TIMED_OUT
+        time.sleep(0.5)
+    (entry,) = entries(path)
+    assert entry["_outcome"] == "the connection was closed"
 
 
 def test_a_command_s_streams_and_exit_code_are_its_own(tmp_path: Path) -> None:

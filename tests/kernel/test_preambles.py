@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from processes import running
-from recording import entries, path_of, record, response_sha256
+from recording import entries, path_of, record, response_sha256, warnings
 from stacks import digest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from servers import Servers
 
 pytestmark = pytest.mark.kernel
 
@@ -82,3 +84,72 @@ def test_http_behind_it(tmp_path: Path, protocol: str, end: str) -> None:
     assert {entry["connection"] for entry in found} == {port}
     assert {(entry["response"]["status"], response_sha256(entry)) for entry in found} == {(200, digest(BODY))}
     assert [entry.get("comment") for entry in found] == [None] * len(found)
+
+
+# TLS behind it, where the client sends its hello with it, as a proxy that relays does.
+
+HEADER = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 80])
+TLS_SERVER = """
+import socket, ssl, sys
+context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+for before in sys.argv[3:]:
+    connection, _ = listener.accept()
+    connection.recv(int(before), socket.MSG_WAITALL)
+    with context.wrap_socket(connection, server_side=True) as session:
+        session.recv(1 << 16)
+        session.sendall(b"HTTP/1.1 204 N\\r\\n\\r\\n")
+        session.recv(1)
+"""
+TLS_CLIENT = """
+import socket, ssl, sys
+sys.stdin.readline()
+for before in sys.argv[2:]:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = ssl._create_unverified_context().wrap_bio(incoming, outgoing)
+    first = bytes.fromhex(before)
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+        def complete(call, *arguments):
+            global first
+            while True:
+                try:
+                    result = call(*arguments)
+                except ssl.SSLWantReadError:
+                    result = None
+                if written := outgoing.read():
+                    connection.sendall(first + written)
+                    first = b""
+                if result is not None:
+                    return result
+                incoming.write(connection.recv(1 << 16))
+        complete(lambda: session.do_handshake() or 0)
+        complete(session.write, b"GET /behind HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+        complete(session.read, 1000)
+"""
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_hello_that_comes_with_it(servers: Servers, tmp_path: Path, end: str) -> None:
+    key = servers.certificate.with_name("key.pem")
+    sizes = [str(len(before)) for before in (PROXY_LINE, HEADER)]
+    command = [sys.executable, "-c", TLS_SERVER, servers.certificate, key, *sizes]
+    with running(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        port = server.stdout.readline().strip()
+        command = [sys.executable, "-c", TLS_CLIENT, port, PROXY_LINE.hex(), HEADER.hex()]
+        with (
+            running(command, stdin=subprocess.PIPE, text=True) as client,
+            record(
+                tmp_path / "hello.pcapng", "-p", client.pid if end == "client" else server.pid
+            ) as recording,
+        ):
+            client.communicate("go\n")
+            assert server.wait(60) == 0
+            done = recording.stop()
+    assert [entry["request"]["url"] for entry in entries(recording.path)] == ["https://a/behind"] * 2, (
+        done.stderr
+    )
+    assert warnings(done.stderr) == []
+    assert "lost (" not in done.stderr

@@ -51,6 +51,9 @@ def recorded(path: Path, servers: Servers, *options: object) -> tuple[int, str]:
         (("-c", "curl", "--host", "127.0.0.1"), 2),
         (("-c", "curl", "--host", "::1"), 0),
         (("-c", "curl", "--exclude-host", "127.0.0.1"), 0),
+        (("-c", "curl", "--host", "127.0.0.0/8"), 2),
+        (("-c", "curl", "--host", "10.0.0.0/8", "--host", "::/0"), 0),
+        (("-c", "curl", "--host", "127.0.0.1", "--exclude-host", "126.0.0.0/7"), 0),
         (("-c", "curl", "--protocol", "http"), 1),
         (("-c", "curl", "--protocol", "tls"), 1),
     ],
@@ -151,6 +154,7 @@ def test_any_cleartext_protocol_on_demand(tmp_path: Path) -> None:
     ("options", "named"),
     [
         (("--host", "nowhere.invalid"), "nowhere.invalid"),
+        (("--host", "10.0.0.0/33"), "'10.0.0.0/33' is no network"),
         (("--cgroup", "/no/such"), "/no/such"),
         (("--container", "no-such"), "no-such"),
         (("--protocol", "gopher"), "gopher"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from https_client import sample_body
-from judges import expert_problems
+from judges import expert_problems, rows
 from processes import PYTHON, free_port, running, wait_for_port, wait_until
 from recording import decoded, entries, record, record_command, warnings
 
@@ -91,6 +91,9 @@ def test_what_is_in_the_tunnel(servers: Servers, tmp_path: Path, program: str) -
     assert connect["request"]["method"] == "CONNECT"
     assert found["request"]["url"] == f"https://localhost/bytes/{LENGTH}"
     assert found["timings"]["ssl"] > 0
+    (comment,) = rows(capture, "http.request.method == GET", "frame.comment")[0]
+    assert "tls=inside" in comment
+    assert "host=localhost" in comment
     assert decoded(found["response"]["content"]) == sample_body(LENGTH)
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr

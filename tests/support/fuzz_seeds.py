@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import brotli
+import fuzz_capture
 import fuzz_scripts
 import zstandard
 from h2_talk import H2Talk
@@ -132,6 +133,9 @@ def _content() -> Iterator[bytes]:
     for number, data in enumerate(packed):
         yield bytes([number, 0]) + bytes(6) + data
     yield bytes([4, 1]) + bytes(6) + brotli.compress(packed[0])
+    chunk = b"%x;chunk-signature=0\r\n%s\r\n" % (len(packed[0]), packed[0])
+    for number in (8, 9):
+        yield bytes([number, 0]) + bytes(6) + chunk + b"0;chunk-signature=1\r\nx-amz-checksum-crc32:a\r\n\r\n"
 
 
 def _sse() -> Iterator[bytes]:
@@ -196,6 +200,30 @@ def _comments() -> Iterator[bytes]:
     yield b'{"a":1}'
 
 
+def _redaction() -> Iterator[bytes]:
+    texts = (
+        b'{"token": "a\\"b", "x": [{"token": [1, {"y": null}]}], "\\u0074oken": 5}',
+        b"https://a:b@c/d?token=e&x=%7B%22token%22%3A%22f%22%7D#token=g",
+        b'data: {"token":\ndata: "h"}\n\n{"inner": "{\\"token\\": \\"{\\\\\\"token\\\\\\": 1}\\"}"}',
+        b"token=a;x=y; pass%20word=1&a%2Fb=\xc3\xa9&\xc3\xa9=1",
+        b"curl -u a:b -H 'Authorization: Bearer c' --token=d https://e:f@g/?token=h mysql -psecret",
+        b"<a><token b='c'>d</token><input name=token value='e'><n:token><![CDATA[f]]></n:token></a>",
+        b'const q = {token: \'a\', \'token\' : `b`}; """token"""',
+    )
+    for number, text in enumerate(texts):
+        yield bytes([number, 0]) + text
+    yield b"\0\1" + texts[0][:40]
+
+
+def _charsets() -> Iterator[bytes]:
+    text = "<html><meta charset=utf-8>héllo 日本語</html>"
+    for number, charset in enumerate(("utf-8", "utf-16", "utf-16be", "utf-32", "utf-7")):
+        yield bytes([number]) + text.encode(charset)
+    for number, charset in ((7, "shift_jis"), (8, "euc-jp"), (9, "iso-2022-jp"), (10, "gb18030"), (15, "hz")):
+        yield bytes([number]) + text.replace("é", "e").encode(charset, "replace")
+    yield b'\0<?xml version="1.0" encoding="iso-8859-1"?><a>\xe9</a>'
+
+
 SEEDS = {
     "http1": _http1,
     "http2": _http2,
@@ -208,4 +236,9 @@ SEEDS = {
     "packets": _packets,
     "tls": _tls,
     "comments": _comments,
+    "redaction": _redaction,
+    "charsets": _charsets,
+    "elf": fuzz_capture.executables,
+    "code": fuzz_capture.machine_code,
+    "sockets": fuzz_capture.socket_dumps,
 }

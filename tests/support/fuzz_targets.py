@@ -8,13 +8,16 @@ contain, such as half a surrogate or a number of a thousand digits, must not bre
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import fuzz_capture
 import fuzz_scripts
+import fuzz_text
+from fuzz_text import exchange_of
 from http_streams import OPENED_NS
 
 from capture.errors import CaptureFormatError
-from capture.streams import Tls
 from capture.tls_hello import HelloReader
 from exporters import entry_writers, packet_comments, summary
 from exporters.dissection import Dissector
@@ -23,7 +26,7 @@ from exporters.har_redaction import Redaction
 from exporters.http import Exchange, ExchangeReader, Limits
 from exporters.http.content import decode_content
 from exporters.http.hpack import MAX_BLOCK_BYTES, Decoder, HpackError
-from exporters.http.messages import Body, Connection, Fields, Lost, Outcome, Request, Response
+from exporters.http.messages import Body, Fields, Lost, Request, Response
 from exporters.pcap import Packet
 from exporters.reassembly import read_streams
 from exporters.tls_records import RecordReader, server_cipher_suite, starts_tls
@@ -88,12 +91,6 @@ def hpack(data: bytes) -> None:
         at += 2 + size
 
 
-def _exchange(response: Response, request: Request | None = None) -> Exchange:
-    opened = fuzz_scripts.decode(b"")[0]
-    connection = Connection(opened, Tls())  # type: ignore[arg-type] # the first item is a StreamOpened
-    return Exchange(connection, 0, request, response, Outcome.COMPLETE, OPENED_NS)
-
-
 def _body(data: bytes) -> tuple[Body, bytes]:
     """A body with marks and holes, as the first bytes say."""
     marks, lost, rest = data[:4], data[4:6], data[6:]
@@ -107,7 +104,18 @@ def _body(data: bytes) -> tuple[Body, bytes]:
     ), rest
 
 
-_CODINGS = (b"gzip", b"deflate", b"br", b"zstd", b"gzip, br", b"zstd, gzip", b"deflate, deflate", b"x-gzip")
+_CODINGS = (
+    b"gzip",
+    b"deflate",
+    b"br",
+    b"zstd",
+    b"gzip, br",
+    b"zstd, gzip",
+    b"deflate, deflate",
+    b"x-gzip",
+    b"aws-chunked",
+    b"gzip, aws-chunked",
+)
 _KINDS = (b"text/html", b"application/json; charset=utf-16", b"text/xml", b"image/png", b"text/plain")
 
 
@@ -125,7 +133,14 @@ def content(data: bytes) -> None:
     assert len(decode_content(body, fields, LIMITS.decoded_bytes).data) <= max(
         LIMITS.decoded_bytes, len(body.data)
     )
-    _archive([_exchange(Response(200, b"", "HTTP/1.1", fields, OPENED_NS, OPENED_NS, 1, body))])
+    _archive([exchange_of(Response(200, b"", "HTTP/1.1", fields, OPENED_NS, OPENED_NS, 1, body))])
+
+
+def charsets(data: bytes) -> None:
+    """A document in a charset that its type, its mark or itself tells."""
+    label = fuzz_text.charsets(data)
+    if label is not None:
+        _archive([fuzz_text.document(label, data[1:])])
 
 
 def sse(data: bytes) -> None:
@@ -135,7 +150,7 @@ def sse(data: bytes) -> None:
     body, _ = _body(data[1:])
     coding = ((b"Content-Encoding", _CODINGS[data[0] % 4]),) if data[0] > 127 else ()
     fields = Fields(((b"Content-Type", b"text/event-stream"), *coding))
-    _archive([_exchange(Response(200, b"", "HTTP/1.1", fields, OPENED_NS, OPENED_NS, 1, body))])
+    _archive([exchange_of(Response(200, b"", "HTTP/1.1", fields, OPENED_NS, OPENED_NS, 1, body))])
 
 
 _GRPC = (b"application/grpc", b"application/grpc-web+proto", b"application/grpc-web-text")
@@ -152,7 +167,7 @@ def grpc(data: bytes) -> None:
         b"POST", b"/" + rest[:20], "HTTP/2", kind, OPENED_NS, OPENED_NS, 1, body, scheme=b"https"
     )
     response = Response(200, b"", "HTTP/2", kind, OPENED_NS, OPENED_NS, 1, body, trailers)
-    _archive([_exchange(response, request)])
+    _archive([replace(exchange_of(response), request=request)])
 
 
 def pcapng_file(data: bytes) -> None:
@@ -220,4 +235,9 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "packets": packets,
     "tls": tls,
     "comments": comments,
+    "redaction": fuzz_text.redaction,
+    "charsets": charsets,
+    "elf": fuzz_capture.elf,
+    "code": fuzz_capture.code,
+    "sockets": fuzz_capture.sockets,
 }

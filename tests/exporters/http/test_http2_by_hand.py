@@ -22,6 +22,7 @@ from h2_by_hand import (
 from http_streams import read, read_in_splits
 
 from capture.streams import Side
+from exporters.har import EntryMaker
 from exporters.http import Limits, Notes
 from exporters.http.messages import Exchange, Lost, Outcome
 
@@ -62,6 +63,26 @@ def test_a_loss_over_frames_reaches_the_tunnel_inside() -> None:
     assert inner.outcome is Outcome.LOST
     assert inner.response is not None
     assert inner.response.body.data == b""
+
+
+def test_a_loss_that_may_be_any_tunnel_s_is_told_as_that() -> None:
+    conversation = talk()
+    for stream in (1, 3):
+        conversation.client(frame(HEADERS, END_HEADERS, stream, CONNECT))
+        conversation.server(frame(HEADERS, END_HEADERS, stream, OK))
+        conversation.client(frame(DATA, 0, stream, INNER))
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"
+        conversation.server(frame(DATA, 0, stream, head))
+    conversation.gap(Side.SERVER, 200)
+    for stream in (1, 3):
+        conversation.server(*[frame(DATA, 0, stream, b"x" * 100)] * 4)
+    entries = [EntryMaker().entry_of(exchange) for exchange in read_in_splits(conversation.items)[2:]]
+    for entry in entries:
+        assert entry is not None
+        assert "_lostBytes" not in entry
+        assert entry["_doubtfulRanges"] == [{"offset": 0, "atMost": 191, "reason": "ring-full"}]
+        assert "up to 191 bytes of its messages may be missing (ring-full)" in entry["comment"]
+    assert len(entries) == 2
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -33,8 +33,8 @@ MAX_STACK_BYTES = 512
 TAIL_CALL = 12
 FRAME_POINTER = 10
 # Linux that has a helper, by its number (include/uapi/linux/bpf.h); all below are older than 5.3.
-HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 131: (5, 8), 132: (5, 8), 133: (5, 8),
-           158: (5, 11), 173: (5, 15), 174: (5, 15), 175: (5, 15)}  # fmt: skip
+HELPERS = {109: (5, 3), 112: (5, 5), 113: (5, 5), 114: (5, 5), 115: (5, 5), 117: (5, 5), 131: (5, 8), 132: (5, 8),
+           133: (5, 8), 158: (5, 11), 173: (5, 15), 174: (5, 15), 175: (5, 15)}  # fmt: skip
 OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37, 80}
 # What an atomic addition needs whose result is used.
 FETCH_SINCE = (5, 12)

@@ -107,6 +107,7 @@ struct session {
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
 	u64 told, written;	/* plaintext of a long call that was told of, records since (long_calls.bpf.h) */
 	u64 told_at[2];		/* keys.bpf.h: when it last told of bytes, by direction; a key, when it first did */
+	u64 unsent, unsent_head;	/* GnuTLS: the data of a write that would have waited, and how it began */
 };
 
 /* A TLS function in flight. Calls nest (TLS in TLS, and functions that call each other). */

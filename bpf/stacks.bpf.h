@@ -9,10 +9,17 @@
  * memory says, and probes in the wrong place would hurt others (capture/switched_stacks.py).
  */
 /* The main stack ends where the kernel has put the arguments, a thread's at its control block (glibc, musl). How deep
- * they can be: the kernel leaves so much below the main stack; no thread that calls TLS has less. A stack that is
- * taken for another wrongly costs one probe. */
+ * they can be: the kernel leaves so much below the main stack; no thread that calls TLS has less. Threads that are
+ * deeper (Ruby keeps its own stack, 1 MiB, at the bottom of theirs) are asked for what the C library has made of them.
+ * A stack that is taken for another wrongly costs one probe, and the session whose call has come before it. */
 #define MAX_MAIN_STACK (128 << 20)
 #define MAX_THREAD_DEPTH (128 << 10)
+/* Where a thread's stack is, and its bytes: two words of its control block (struct pthread) in glibc 2.17 to 2.36 at
+ * least, and in musl since 1.1.21. */
+#define GLIBC_STACK_WORDS 0x690
+#define MUSL_STACK_WORDS 72
+#define PAGE_REMAINDER 4095
+#define MAX_THREAD_STACK (1 << 30)
 /* Calls of one such stack are found in the window that the stack pointer is in, or the next. Stacks are larger. */
 #define STACK_WINDOW_SHIFT 14
 #define NEXT_WINDOW (1ULL << 31)
@@ -29,6 +36,17 @@ BPF_TABLE("lru_hash", struct return_place, u64, return_places, 16384);
 /* Whether calls on such stacks were seen: 0 or 1. */
 BPF_ARRAY(switched_stacks, u32, 1);
 
+/* Whether two words of a control block, which is the end of a thread's stack, say that the stack is there. Other words
+ * do not: whole pages, and both the control block and the stack pointer in them. */
+INLINE int is_in_block(u64 top, u64 stack, u64 words)
+{
+	u64 block[2] = {};
+
+	READ_USER(block, words);
+	return !((block[0] | block[1]) & PAGE_REMAINDER) && block[1] <= MAX_THREAD_STACK && top - block[0] < block[1] &&
+		stack - block[0] < top - block[0];
+}
+
 INLINE int is_switched(u64 id, u64 stack)
 {
 #if defined(__x86_64__)
@@ -40,7 +58,8 @@ INLINE int is_switched(u64 id, u64 stack)
 		return top - stack > MAX_MAIN_STACK;
 	}
 	READ_KERNEL(top, task + OFFSET_task_struct_thread_fsbase);
-	return top - stack > MAX_THREAD_DEPTH;
+	return top - stack > MAX_THREAD_DEPTH && !is_in_block(top, stack, top + GLIBC_STACK_WORDS) &&
+		!is_in_block(top, stack, top + MUSL_STACK_WORDS);
 #else
 	return 0;
 #endif

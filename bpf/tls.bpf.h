@@ -235,6 +235,33 @@ INLINE u64 open_packet(struct tls_call *call)
 	return size - used;
 }
 
+/* GnuTLS has made a record of a write that would have waited, and sends it when it is called again, without data if one
+ * likes (gnutls_record_send(3)): what that returns was moved of the first call's data. If that is no longer there, it is
+ * a gap. */
+INLINE void go_on_with_write(struct pt_regs *ctx, struct tls_call *call, u64 id)
+{
+	s64 n = PT_REGS_RC(ctx);
+	struct session *s;
+	u64 head = 0;
+
+	if (!n || (n < 0) != !!call->buffer)
+		return;
+	s = session_of(call, id);
+	if (!s)
+		return;
+	READ_USER(head, call->buffer ?: s->unsent);
+	if (n < 0) {
+		s->unsent = call->buffer;
+		s->unsent_head = head;
+		return;
+	}
+	head ^= s->unsent_head;
+	if (n < sizeof(head))
+		head <<= (sizeof(head) - n) * 8;
+	call->buffer = head ? 0 : s->unsent;
+	call->count = n;
+}
+
 /* Bytes that a returning call moved; 0: none, or it is not a call that moves any. */
 INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 {
@@ -250,7 +277,7 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
 		n = done;
 	}
-	if (n <= 0 || !call->buffer)
+	if (n <= 0 || (!call->buffer && shape != SHAPE_WRITE_LONG))
 		return 0;
 	if (n <= room)
 		return n;
@@ -286,6 +313,8 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	shape = call->shape;
 	if (!recording())
 		goto out;
+	if (shape == SHAPE_WRITE_LONG)
+		go_on_with_write(ctx, call, id);
 	if (shape < SHAPE_HANDSHAKE) {
 		n = bytes_moved(ctx, call, shape);
 		if (n) {

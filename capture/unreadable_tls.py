@@ -52,10 +52,11 @@ class UnreadableTls:
         known = self._processes.get(pid)
         if known and (running is None or known[0] == running.start_ticks):
             return known[1]
-        if running is None:
+        files = discover_files([pid]) if running else []
+        if running is None or not files:  # it is a zombie, or becomes one: its memory goes first
             path = self._program(pid)
             return None if path is None else _at(path)
-        found = next(filter(None, map(self._name_of, discover_files([pid]))), None)
+        found = next(filter(None, map(self._name_of, files)), None)
         self._processes[pid] = (running.start_ticks, found)
         if len(self._processes) > MAX_REMEMBERED:
             self._processes.popitem(last=False)

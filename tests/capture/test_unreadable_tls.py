@@ -77,3 +77,12 @@ def test_a_process_that_ended_before_it_was_asked_is_known_by_its_program(tmp_pa
     ended.wait()
     assert UnreadableTls(lambda pid: executed.program(7)).name(ended.pid) == library
     assert UnreadableTls(lambda pid: "/no/such/file").name(ended.pid) is None
+
+
+def test_a_process_that_has_let_go_of_its_memory_is_known_by_its_program(tmp_path):
+    """Of one that ends, /proc has a name and no files, for as long as nobody has waited for it."""
+    program = copy_of_sleep(tmp_path / "java")
+    ending = subprocess.Popen(["true"])
+    wait_until(lambda: not Path(f"/proc/{ending.pid}/maps").read_bytes(), "the process to end")
+    assert UnreadableTls(lambda pid: str(program)).name(ending.pid) == "Java's JSSE"
+    ending.wait()

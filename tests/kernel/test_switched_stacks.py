@@ -115,3 +115,16 @@ def test_without_hold_they_live_and_what_was_not_seen_is_counted(
     assert set(ledger["tls"]["lost"]) <= {"unseen-return"}
     assert ledger["tls"]["residue"] == 0
     assert any("from coroutines" in line for line in warnings(finished.stderr))
+
+
+def test_a_threads_own_stack_may_be_deep(program: Path, servers: Servers, tmp_path: Path) -> None:
+    """Nothing is switched there; taken for a coroutine's, it would be read only from its second call on."""
+    account = tmp_path / "ledger.json"
+    with record(tmp_path / "all.pcapng", "-c", program.name, "--ledger", account) as recording:
+        answers = run([str(program), str(servers.https), "-1", str(ROUNDS)])
+        settle()
+        finished = recording.stop()
+    assert len(answers) == ROUNDS
+    assert recorded(entries(recording.path)) == answers
+    assert warnings(finished.stderr) == []
+    assert json.loads(account.read_text())["unseen_returns"] == 0

@@ -75,6 +75,7 @@ def order(entry: dict[str, Any]) -> str:
             sent,
             request.get("postData") or {},
             received,
+            response["status"],
             response["content"],
         ]
     )

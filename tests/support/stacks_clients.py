@@ -237,7 +237,7 @@ CLIENTS: tuple[Stack, ...] = (
         ("dpkg-query", "--show", "libmbedtls-dev"),
     ),
     Stack(
-        "GnuTLS's early data, key updates, corks, packets (C)",
+        "GnuTLS's early data, key updates, corks, packets, writes in parts (C)",
         ("{built}/gnutls_packets", *_BY_HAND),
         GNUTLS,
         ("dpkg-query", "--show", "libgnutls28-dev"),

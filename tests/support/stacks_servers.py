@@ -219,7 +219,7 @@ SERVERS: tuple[Stack, ...] = (
     Stack("Node https", ("node", "{programs}/server.cjs", *_FILES, "1"), OPENSSL, ("node", "--version")),
     Stack(
         "Bun.serve",
-        ("{node_modules}/bun/bin/bun.exe", "{programs}/bun_server.cjs", *_FILES),
+        ("{node_modules}/bun/bin/bun.exe", "{programs}/bun_server.mjs", *_FILES),
         BORINGSSL,
         ("{node_modules}/bun/bin/bun.exe", "--version"),
     ),

@@ -1,8 +1,9 @@
-/* GnuTLS's less usual calls: early data on a resumed session, key updates, writes that wait for a last one, received
- * bytes on loan:
+/* GnuTLS's less usual calls: early data on a resumed session, key updates, writes that wait for a last one or go on
+ * without data, received bytes on loan:
  * gnutls_packets PORT CERTIFICATE UPLOAD */
 #define _GNU_SOURCE
 #include "by_hand.h"
+#include <errno.h>
 #include <gnutls/gnutls.h>
 
 /* As much as the server allows: nginx takes 16 KiB. */
@@ -25,6 +26,34 @@ static int read_response(gnutls_session_t session)
 		gnutls_packet_deinit(packet);
 	}
 	return 0;
+}
+
+static ssize_t push_all(gnutls_transport_ptr_t fd, const void *data, size_t length)
+{
+	return send((long)fd, data, length, 0);
+}
+
+/* A socket that has room for a part of a record, and then for none. */
+static ssize_t push_a_part(gnutls_transport_ptr_t fd, const void *data, size_t length)
+{
+	static int full;
+
+	full = !full;
+	errno = EAGAIN;
+	return full ? -1 : send((long)fd, data, length < 4096 ? length : 4096, 0);
+}
+
+/* A write that would wait has its record made, and needs its data no more. */
+static ssize_t send_in_parts(gnutls_session_t session, const char *data, size_t length)
+{
+	ssize_t n;
+
+	gnutls_transport_set_push_function(session, push_a_part);
+	n = gnutls_record_send(session, data, length);
+	while (n == GNUTLS_E_AGAIN)
+		n = gnutls_record_send(session, NULL, 0);
+	gnutls_transport_set_push_function(session, push_all);
+	return n;
 }
 
 int main(int argc, char **argv)
@@ -66,7 +95,7 @@ int main(int argc, char **argv)
 		if (gnutls_record_uncork(session, GNUTLS_RECORD_WAIT) < 0)
 			return 11;
 		while (sent < have) {
-			ssize_t n = gnutls_record_send(session, buffer + sent, have - sent);
+			ssize_t n = send_in_parts(session, buffer + sent, have - sent);
 			if (n <= 0 || gnutls_session_key_update(session, 0))
 				return 7;
 			sent += n;

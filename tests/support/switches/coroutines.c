@@ -1,6 +1,7 @@
 /* coroutines PORT THREADS ROUNDS: each coroutine asks over a TLS connection of its own, and leaves SSL_read, SSL_write
  * and the handshake in the middle, in a BIO's callback, for another; THREADS take them up in turn, whoever left them.
- * Prints a line of JSON for each answer. With no threads the main one runs them, and asks too, on its own stack.
+ * Prints a line of JSON for each answer. With no threads the main one runs them, and asks too, on its own stack. With -1
+ * there are none, and a thread asks that has a megabyte on its stack, as Ruby's have.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -185,6 +186,15 @@ static void *worker(void *nothing)
 	return nothing;
 }
 
+static void *deep(void *nothing)
+{
+	volatile char *below = alloca(1 << 20);
+
+	below[0] = 0;
+	talk(0);
+	return nothing;
+}
+
 int main(int count, char **arguments)
 {
 	int threads, i;
@@ -204,6 +214,7 @@ int main(int count, char **arguments)
 	for (i = 0; i < COROUTINES; i++) {
 		struct coroutine *c = all + i;
 		c->number = i + 1;
+		c->done = threads < 0;
 		getcontext(&c->context);
 		c->context.uc_stack.ss_size = STACK_BYTES;
 		c->context.uc_stack.ss_sp = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -211,6 +222,8 @@ int main(int count, char **arguments)
 	}
 	for (i = 0; i < threads; i++)
 		pthread_create(ids + i, NULL, worker, NULL);
+	if (threads < 0 && (pthread_create(ids, NULL, deep, NULL) || pthread_join(ids[0], NULL)))
+		die("thread");
 	if (!threads)
 		talk(0);
 	while (!threads && left > 0)

@@ -36,7 +36,7 @@ struct connection {{
 }};
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
-int hello(u8 *bytes, u32 n) {{ return is_client_hello(bytes, n); }}
+int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
 int inferred(u8 *bytes, u32 n, u32 split)
 {{
     struct connection c = {{.opened = 1}};
@@ -85,7 +85,7 @@ def expected(data: bytes) -> str:
 
 
 def is_hello(data: bytes) -> bool:
-    return bool(re.match(rb"\x16\x03[\x00-\x03]..\x01\x00..\x03[\x00-\x03]", data, re.DOTALL))
+    return bool(re.match(rb"\x16\x03[\x00-\x03]..[\x01\x02]\x00..\x03[\x00-\x03]", data, re.DOTALL))
 
 
 BEGINNINGS = (

@@ -33,7 +33,11 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "task_struct": ("files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent", "stack"),
+    "task_struct": (
+        "files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent", "stack",
+        "cred",
+    ),
+    "cred": ("uid",),
     "signal_struct": ("live", "pids", "tty"),
     "mm_struct": ("arg_start", "arg_end", "start_stack"),
     "linux_binprm": ("filename", "interp", "file"),

@@ -133,7 +133,8 @@ SIZES = {"receive_bytes": 3011, "receive_big": 8 << 20}
 URING: tuple[tuple[str, str], ...] = (
     ("send", ""), ("recv", ""), ("sendmsg", ""), ("recvmsg", ""), ("read", ""), ("write", ""), ("readv", ""),
     ("writev", ""), ("send_zc", ""), ("sendmsg_zc", ""), ("send_zc_fixed", ""), ("write_fixed", ""),
-    ("multishot", ""), ("multishot_msg", ""), ("splice", ""), ("splice_from", ""),
+    ("multishot", ""), ("multishot_msg", ""), ("recv_bundle", ""), ("send_bundle", ""), ("splice", ""),
+    ("splice_from", ""),
     ("send", "sqpoll"), ("recv", "sqpoll"), ("multishot", "sqpoll"), ("sendmsg", "sqpoll"),
     ("send", "async"), ("recv", "async"), ("sendmsg", "async"), ("recvmsg", "async"), ("multishot", "async"),
     ("write", "async"), ("send", "defer"), ("recv", "defer"), ("multishot", "defer"), ("send", "link"),

@@ -27,6 +27,7 @@ struct connection {
 	u8 nameless;		/* what its session is called is not known: older_reads.bpf.h */
 	u8 shut;		/* sends no more: `local_fin` is final */
 	u8 diverted;		/* a BPF program handed bytes on to another socket (sockmap): TCP never had them */
+	u8 restored;		/* another kernel began it: its SYN was not counted here */
 	u32 urgent;		/* bytes received beside the stream */
 	u32 record_left;	/* keys.bpf.h: bytes to be received before the next record begins, as far as is known */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */

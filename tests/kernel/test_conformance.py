@@ -377,7 +377,8 @@ middle of a packet. The byte that MSG_OOB receives is not in
 the stream. Multipath TCP that is moved by other than the plain calls is a gap. So is the rest of a packet that is
 a list of packets (frag_list, as some network cards' drivers make them), for other than the plain calls. What is sent
 on a Unix socket by other than the plain calls is a gap where the receiver took it before it could be looked at, which
-it can within a microsecond if it does not wait for it.
+it can within a microsecond if it does not wait for it. What is put into a socket's queues while it is restored
+(TCP_REPAIR, as CRIU does) is shown as sent.
 """
 TITLES = {
     "moves": "System calls",

@@ -63,7 +63,8 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 	s64 n = (int)ctx->args[1];
 	struct syscall *call;
 
-	if (in_unwanted_call(id) || !recording())
+	end_in_unwanted_call(id);
+	if (!recording())
 		return 0;
 	call = transferred(sk, id, n, DIRECTION_SENT, SENDS_UNSHOWN);
 	if (!call)
@@ -82,7 +83,8 @@ int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 	u32 flags = ctx->args[2];
 	struct syscall *call;
 
-	if (in_unwanted_call(id) || !recording())
+	end_in_unwanted_call(id);
+	if (!recording())
 		return 0;
 	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))
 		n = 0;

@@ -78,7 +78,8 @@ int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	if (!in_unwanted_call(id) && wanted(id) && sends(id, ctx->args[0], ctx->args[1]))
+	end_in_unwanted_call(id);
+	if (wanted(id) && sends(id, ctx->args[0], ctx->args[1]))
 		move_below.call(ctx, 0);
 	return 0;
 }

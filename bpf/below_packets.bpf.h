@@ -95,7 +95,8 @@ int on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	if (!in_unwanted_call(id) && wanted(id))
+	end_in_unwanted_call(id);
+	if (wanted(id))
 		receives(id, ctx->args[0], ctx->args[1]);
 	return 0;
 }
@@ -186,8 +187,7 @@ int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 	u32 tid = id, now = 0;
 	struct syscall *call;
 
-	if (in_unwanted_call(id))
-		return 0;
+	end_in_unwanted_call(id);
 	call = syscalls.lookup(&tid);
 	if (call && (!call->skb || call->sk != sk))
 		return 0;

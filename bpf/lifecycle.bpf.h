@@ -92,6 +92,15 @@ INLINE struct connection *connecting_again(struct connection *c, u64 sk)
 	return connecting(sk, fd);
 }
 
+/* What has no SYN that was acknowledged is a connection that another kernel began (TCP_REPAIR, CRIU). */
+INLINE int is_restored(u64 sk)
+{
+	u64 acknowledged = 0;
+
+	READ_KERNEL(acknowledged, sk + OFFSET_tcp_sock_bytes_acked);
+	return !acknowledged;
+}
+
 /* (sk, old state, new state) */
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -116,6 +125,8 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 	if (new == TCP_ESTABLISHED && (old == TCP_SYN_SENT || !c->established)) {
 		c->established = now;
 		note_copied(c, sk);
+		if (old == TCP_SYN_SENT)
+			c->restored = is_restored(sk);
 	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) {
 		c->local_fin = now;
 		note_abandoned(c, sk);

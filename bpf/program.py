@@ -7,6 +7,7 @@ the working directory while it compiles: paths are absolute, and this runs befor
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import re
@@ -32,7 +33,11 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 # struct: members. Each becomes -DOFFSET_struct_member, dots as underscores.
 OFFSETS: dict[str, tuple[str, ...]] = {
-    "task_struct": ("files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent", "stack"),
+    "task_struct": (
+        "files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent", "stack",
+        "cred",
+    ),
+    "cred": ("uid",),
     "signal_struct": ("live", "pids", "tty"),
     "mm_struct": ("arg_start", "arg_end", "start_stack"),
     "linux_binprm": ("filename", "interp", "file"),
@@ -141,21 +146,25 @@ def _stand_in_headers() -> Iterator[None]:
 def _quiet_stderr() -> Iterator[None]:
     """bcc writes the compiler's and the verifier's logs to descriptor 2: pages that help no user.
 
-    PLAINTAP_BPF_LOG set in the environment lets them through.
+    PLAINTAP_BPF_LOG set in the environment lets them through. Raises MemoryError where they speak of that.
     """
     if "PLAINTAP_BPF_LOG" in os.environ:
         yield
         return
     if sys.stderr is not None:
         sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved, log = os.dup(2), os.memfd_create("log")
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(log, 2)
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
+        with os.fdopen(log, "rb") as file:
+            file.seek(0)
+            said = file.read()
+        if os.strerror(errno.ENOMEM).encode() in said:
+            raise MemoryError
 
 
 class Kernel:
@@ -207,6 +216,10 @@ class Kernel:
                 self._module = self._bcc.BPF(
                     text=(compiled.declarations(text) if kept else text).encode(), cflags=flags
                 )
+        except MemoryError:
+            raise ProgramError(
+                "There is no memory for the kernel side's tables: they count for the control group's limit."
+            ) from None
         except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
             raise ProgramError(
                 f"The kernel side cannot be compiled or its maps made: {_reason(error)}"

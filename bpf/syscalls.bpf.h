@@ -76,8 +76,7 @@ INLINE int io_exit(long result)
 	struct connection *c;
 	int ready = 0, step = 0, keyed = 0;
 
-	if (unwanted_call_ends(id))
-		return 0;
+	end_unwanted_call(id);
 	call = syscalls.lookup(&tid);
 	/* After the end the entry stays: user space takes back what was counted of it. */
 	if (!call || call->below || !recording())

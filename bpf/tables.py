@@ -88,7 +88,10 @@ class Tables:
     def _put(self, name: str, key: Any, choice: Choice) -> None:
         table = self._kernel.table(name)
         table[key] = table.Leaf(choice)
-        # What was decided before does not hold any more. The kernel side counts in small steps.
+        self._decide_again()
+
+    def _decide_again(self) -> None:
+        """What was decided before does not hold any more. The kernel side counts in small steps."""
         decisions = self._kernel.table("decisions")
         leaf = decisions[decisions.Key(0)]
         leaf.epoch += 1 << 32
@@ -180,6 +183,7 @@ class Tables:
         for flag in flags:
             leaf.flags |= self._constants[flag]
         table[table.Key(0)] = leaf
+        self._decide_again()
 
     def counter(self, name: str) -> int:
         """One of the counters."""

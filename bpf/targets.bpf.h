@@ -32,6 +32,18 @@ INLINE int cgroup_passes(struct settings *s)
 	return 0;
 }
 
+/* bpf_get_current_uid_gid() says the same, and looks both numbers up in a table first. */
+INLINE u32 current_user(void)
+{
+	u64 cred;
+	u32 user;
+
+	asm volatile("%0 = *(u64 *)(%1 + %2)"
+		     : "=r"(cred) : "r"(bpf_get_current_task_btf()), "i"(OFFSET_task_struct_cred));
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(user) : "r"(cred), "i"(OFFSET_cred_uid));
+	return user;
+}
+
 INLINE int wanted(u64 id)
 {
 	int zero = 0;
@@ -45,7 +57,7 @@ INLINE int wanted(u64 id)
 	if ((s->flags & CHECK_PIDS) && !passes(chosen_pids.lookup(&tgid), s->flags, WANT_PIDS))
 		return 0;
 	if (s->flags & CHECK_UIDS) {
-		u32 uid = bpf_get_current_uid_gid();
+		u32 uid = current_user();
 		if (!passes(chosen_uids.lookup(&uid), s->flags, WANT_UIDS))
 			return 0;
 	}
@@ -70,8 +82,9 @@ struct unwanted_call {
 	u64 id;			/* the thread, while it is in a call */
 	u64 decided;		/* the thread, as long as … */
 	u64 epoch, cgroup;	/* … these are the same, */
-	u32 user;		/* … and this */
-	u32 pad[7];
+	u32 user;		/* … and this, */
+	u32 checks;		/* the latter two if a kind of targets asks for them */
+	u32 pad[6];
 };
 /* What decides about processes, but for what a process is itself, has changed: its targets, a name. */
 struct decisions {
@@ -90,41 +103,52 @@ INLINE struct unwanted_call *unwanted_call_of(u64 id)
 	return unwanted_calls.lookup(&slot);
 }
 
-INLINE int in_unwanted_call(u64 id)
+/* Ends the program, here: what is on everybody's way is to be short. The kernel puts a program's epilogue where its first
+ * exit is, and the compiler its only one at the far end, on other lines of the cache and another page. With `to`, it
+ * is set to `value` before. */
+#define END_IF_SAME(a, b) asm volatile("if %0 != %1 goto +2; r0 = 0; exit" :: "r"(a), "r"(b) : "memory")
+#define SET_AND_END_IF_SAME(a, b, to, value) \
+	asm volatile("if %0 != %1 goto +3; *(u64 *)(%2 + 0) = %3; r0 = 0; exit" \
+		     :: "r"(a), "r"(b), "r"(to), "r"(value) : "memory")
+
+/* Ends the program if the thread is in a call of no interest. */
+INLINE void end_in_unwanted_call(u64 id)
 {
 	struct unwanted_call *call = unwanted_call_of(id);
 
-	return call && call->id == id;
+	if (call)
+		END_IF_SAME(call->id, id);
 }
 
-INLINE int is_decided(struct unwanted_call *call, u64 id, struct settings *s, u64 epoch)
+/* 0: what was decided of the thread holds. */
+INLINE u64 is_undecided(struct unwanted_call *call, u64 id, u64 epoch)
 {
-	if (call->decided != id || call->epoch != epoch)
-		return 0;
-	if ((s->flags & CHECK_UIDS) && call->user != (u32)bpf_get_current_uid_gid())
-		return 0;
-	return !(s->flags & CHECK_CGROUPS) || call->cgroup == bpf_get_current_cgroup_id();
+	u64 differs = (call->decided ^ id) | (call->epoch ^ epoch);
+
+	if (call->checks & CHECK_UIDS)
+		differs |= call->user ^ current_user();
+	if (call->checks & CHECK_CGROUPS)
+		differs |= call->cgroup ^ bpf_get_current_cgroup_id();
+	return differs;
 }
 
+/* Ends the program if it was decided before that the thread is not wanted. */
 INLINE int wanted_at_entry(u64 id)
 {
 	int zero = 0;
-	struct settings *s = settings.lookup(&zero);
 	struct decisions *now = decisions.lookup(&zero);
-	struct unwanted_call *call;
+	struct unwanted_call *call = unwanted_call_of(id);
+	struct settings *s;
 	u64 epoch;
 
-	/* A call that is waiting when the recording begins is not decided yet. */
-	if (!s || !now || !s->self)
+	if (!now || !call)
 		return 0;
-	call = unwanted_call_of(id);
-	if (!call)
-		return wanted(id);
 	epoch = now->epoch;
-	if (is_decided(call, id, s, epoch)) {
-		call->id = id;
+	SET_AND_END_IF_SAME(is_undecided(call, id, epoch), 0ULL, &call->id, id);
+	/* A call that is waiting when the recording begins is not decided yet. */
+	s = settings.lookup(&zero);
+	if (!s || !s->self)
 		return 0;
-	}
 	if (wanted(id))
 		return 1;
 	call->id = id;
@@ -132,21 +156,20 @@ INLINE int wanted_at_entry(u64 id)
 	if ((s->flags & CHECK_COMMS) && bpf_ktime_get_ns() - now->renamed < RENAMING_NS)
 		return 0;
 	call->epoch = epoch;
-	call->user = bpf_get_current_uid_gid();
+	call->checks = s->flags;
+	call->user = current_user();
 	call->cgroup = bpf_get_current_cgroup_id();
 	call->decided = id;
 	return 0;
 }
 
-/* At the call's exit. 1: it was one. */
-INLINE int unwanted_call_ends(u64 id)
+/* The same at the call's exit. */
+INLINE void end_unwanted_call(u64 id)
 {
 	struct unwanted_call *call = unwanted_call_of(id);
 
-	if (!call || call->id != id)
-		return 0;
-	call->id = 0;
-	return 1;
+	if (call)
+		SET_AND_END_IF_SAME(call->id, id, &call->id, 0ULL);
 }
 
 /* At the thread's: another may have its number. */

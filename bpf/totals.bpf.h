@@ -18,7 +18,7 @@ INLINE void check_totals(struct connection *c, u64 sk)
 	u32 written = 0, unacknowledged = 0, next = 0, copied = 0;
 
 	/* What is not plain TCP counts elsewhere, and what is above TCP gives it other bytes. */
-	if (!c->opened || !c->established || c->untold || c->diverted || has_upper_layer(sk))
+	if (!c->opened || !c->established || c->untold || c->diverted || c->restored || has_upper_layer(sk))
 		return;
 	READ_KERNEL(acknowledged, sk + OFFSET_tcp_sock_bytes_acked);
 	READ_KERNEL(arrived, sk + OFFSET_tcp_sock_bytes_received);

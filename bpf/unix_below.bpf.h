@@ -38,7 +38,10 @@ int on_sk_data_ready(struct bpf_raw_tracepoint_args *ctx)
 	u16 family = 0;
 
 	READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
-	if (family != AF_UNIX || in_unwanted_call(id) || !recording())
+	if (family != AF_UNIX)
+		return 0;
+	end_in_unwanted_call(id);
+	if (!recording())
 		return 0;
 	call = syscalls.lookup(&tid);
 	if (call && !call->below)
@@ -115,8 +118,7 @@ int on_consume_skb(struct bpf_raw_tracepoint_args *ctx)
 	u32 tid = id;
 	struct syscall *call;
 
-	if (in_unwanted_call(id))
-		return 0;
+	end_in_unwanted_call(id);
 	call = syscalls.lookup(&tid);
 	if (!call) {
 		if (unseen_packet(skb, tid))

@@ -156,6 +156,45 @@ def test_runs_that_the_kernel_skips_are_counted() -> None:
         os.close(program)
 
 
+RESTORED = """
+import socket, struct
+listener = socket.create_server(("127.0.0.1", 0))
+dumped = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+dumped.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+server.recv(100)
+REPAIR, QUEUE, SEQUENCE = 19, 20, 21
+dumped.setsockopt(socket.IPPROTO_TCP, REPAIR, 1)
+ends, sequences = (dumped.getsockname(), dumped.getpeername()), {}
+for queue in (1, 2):
+    dumped.setsockopt(socket.IPPROTO_TCP, QUEUE, queue)
+    sequences[queue] = dumped.getsockopt(socket.IPPROTO_TCP, SEQUENCE) & 0xffffffff
+dumped.close()
+restored = socket.socket()
+restored.setsockopt(socket.IPPROTO_TCP, REPAIR, 1)
+for queue, sequence in sequences.items():
+    restored.setsockopt(socket.IPPROTO_TCP, QUEUE, queue)
+    restored.setsockopt(socket.IPPROTO_TCP, SEQUENCE, struct.pack("I", sequence))
+restored.bind(ends[0])
+restored.connect(ends[1])
+restored.setsockopt(socket.IPPROTO_TCP, REPAIR, 0)
+server.sendall(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+restored.recv(100)
+restored.close()
+server.close()
+"""
+
+
+def test_a_connection_that_was_restored_has_no_totals(tmp_path: Path) -> None:
+    """As CRIU does it (TCP_REPAIR): there was no SYN to be acknowledged."""
+    account = tmp_path / "ledger.json"
+    done = plaintap("record", "-w", tmp_path / "r.pcapng", "--ledger", account, "--", PYTHON, "-c", RESTORED)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    found = json.loads(account.read_text())["tcp_totals"]
+    assert (found["unseen_sent"], found["unseen_received"], found["excess"]) == (0, 0, 0)
+
+
 RESET = """
 import socket, struct
 listener = socket.create_server(("127.0.0.1", 0))

@@ -133,7 +133,8 @@ SIZES = {"receive_bytes": 3011, "receive_big": 8 << 20}
 URING: tuple[tuple[str, str], ...] = (
     ("send", ""), ("recv", ""), ("sendmsg", ""), ("recvmsg", ""), ("read", ""), ("write", ""), ("readv", ""),
     ("writev", ""), ("send_zc", ""), ("sendmsg_zc", ""), ("send_zc_fixed", ""), ("write_fixed", ""),
-    ("multishot", ""), ("multishot_msg", ""), ("splice", ""), ("splice_from", ""),
+    ("multishot", ""), ("multishot_msg", ""), ("recv_bundle", ""), ("send_bundle", ""), ("splice", ""),
+    ("splice_from", ""),
     ("send", "sqpoll"), ("recv", "sqpoll"), ("multishot", "sqpoll"), ("sendmsg", "sqpoll"),
     ("send", "async"), ("recv", "async"), ("sendmsg", "async"), ("recvmsg", "async"), ("multishot", "async"),
     ("write", "async"), ("send", "defer"), ("recv", "defer"), ("multishot", "defer"), ("send", "link"),
@@ -376,7 +377,8 @@ middle of a packet. The byte that MSG_OOB receives is not in
 the stream. Multipath TCP that is moved by other than the plain calls is a gap. So is the rest of a packet that is
 a list of packets (frag_list, as some network cards' drivers make them), for other than the plain calls. What is sent
 on a Unix socket by other than the plain calls is a gap where the receiver took it before it could be looked at, which
-it can within a microsecond if it does not wait for it.
+it can within a microsecond if it does not wait for it. What is put into a socket's queues while it is restored
+(TCP_REPAIR, as CRIU does) is shown as sent.
 """
 TITLES = {
     "moves": "System calls",

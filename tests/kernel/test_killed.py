@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conformance_runs import Peer, Truth, compile_program, response, run, streams_by_ports
 from kernel_state import table_entries
-from processes import PLAINTAP, running, wait_until
+from processes import PLAINTAP, PYTHON, running, wait_until
 from recording import READY, record
 
 if TYPE_CHECKING:
@@ -30,6 +30,17 @@ ROUNDS = 5
 RING_BYTES = 256 << 20
 CONNECTIONS = 503
 SECONDS = 60
+# Of control groups, version 1 and 2.
+LIMITS = ("memory.limit_in_bytes", "memory.max")
+# The recorder takes some 300 MB with the kernel's tables, and 60 before they are made.
+RECORDER_BYTES = 400 << 20
+TOO_FEW_BYTES = 150 << 20
+# Takes all that there is.
+EATER = """
+import sys, time
+taken = [bytearray(b"x" * (1 << 20)) for _ in range(int(sys.argv[1]) >> 20)]
+time.sleep(60)
+"""
 # Filled for as long as a call or a connection lasts.
 TABLES = ("connections", "drafts", "syscalls", "jobs", "pieces", "splits")
 
@@ -115,6 +126,59 @@ def test_the_recorder_is_killed_in_the_middle(churn: Path, tmp_path: Path) -> No
                 assert len(truths_of(busy)) == len(truths_of(late)) == CONNECTIONS
         assert "T" not in set(states(NAME))
     assert Path("/proc/self/mountinfo").read_text() == mounts
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A control group that limits its processes' memory."""
+    folder = Path("/sys/fs/cgroup/memory")
+    group = (folder if folder.is_dir() else folder.parent) / f"plaintap-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    if not any((group / name).exists() for name in LIMITS):
+        group.rmdir()
+        pytest.skip("there are no control groups of memory")
+    yield group
+    wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty", SECONDS)
+    group.rmdir()
+
+
+def limit(group: Path, size: int) -> None:
+    """As many bytes for all of its processes, and what the kernel keeps for them."""
+    next(group / name for name in LIMITS if (group / name).exists()).write_text(str(size))
+
+
+def within(group: Path, *command: object) -> list[object]:
+    """The command, as one of the group's processes."""
+    return ["sh", "-c", 'echo $$ >"$0" && exec "$@"', group / "cgroup.procs", *command]
+
+
+def test_the_recorder_is_killed_for_its_memory(churn: Path, memory: Path, tmp_path: Path) -> None:
+    limit(memory, RECORDER_BYTES)
+    log = tmp_path / "stderr"
+    recording = within(memory, PLAINTAP, "record", "-w", tmp_path / "limited.pcapng", "-c", NAME, "--hold")
+    eating = within(memory, PYTHON, "-c", EATER, RECORDER_BYTES)
+    with log.open("wb") as stderr, running(recording, stderr=stderr) as recorder:
+        wait_until(lambda: READY in log.read_text(), "the recording to be ready", 3 * SECONDS)
+        # It, and not who is greedy.
+        Path(f"/proc/{recorder.pid}/oom_score_adj").write_text("1000")
+        with started(churn, 10 * CONNECTIONS) as busy:
+            with running(eating):
+                assert recorder.wait(SECONDS) == -signal.SIGKILL
+            with started(churn, CONNECTIONS) as late:
+                assert len(truths_of(late)) == CONNECTIONS
+            assert len(truths_of(busy)) == 10 * CONNECTIONS
+    assert "T" not in set(states(NAME))
+
+
+def test_no_memory_for_the_tables(memory: Path, tmp_path: Path) -> None:
+    limit(memory, TOO_FEW_BYTES)
+    command = [*map(str, within(memory, PLAINTAP, "record", "-w", tmp_path / "none.pcapng"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "There is no memory for the kernel side's tables" in done.stderr
 
 
 def test_what_is_not_wanted_leaves_no_entry_behind(tmp_path: Path) -> None:

@@ -6,6 +6,10 @@
 #define SENT_BYTES 500009
 #define PACKETS 16
 #define PACKET_BYTES 8192
+/* Several buffers at once (Linux 6.10), which liburing 2.3 does not know. */
+#ifndef IORING_RECVSEND_BUNDLE
+#define IORING_RECVSEND_BUNDLE (1U << 4)
+#endif
 
 static struct io_uring ring;
 static const char *modes;
@@ -191,19 +195,54 @@ static void run_receiver(const char *way)
 	}
 }
 
-static void run_multishot(int message)
+static struct io_uring_buf_ring *buffer_ring(void)
 {
-	size_t ring_bytes = PACKETS * sizeof(struct io_uring_buf);
 	struct io_uring_buf_ring *buffers = aligned_alloc(4096, 4096);
 	struct io_uring_buf_reg registration = {.ring_addr = (uintptr_t)buffers, .ring_entries = PACKETS, .bgid = 7};
+
+	memset(buffers, 0, PACKETS * sizeof(struct io_uring_buf));
+	if (io_uring_register_buf_ring(&ring, &registration, 0))
+		die("io_uring_register_buf_ring");
+	io_uring_buf_ring_init(buffers);
+	return buffers;
+}
+
+static void run_send_bundle(void)
+{
+	struct io_uring_buf_ring *buffers = buffer_ring();
+	char *p = payload(SENT_BYTES, 26), *end = p + SENT_BYTES;
+	unsigned flags;
+
+	while (p < end) {
+		struct io_uring_sqe *e = io_uring_get_sqe(&ring);
+		size_t n = 0, left = 0;
+		int i;
+
+		for (i = 0; i < PACKETS / 2 && p + left < end; i++, left += n) {
+			n = (size_t)(end - p) - left < 3001 ? (size_t)(end - p) - left : 3001;
+			io_uring_buf_ring_add(buffers, p + left, n, i, PACKETS - 1, i);
+		}
+		io_uring_buf_ring_advance(buffers, i);
+		io_uring_prep_send(e, descriptor, NULL, 0, MSG_WAITALL);
+		e->ioprio |= IORING_RECVSEND_BUNDLE;
+		e->buf_group = 7;
+		e->flags |= IOSQE_BUFFER_SELECT;
+		prepared(e);
+		io_uring_submit(&ring);
+		if ((size_t)check(result(&flags), "send") != left)
+			die("a part of a bundle");
+		was_sent(p, left);
+		p += left;
+	}
+}
+
+static void run_multishot(int message, int bundle)
+{
+	struct io_uring_buf_ring *buffers = buffer_ring();
 	char *room = payload(PACKETS * PACKET_BYTES, 25);
 	struct msghdr m = {0};
 	int armed = 0, i;
 
-	memset(buffers, 0, ring_bytes);
-	if (io_uring_register_buf_ring(&ring, &registration, 0))
-		die("io_uring_register_buf_ring");
-	io_uring_buf_ring_init(buffers);
 	for (i = 0; i < PACKETS; i++)
 		io_uring_buf_ring_add(buffers, room + i * PACKET_BYTES, PACKET_BYTES, i, PACKETS - 1, i);
 	io_uring_buf_ring_advance(buffers, PACKETS);
@@ -217,6 +256,7 @@ static void run_multishot(int message)
 				io_uring_prep_recvmsg_multishot(e, descriptor, &m, 0);
 			else
 				io_uring_prep_recv_multishot(e, descriptor, NULL, 0, 0);
+			e->ioprio |= bundle ? IORING_RECVSEND_BUNDLE : 0;
 			e->buf_group = 7;
 			e->flags |= IOSQE_BUFFER_SELECT;
 			prepared(e);
@@ -229,7 +269,13 @@ static void run_multishot(int message)
 			continue;
 		if (check(n, "multishot") == 0)
 			return;
-		char *p = room + (flags >> 16) * PACKET_BYTES;
+		/* In the order in which they were given, which is theirs. */
+		for (i = flags >> 16; bundle && n > PACKET_BYTES; n -= PACKET_BYTES, i = (i + 1) % PACKETS) {
+			was_received(room + i * PACKET_BYTES, PACKET_BYTES);
+			io_uring_buf_ring_add(buffers, room + i * PACKET_BYTES, PACKET_BYTES, i, PACKETS - 1, 0);
+			io_uring_buf_ring_advance(buffers, 1);
+		}
+		char *p = room + i * PACKET_BYTES;
 		size_t size = n;
 		if (message) {
 			size = ((struct io_uring_recvmsg_out *)p)->payloadlen;
@@ -238,7 +284,7 @@ static void run_multishot(int message)
 			p += sizeof(struct io_uring_recvmsg_out);
 		}
 		was_received(p, size);
-		io_uring_buf_ring_add(buffers, room + (flags >> 16) * PACKET_BYTES, PACKET_BYTES, flags >> 16, PACKETS - 1, 0);
+		io_uring_buf_ring_add(buffers, room + i * PACKET_BYTES, PACKET_BYTES, i, PACKETS - 1, 0);
 		io_uring_buf_ring_advance(buffers, 1);
 	}
 }
@@ -267,9 +313,13 @@ int main(int count, char **arguments)
 	}
 	begin_report();
 	if (!strcmp(way, "multishot"))
-		run_multishot(0);
+		run_multishot(0, 0);
 	else if (!strcmp(way, "multishot_msg"))
-		run_multishot(1);
+		run_multishot(1, 0);
+	else if (!strcmp(way, "recv_bundle"))
+		run_multishot(0, 1);
+	else if (!strcmp(way, "send_bundle"))
+		run_send_bundle();
 	else if (!strcmp(way, "splice"))
 		run_splice(s);
 	else if (!strcmp(way, "splice_from"))

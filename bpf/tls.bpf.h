@@ -335,7 +335,7 @@ INLINE int shape_return(struct pt_regs *ctx, u64 stack)
 	c = bind(s, call, id);
 	if (c && notifies(shape)) {
 		c->notifies = 1;
-		if (is_notified(ctx, call, shape))
+		if (!c->notified && is_notified(ctx, call, shape))
 			c->notified = bpf_ktime_get_ns();
 	}
 	goes_over_datagrams(s, call);

@@ -27,6 +27,7 @@ _STATES = sum(1 << state for state in (LISTEN, *_CONNECTED))
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _NLM_F_DUMP_REQUEST = 0x301
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_MAX_ERRNO = 4095  # include/linux/err.h
 _CLONE_NEWNET = 0x40000000
 _TIMEOUT_S = 2.0
 _READ_BYTES = 1 << 18
@@ -105,7 +106,8 @@ def read_dump(pieces: Iterator[bytes]) -> Iterator[TcpSocket]:
                     return
                 if kind == _NLMSG_ERROR:
                     (code,) = struct.unpack_from("=i", piece, at + _HEADER.size)
-                    raise OSError(-code, os.strerror(-code))
+                    code = -code if -_MAX_ERRNO <= code < 0 else errno.EBADMSG
+                    raise OSError(code, os.strerror(code))
                 yield _socket(piece[at + _HEADER.size : at + length])
             except struct.error as error:
                 raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG)) from error

@@ -69,7 +69,16 @@ def test_a_namespace_that_is_gone() -> None:
         tcp_sockets(Path("/proc/0/ns/net"))
 
 
-@pytest.mark.parametrize("answer", [bytes(16), bytes(7), struct.pack("=IHHII", 20, 20, 2, 1, 0) + bytes(4)])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        bytes(16),
+        bytes(7),
+        struct.pack("=IHHII", 20, 20, 2, 1, 0) + bytes(4),
+        struct.pack("=IHHIIi", 20, 2, 2, 1, 0, -(1 << 31)),  # an error that there is none of
+        struct.pack("=IHHIIi", 20, 2, 2, 1, 0, 5),
+    ],
+)
 def test_an_answer_that_is_none_has_an_end(answer: bytes) -> None:
     with pytest.raises(OSError, match="Bad message"):
         list(read_dump(iter((answer,))))

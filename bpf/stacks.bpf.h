@@ -10,7 +10,8 @@
  */
 /* The main stack ends where the kernel has put the arguments, a thread's at its control block (glibc, musl). How deep
  * they can be: the kernel leaves so much below the main stack; no thread that calls TLS has less. Threads that are
- * deeper (Ruby keeps its own stack, 1 MiB, at the bottom of theirs) are asked for what the C library has made of them.
+ * deeper (Ruby keeps its own stack, 1 MiB, at the bottom of theirs), and children that a thread has forked, whose main
+ * thread has its stack, are asked for what the C library has made of them; of the main stack it says nothing.
  * A stack that is taken for another wrongly costs one probe, and the session whose call has come before it. */
 #define MAX_MAIN_STACK (128 << 20)
 #define MAX_THREAD_DEPTH (128 << 10)
@@ -55,11 +56,13 @@ INLINE int is_switched(u64 id, u64 stack)
 	if ((u32)id == id >> 32) {
 		READ_KERNEL(mm, task + OFFSET_task_struct_mm);
 		READ_KERNEL(top, mm + OFFSET_mm_struct_start_stack);
-		return top - stack > MAX_MAIN_STACK;
+		if (top - stack <= MAX_MAIN_STACK)
+			return 0;
 	}
 	READ_KERNEL(top, task + OFFSET_task_struct_thread_fsbase);
-	return top - stack > MAX_THREAD_DEPTH && !is_in_block(top, stack, top + GLIBC_STACK_WORDS) &&
-		!is_in_block(top, stack, top + MUSL_STACK_WORDS);
+	if ((u32)id != id >> 32 && top - stack <= MAX_THREAD_DEPTH)
+		return 0;
+	return !is_in_block(top, stack, top + GLIBC_STACK_WORDS) && !is_in_block(top, stack, top + MUSL_STACK_WORDS);
 #else
 	return 0;
 #endif

@@ -117,11 +117,12 @@ def test_without_hold_they_live_and_what_was_not_seen_is_counted(
     assert any("from coroutines" in line for line in warnings(finished.stderr))
 
 
-def test_a_threads_own_stack_may_be_deep(program: Path, servers: Servers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["-1", "-2"], ids=["a thread", "a child that it forks"])
+def test_a_threads_own_stack_may_be_deep(who: str, program: Path, servers: Servers, tmp_path: Path) -> None:
     """Nothing is switched there; taken for a coroutine's, it would be read only from its second call on."""
     account = tmp_path / "ledger.json"
     with record(tmp_path / "all.pcapng", "-c", program.name, "--ledger", account) as recording:
-        answers = run([str(program), str(servers.https), "-1", str(ROUNDS)])
+        answers = run([str(program), str(servers.https), who, str(ROUNDS)])
         settle()
         finished = recording.stop()
     assert len(answers) == ROUNDS

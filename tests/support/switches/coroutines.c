@@ -1,7 +1,8 @@
 /* coroutines PORT THREADS ROUNDS: each coroutine asks over a TLS connection of its own, and leaves SSL_read, SSL_write
  * and the handshake in the middle, in a BIO's callback, for another; THREADS take them up in turn, whoever left them.
  * Prints a line of JSON for each answer. With no threads the main one runs them, and asks too, on its own stack. With -1
- * there are none, and a thread asks that has a megabyte on its stack, as Ruby's have.
+ * there are none, and a thread asks that has a megabyte on its stack, as Ruby's have; with -2 a child that it forks, whose
+ * main thread has that stack.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -186,13 +188,16 @@ static void *worker(void *nothing)
 	return nothing;
 }
 
-static void *deep(void *nothing)
+static void *deep(void *forks)
 {
 	volatile char *below = alloca(1 << 20);
 
 	below[0] = 0;
-	talk(0);
-	return nothing;
+	if (!forks || !fork())
+		talk(0);
+	else
+		wait(NULL);
+	return NULL;
 }
 
 int main(int count, char **arguments)
@@ -222,7 +227,8 @@ int main(int count, char **arguments)
 	}
 	for (i = 0; i < threads; i++)
 		pthread_create(ids + i, NULL, worker, NULL);
-	if (threads < 0 && (pthread_create(ids, NULL, deep, NULL) || pthread_join(ids[0], NULL)))
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (threads < 0 && (pthread_create(ids, NULL, deep, threads < -1 ? ids : NULL) || pthread_join(ids[0], NULL)))
 		die("thread");
 	if (!threads)
 		talk(0);

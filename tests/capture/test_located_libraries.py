@@ -150,7 +150,7 @@ def test_a_stripped_static_program(tmp_path, linked):
     probes = probes_for(str(path))
     assert probes.level == "located"
     assert probes.library == "OpenSSL"  # its version's text is in an object that nothing wanted
-    assert {Call.READ_EX, Call.BIO_WRITE} <= {site.call for site in probes.sites}
+    assert {Call.READ_INTERNAL, Call.BIO_WRITE} <= {site.call for site in probes.sites}
 
 
 @pytest.mark.skipif(not ANDROID.exists(), reason="no android-libboringssl here")

@@ -398,6 +398,7 @@ def test_content_codings(coding: str) -> None:
         (b"aws-chunked,gzip", gzip.compress(BODY)),
         (b"gzip, aws-chunked", gzip.compress(BODY)),
     ],
+    ids=["as it is", "gzip behind", "gzip before"],
 )
 def test_what_is_uploaded_to_s3(coding: bytes, body: bytes) -> None:
     """Its chunks are around all other codings, wherever they are named."""

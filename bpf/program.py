@@ -243,7 +243,7 @@ class Kernel:
         return fd
 
     def _load_side_by_side(self) -> None:
-        """What the verifier takes longest for: nine tenths of a second, one after the other."""
+        """What the verifier takes longest for: more than half a second, one after the other."""
         with ThreadPoolExecutor() as pool:
             names = [name for name in LONG_TO_VERIFY if self.below.lengths or name[1] == "TRACEPOINT"]
             loaded = pool.map(lambda name: self.load(*name), names)

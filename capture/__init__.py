@@ -15,8 +15,7 @@ and ``golang`` read symbols, ``openssl_internals``, ``openssl_static``, ``boring
 ``located_libraries`` find what has none, ``rustls`` what compilers have named, and ``probe_catalog``
 remembers. Where a probe may sit, ``probe_points`` and ``x86`` tell; ``call_shapes`` is the contract with the
 kernel side. ``older_connections`` asks who is connected already, ``older_reads`` which threads are waiting in
-a read, ``targets``, ``networks`` and ``containers`` which
-processes and connections are meant.
+a read, ``targets``, ``networks`` and ``containers`` which processes and connections are meant.
 
 **While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what
 memory has no room for goes to the disk (``spool``). ``new_code`` answers processes that run code which was

@@ -119,7 +119,7 @@ class NewCode:
         Its threads stop one after the other, and the last may tell of more: they all go on at once.
         """
         held = any(event.held for event in self._told[pid])
-        parent = None
+        parent = _parent(pid) if held else None
         try:
             if held:
                 _await_stop(pid)
@@ -127,10 +127,8 @@ class NewCode:
             for event in self._told.pop(pid):
                 if isinstance(event, ReturnExpected):
                     self._stacks.expect(event)
-                    continue
-                if event.held:
-                    parent = _parent(pid)
-                self._used(event)
+                else:
+                    self._used(event)
         finally:
             if held:
                 self._tables.let_go(pid)

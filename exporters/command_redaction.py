@@ -45,10 +45,9 @@ def redacted_command(text: str, redacted: str, names: frozenset[str]) -> str:
         words = shlex.split(text)
     except ValueError:
         words = text.split()
+    # Chromium's processes have their command line in one word, nginx's a part of it.
     if len(words) == 1 and _OPTION.search(words[0]):
-        words = words[
-            0
-        ].split()  # Chromium's processes have their command line in one word, nginx's a part of it
+        words = words[0].split()
     return " ".join(_words(words, redacted, names))
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 from capture import standard_streams
 from capture.errors import PlaintapError
-from exporters import summary
+from exporters.printable import printable
 
 
 def say(message: str) -> None:
     """Talk goes to stderr; stdout is data. Names of others' processes and files are in it."""
-    click.echo("\n".join(map(summary.printable, message.split("\n"))), err=True)
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 def print_line(line: str) -> None:
@@ -33,9 +34,26 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """Prints plaintap's own errors as one sentence, with their exit code."""
+    """Prints plaintap's own errors as one sentence, with their exit code; has commands of which each is a module.
 
-    command_class = Command
+    A module of a package is imported when its command is asked for: exporting does not wait for all of recording.
+    """
+
+    def __init__(self, *args: Any, package: str, names: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._package = package
+        self._names = names
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See click."""
+        return sorted(self._names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See click."""
+        if cmd_name not in self._names:
+            return None
+        command: click.Command = getattr(import_module(f"{self._package}.{cmd_name}"), cmd_name)
+        return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """See click: to be called once, by the script."""

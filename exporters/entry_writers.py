@@ -15,7 +15,8 @@ import orjson
 from exporters.har import EntryMaker, HarResult, HarWriter, InOrder
 from exporters.har_entry import UNKNOWN_METHOD
 from exporters.http.content import text_in
-from exporters.summary import duration_text, printable
+from exporters.printable import printable
+from exporters.summary import duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,8 @@ import orjson
 from capture.errors import PlaintapError
 from exporters.har_entry import entry_of
 from exporters.http.layers import Limits
-from exporters.summary import duration_text, printable, size_text
+from exporters.printable import printable
+from exporters.summary import duration_text, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

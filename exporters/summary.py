@@ -7,7 +7,6 @@ not write to a terminal's title, or move its cursor.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from exporters.har_entry import UNKNOWN_METHOD
 from exporters.har_fields import field_text
 from exporters.http.messages import Outcome
 from exporters.http.urls import exchange_url
+from exporters.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +30,6 @@ MIN_URL_COLUMNS = 24
 _FIXED = f"{{:<12}}  {{:<{PROCESS_COLUMNS}}}  {{:<7}}  {{:>6}}  {{:>8}}  {{:>8}}  {{:>9}}  "
 _HEADINGS = ("TIME", "PROCESS", "METHOD", "STATUS", "SENT", "RECEIVED", "DURATION")
 _UNITS = ("B", "K", "M", "G", "T")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def lines(exchanges: Iterable[Exchange], columns: int | None = None) -> Iterator[str]:
@@ -73,13 +72,6 @@ def _line(cells: tuple[str, ...], url: str, columns: int | None) -> str:
         if len(url) > room:
             url = url[: room - 1] + "…"
     return fixed + url
-
-
-def printable(text: str) -> str:
-    """``text`` without anything that a terminal would obey."""
-    if _CONTROLS.search(text) is None:
-        return text
-    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def _clock(time_ns: int) -> str:

@@ -12,7 +12,12 @@ PACKAGES = ("bpf", "capture", "exporters")
 
 # Foreign packages that only these modules may import.
 SOLE_IMPORTERS = {
-    "click": {"capture.cli", "capture.console", "capture.options", "capture.reading"},
+    "click": {
+        "capture.cli",
+        "capture.console",
+        "capture.reading",
+        *(f"capture.commands.{path.stem}" for path in (ROOT / "capture/commands").glob("[a-z]*.py")),
+    },
 }
 # These are imported by one module apiece, whichever that is.
 ONE_IMPORTER = ("haralyzer", "scapy", "webencodings", "zstandard")

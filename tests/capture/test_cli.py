@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from processes import PLAINTAP
 from recording import plaintap
 
-from capture import cli, doctor
-from capture.cli import main
+from capture import doctor
+from capture.cli import COMMANDS, main
+from capture.console import say
 from capture.ledger import Account, Ledger
 from capture.output_file import beside
 from capture.streams import Data, Endpoint, Side, StreamOpened
@@ -23,7 +24,6 @@ from exporters.pcapng import SectionMetadata
 
 README = Path(__file__).parents[2] / "README.md"
 NOTHING = Account(0, 0, 0, 0, 0, {})
-COMMANDS = sorted(main.commands)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_help_ends_its_prose_with_examples_and_explains_every_option(name):
     assert done.returncode == 0
     prose = done.stdout.split("Options:")[0]
     assert re.search(rf"Examples:\n(\s+.*plaintap {name}.*\n)+", prose)
-    for parameter in main.commands[name].params:
+    for parameter in main.get_command(click.Context(main), name).params:
         if isinstance(parameter, click.Option):
             assert parameter.help
             assert parameter.opts[0] in done.stdout
@@ -214,7 +214,7 @@ def test_bytes_that_found_no_connection_in_the_file_are_told(monkeypatch, tmp_pa
             self._exporter.finish(ledger)
             return ledger
 
-    monkeypatch.setattr("capture.cli.Recorder", Late)
+    monkeypatch.setattr("capture.commands.record.Recorder", Late)
     path, account = tmp_path / "a.pcapng", tmp_path / "ledger.json"
     arguments = ["-w", str(path), "--ledger", str(account)]
     said = CliRunner().invoke(main, ["record", *arguments]).output
@@ -236,7 +236,7 @@ def test_what_others_call_themselves_is_nothing_that_a_terminal_obeys(monkeypatc
     said = CliRunner().invoke(main, ["doctor"]).output
     assert said.count(ESCAPED) == 3
     assert ESCAPE[0] not in said
-    cli.say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
+    say(f"Warning: /tmp/{ESCAPE}: no probes.\nMore.")
     assert capsys.readouterr().err == f"Warning: /tmp/{ESCAPED}: no probes.\nMore.\n"
 
 

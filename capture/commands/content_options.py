@@ -1,0 +1,74 @@
+"""Options of what of the exchanges goes into an archive, rows of a table; and what they choose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporters.har import EntryMaker
+from exporters.har_redaction import Redaction
+from exporters.http import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporters.filters import ExchangeFilter
+
+_CONTENT: dict[str, dict[str, Any]] = {
+    "--max-body": {
+        "type": click.IntRange(min=0),
+        "metavar": "BYTES",
+        "help": "Show at most this much of a body",
+    },
+    "--no-bodies": {"is_flag": True, "help": "Leave bodies out"},
+    "--redact": {
+        "multiple": True,
+        "metavar": "NAME",
+        "help": "Also redact this header, cookie, query, form or JSON field",
+    },
+    "--sensitive": {"is_flag": True, "help": "Keep Authorization, Cookie and other credentials"},
+}
+
+
+def content_options(of: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What of the exchanges goes into an archive: ``of`` says which, where that is not plain."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for name, option in _CONTENT.items():
+            command = click.option(name, **(option | {"help": f"{option['help']}{of}."}))(command)
+        return command
+
+    return add
+
+
+class Content:
+    """What the options of content_options() chose; they are taken out of ``options``."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        chosen = {name: options.pop(name[2:].replace("-", "_")) for name in _CONTENT}
+        max_body, no_bodies, self._redact, self._sensitive = chosen.values()
+        self.given = [
+            name for name, value in chosen.items() if not (value is None or value is False or value == ())
+        ]
+        """The options by name."""
+        self._limits = {} if max_body is None else {"body_bytes": max_body, "decoded_bytes": max_body}
+        self._bodies = not no_bodies
+
+    @property
+    def limits(self) -> Limits:
+        """For reading exchanges."""
+        return Limits(**self._limits)
+
+    def maker(self, wanted: ExchangeFilter | None) -> EntryMaker:
+        """For making entries of those that are wanted."""
+        return EntryMaker(self.limits, Redaction.of(self._sensitive, self._redact), self._bodies, wanted)
+
+    def for_live(self) -> dict[str, object]:
+        """The same, for exporters.live."""
+        return {
+            "limits": self._limits,
+            "sensitive": self._sensitive,
+            "redact": self._redact,
+            "bodies": self._bodies,
+        }

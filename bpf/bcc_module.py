@@ -6,6 +6,7 @@ distribution's package, pure Python over libbcc, so any interpreter can load the
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ def _candidate_folders() -> list[Path]:
     for pattern in ("usr/lib/python3*/site-packages", "usr/lib64/python3*/site-packages"):
         folders += sorted(Path("/").glob(pattern), reverse=True)
     return [folder for folder in folders if (folder / "bcc" / "libbcc.py").is_file()]
+
+
+def identity() -> str:
+    """Which one load_bcc() will load: where it is, and its version."""
+    for folder in _candidate_folders():
+        with contextlib.suppress(OSError):
+            return f"{folder} {(folder / 'bcc' / 'version.py').read_text()}"
+    return "none of a distribution"
 
 
 def load_bcc() -> ModuleType:

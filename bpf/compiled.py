@@ -1,8 +1,8 @@
-"""Programs compiled once: their bytecode, kept by everything that it depends on.
+"""Programs compiled once: their bytecode and what their maps are, kept by everything that it depends on.
 
-Compiling takes 1–2.5 s, making the maps 0.4 s. So the first recording keeps the bytecode, and later ones compile
-only the declarations (for bcc to make the maps, and Python's view of them) and link the bytecode to these: an
-instruction that loads a map's address carries its descriptor, which is replaced by the map of that name.
+Compiling takes 1–2.5 s. So the first recording keeps what came of it, and every recording makes the maps and links the
+bytecode to them: an instruction that loads a map's address carries its descriptor, which is replaced by the map of that
+name.
 
 What is loaded into the kernel must be ours: the file is used only if nobody but root or us could have written it.
 """
@@ -13,66 +13,53 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import stat
-import struct
-from dataclasses import dataclass
+from array import array
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpf.maps import Declaration
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 FOLDER = Path("/var/cache/plaintap")
 _NAME = "programs-{}.json"
 # One for each set of options, and those of the version before.
 MAX_FILES = 8
 
-_INSTRUCTION = struct.Struct("<BBhi")
-_LOAD_ADDRESS = 0x18
-_PSEUDO_MAP_FD = 1
-
-# At the beginning of a line, as all of our C is written: a function, whole or on one line; a macro that makes one.
-_FUNCTION = re.compile(r"^(?:INLINE |static |int )[^;{]*\{(?:.*\}$|$(?:\n(?!\}).*)*\n\})", re.MULTILINE)
-_PROGRAM_MACRO = re.compile(r"^(?!BPF_)[A-Z_0-9]+\([^)]*\)$", re.MULTILINE)
-
-
-def declarations(source: str) -> str:
-    """The source without its functions: types and maps."""
-    return _PROGRAM_MACRO.sub("", _FUNCTION.sub("", source))
+# struct bpf_insn, little endian: opcode (BPF_LD, BPF_IMM, BPF_DW), registers (source: BPF_PSEUDO_MAP_FD), offset,
+# immediate.
+_LOADS_MAP_MASK, _LOADS_MAP = 0xF0FF, 0x1018
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """Bytecode of every program, with numbers of ``maps`` where descriptors belong."""
 
-    maps: tuple[str, ...]
+    maps: tuple[Declaration, ...]
     programs: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, programs: Mapping[str, bytes], descriptors: Mapping[str, int]) -> Compiled:
-        """What a compilation gave, and the descriptors of its maps by name."""
-        names = tuple(descriptors)
-        numbers = {descriptor: number for number, descriptor in enumerate(descriptors.values())}
-        return cls(names, {name: _replaced(code, numbers) for name, code in programs.items()})
+    def of(cls, programs: Mapping[str, bytes], maps: Mapping[int, Declaration]) -> Compiled:
+        """What a compilation gave, and its maps by descriptor."""
+        numbers = {descriptor: number for number, descriptor in enumerate(maps)}
+        return cls(tuple(maps.values()), {name: _replaced(code, numbers) for name, code in programs.items()})
 
-    def link(self, descriptors: Mapping[str, int]) -> dict[str, bytes]:
-        """The programs, for these maps. Raises KeyError if one is missing."""
-        numbers = {number: descriptors[name] for number, name in enumerate(self.maps)}
+    def link(self, descriptors: Sequence[int]) -> dict[str, bytes]:
+        """The programs, for these maps."""
+        numbers = dict(enumerate(descriptors))
         return {name: _replaced(code, numbers) for name, code in self.programs.items()}
 
 
 def _replaced(code: bytes, immediates: Mapping[int, int]) -> bytes:
     """The instructions, with the immediates of those that load a map replaced."""
-    return b"".join(_instructions(code, immediates))
-
-
-def _instructions(code: bytes, immediates: Mapping[int, int]) -> Iterator[bytes]:
-    for opcode, registers, offset, immediate in _INSTRUCTION.iter_unpack(code):
-        if opcode == _LOAD_ADDRESS and registers >> 4 == _PSEUDO_MAP_FD:
-            yield _INSTRUCTION.pack(opcode, registers, offset, immediates[immediate])
-        else:
-            yield _INSTRUCTION.pack(opcode, registers, offset, immediate)
+    instructions = array("Q", code)
+    for i, instruction in enumerate(instructions):
+        if instruction & _LOADS_MAP_MASK == _LOADS_MAP:
+            instructions[i] = instruction & 0xFFFFFFFF | immediates[instruction >> 32] << 32
+    return instructions.tobytes()
 
 
 def key_of(source: str, flags: Iterable[str], compiler: str) -> str:
@@ -87,36 +74,47 @@ def read(key: str, folder: Path = FOLDER) -> Compiled | None:
             for status in (os.fstat(file.fileno()), folder.stat()):
                 if status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022:
                     return None
-            kept = json.load(file)
-        programs = {str(name): bytes.fromhex(code) for name, code in kept["programs"].items()}
-        return Compiled(tuple(kept["maps"]), programs) if _digest(programs) == kept["digest"] else None
+            return from_json(file.read())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
+def to_json(compiled: Compiled) -> str:
+    """As text."""
+    programs = {name: code.hex() for name, code in compiled.programs.items()}
+    return json.dumps(
+        {"maps": [asdict(m) for m in compiled.maps], "programs": programs, "digest": _digest(compiled)}
+    )
+
+
+def from_json(text: bytes) -> Compiled:
+    """And back. Raises ValueError, KeyError, TypeError or AttributeError where it is no such text, or not whole."""
+    kept = json.loads(text)
+    found = Compiled(
+        tuple(Declaration(**m) for m in kept["maps"]),
+        {str(name): bytes.fromhex(code) for name, code in kept["programs"].items()},
+    )
+    if _digest(found) != kept["digest"]:
+        raise ValueError("changed")
+    return found
+
+
 def write(key: str, compiled: Compiled, folder: Path = FOLDER) -> None:
     """Keep it, if that is possible."""
-    text = json.dumps(
-        {
-            "maps": compiled.maps,
-            "programs": {name: code.hex() for name, code in compiled.programs.items()},
-            "digest": _digest(compiled.programs),
-        }
-    )
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / _NAME.format(key)
         partial = path.with_suffix(f".{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+            file.write(to_json(compiled))
         partial.replace(path)
         kept = sorted(folder.glob(_NAME.format("*")), key=lambda old: old.stat().st_mtime)
         for old in kept[:-MAX_FILES]:
             old.unlink()
 
 
-def _digest(programs: Mapping[str, bytes]) -> str:
+def _digest(compiled: Compiled) -> str:
     """Against files that were cut short or changed on disk."""
-    return hashlib.sha256(
-        b"\0".join(name.encode() + code for name, code in sorted(programs.items()))
-    ).hexdigest()
+    programs = (name.encode() + code for name, code in sorted(compiled.programs.items()))
+    maps = (repr(astuple(m)).encode() for m in compiled.maps)
+    return hashlib.sha256(b"\0".join((*programs, *maps))).hexdigest()

@@ -1,29 +1,23 @@
-"""Compiles plaintap.bpf.c with bcc and loads its programs.
+"""The kernel side in memory: its maps, and its programs, loaded for what they are attached to.
 
-No kernel headers: BCC compiles against the stand-in tree in headers/, offsets come from BTF as -D. BCC changes
-the working directory while it compiles: paths are absolute, and this runs before threads start.
+No kernel headers: bcc compiles plaintap.bpf.c against the stand-in tree in headers/ (``compiler``), offsets come from
+BTF as -D. That is done once (``compiled``).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import platform
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from bpf import below, btf, compiled, direct_map, system
-from bpf.bcc_module import load_bcc
+from bpf import bcc_module, below, btf, compiled, compiler, direct_map, system
+from bpf.maps import Map
 from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent.resolve()
 MAIN = FOLDER / "plaintap.bpf.c"
@@ -79,6 +73,7 @@ NO_RIGHTS = (
     "Recording needs root: sudo plaintap …, or the capabilities CAP_BPF, CAP_PERFMON, "
     "CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."
 )
+NO_MEMORY = "There is no memory for the kernel side's tables: they count for the control group's limit."
 
 
 class ProgramError(PlaintapError):
@@ -128,45 +123,6 @@ def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
     ]
 
 
-@contextmanager
-def _stand_in_headers() -> Iterator[None]:
-    """BCC_KERNEL_SOURCE for the time of a compilation: the environment is also our children's."""
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(FOLDER / "headers")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["BCC_KERNEL_SOURCE"]
-        else:
-            os.environ["BCC_KERNEL_SOURCE"] = before
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """bcc writes the compiler's and the verifier's logs to descriptor 2: pages that help no user.
-
-    PLAINTAP_BPF_LOG set in the environment lets them through. Raises MemoryError where they speak of that.
-    """
-    if "PLAINTAP_BPF_LOG" in os.environ:
-        yield
-        return
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    saved, log = os.dup(2), os.memfd_create("log")
-    try:
-        os.dup2(log, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        with os.fdopen(log, "rb") as file:
-            file.seek(0)
-            said = file.read()
-        if os.strerror(errno.ENOMEM).encode() in said:
-            raise MemoryError
-
-
 class Kernel:
     """The compiled module: maps by name, programs by name."""
 
@@ -178,7 +134,6 @@ class Kernel:
 
         Raises BccError, BtfError, ProgramError.
         """
-        self._bcc = load_bcc()
         self.uprobes = _newest_uprobes()
         self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)
         types = btf.read_vmlinux({*OFFSETS, *self.below.offsets, "page"})
@@ -193,8 +148,8 @@ class Kernel:
             flags.append("-DNO_RETURN=1")
         self._fds: dict[int, str] = {}
         self._loaded: dict[tuple[str, str], int] = {}
-        self._module: Any
-        self._code = self._compile(source(), flags)
+        self._maps: dict[str, Map] = {}
+        self._code = self._make_maps(_compiled(source(), flags))
         self.ring_bytes = ring_bytes
         self._load_side_by_side()
         self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
@@ -207,28 +162,16 @@ class Kernel:
             self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
         self.reads_pages = direct_map.calibrate(self)
 
-    def _compile(self, text: str, flags: list[str]) -> dict[str, bytes]:
-        """The maps, and each program's code: of what is kept of an earlier recording, only the maps are made."""
-        key = compiled.key_of(text, flags, f"{self._bcc.__file__} {getattr(self._bcc, '__version__', '')}")
-        kept = compiled.read(key)
+    def _make_maps(self, kept: compiled.Compiled) -> dict[str, bytes]:
+        """Make the maps, and link the programs to them."""
         try:
-            with _stand_in_headers(), _quiet_stderr():
-                self._module = self._bcc.BPF(
-                    text=(compiled.declarations(text) if kept else text).encode(), cflags=flags
-                )
-        except MemoryError:
-            raise ProgramError(
-                "There is no memory for the kernel side's tables: they count for the control group's limit."
-            ) from None
-        except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
-            raise ProgramError(
-                f"The kernel side cannot be compiled or its maps made: {_reason(error)}"
-            ) from None
-        if kept:
-            return kept.link(self._map_descriptors())
-        code = {name.decode(): bytes(self._module.dump_func(name)) for name in self._function_names()}
-        compiled.write(key, compiled.Compiled.of(code, self._map_descriptors()))
-        return code
+            for declaration in kept.maps:
+                self._maps[declaration.name] = Map(declaration)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise ProgramError(NO_MEMORY) from None
+            raise ProgramError(f"The map {declaration.name} cannot be made: {_reason(error)}") from None
+        return kept.link([m.map_fd for m in self._maps.values()])
 
     def load(self, program: str, kind: str) -> int:
         """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
@@ -237,7 +180,6 @@ class Kernel:
         try:
             fd = system.load_program(kind, self._code[program], program)
         except OSError as error:
-            self._explain(program, kind)
             raise ProgramError(f"The kernel refused the program {program}: {_reason(error)}") from None
         self._fds[fd] = program
         return fd
@@ -249,33 +191,6 @@ class Kernel:
             loaded = pool.map(lambda name: self.load(*name), names)
             self._loaded.update(zip(names, loaded, strict=True))
 
-    def _explain(self, program: str, kind: str) -> None:
-        """The verifier's log, for who asked for it: PLAINTAP_BPF_LOG."""
-        if "PLAINTAP_BPF_LOG" in os.environ:
-            with suppress(Exception):
-                self._module.load_func(program.encode(), getattr(self._bcc.BPF, kind))
-
-    def _function_names(self) -> list[bytes]:
-        library, module = self._bcc.libbcc.lib, self._module.module
-        return [library.bpf_function_name(module, i) for i in range(library.bpf_num_functions(module))]
-
-    def _map_descriptors(self) -> dict[str, int]:
-        library, module = self._bcc.libbcc.lib, self._module.module
-        # bcc's Python does not declare these.
-        for function, result in (
-            (library.bpf_num_tables, ctypes.c_size_t),
-            (library.bpf_table_name, ctypes.c_char_p),
-            (library.bpf_table_fd_id, ctypes.c_int),
-        ):
-            function.restype = result
-        count = library.bpf_num_tables(ctypes.c_void_p(module))
-        return {
-            library.bpf_table_name(ctypes.c_void_p(module), ctypes.c_size_t(i)).decode(): int(
-                library.bpf_table_fd_id(ctypes.c_void_p(module), ctypes.c_size_t(i))
-            )
-            for i in range(count)
-        }
-
     def set_tail_call(self, array: str, program: int, index: int = 0) -> None:
         """Where programs that copy bytes go on."""
         table = self.table(array)
@@ -285,9 +200,9 @@ class Kernel:
         """A program's bytecode, map descriptors in place."""
         return self._code[program]
 
-    def table(self, name: str) -> Any:
-        """A map, as bcc shows it."""
-        return self._module[name.encode()]
+    def table(self, name: str) -> Map:
+        """A map."""
+        return self._maps[name]
 
     def skipped_runs(self) -> int:
         """How often the kernel did not run one of the programs where it should, for it was running already."""
@@ -297,7 +212,21 @@ class Kernel:
         """Free maps and programs."""
         while self._fds:
             os.close(self._fds.popitem()[0])
-        self._module.cleanup()
+        while self._maps:
+            self._maps.popitem()[1].close()
+
+
+def _compiled(text: str, flags: list[str]) -> compiled.Compiled:
+    """What an earlier recording kept, or what is compiled now."""
+    key = compiled.key_of(text, flags, bcc_module.identity())
+    if kept := compiled.read(key):
+        return kept
+    try:
+        fresh = compiler.compile_source(text, flags)
+    except MemoryError:
+        raise ProgramError(NO_MEMORY) from None
+    compiled.write(key, fresh)
+    return fresh
 
 
 def _newest_uprobes() -> system.Uprobes:

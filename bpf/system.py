@@ -5,6 +5,7 @@ Thin: arguments in, a file descriptor out, OSError with the kernel's errno other
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -29,13 +30,16 @@ _OVERLAYFS_SUPER_MAGIC = 0x794C7630
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
 
-_BPF_MAP_UPDATE_ELEM, _BPF_MAP_LOOKUP_BATCH = 2, 24
+_BPF_MAP_CREATE, _BPF_MAP_LOOKUP_ELEM, _BPF_MAP_UPDATE_ELEM, _BPF_MAP_DELETE_ELEM = 0, 1, 2, 3
+_BPF_MAP_LOOKUP_BATCH = 24
 _BATCH_ATTRIBUTE_BYTES = 56
 _BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_RAW_TRACEPOINT_OPEN = 5, 28, 17
 _BPF_PROG_TEST_RUN = 10
 _BPF_OBJ_GET_INFO_BY_FD = 15
 # struct bpf_prog_info up to and with recursion_misses; what an older kernel does not know stays 0.
 _PROGRAM_INFO_BYTES = 216
+# struct bpf_map_info up to and with map_flags.
+_MAP_INFO_BYTES = 24
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 5, 17
 _PROGRAM_TYPES = {
     "KPROBE": _BPF_PROG_TYPE_KPROBE,
@@ -43,6 +47,7 @@ _PROGRAM_TYPES = {
     "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
 }
 _BPF_F_UPROBE_MULTI_RETURN = 1
+_LOG_BYTES = 16 << 20
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
 
 _BPF_PERF_EVENT = 41
@@ -107,12 +112,24 @@ def load_uprobe_program(instructions: bytes, name: str, uprobes: Uprobes) -> int
 def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack(
-        "<IIQQIIQII16sII",
-        kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
-        0, 0, 0, 0, 0, name.encode()[:15], 0, attach_type,
-    )  # fmt: skip
-    return _bpf(_BPF_PROG_LOAD, attributes)
+
+    def load(log_level: int, log_bytes: int, log: int) -> int:
+        attributes = struct.pack(
+            "<IIQQIIQII16sII",
+            kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
+            log_level, log_bytes, log, 0, 0, name.encode()[:15], 0, attach_type,
+        )  # fmt: skip
+        return _bpf(_BPF_PROG_LOAD, attributes)
+
+    try:
+        return load(0, 0, 0)
+    except OSError:
+        if "PLAINTAP_BPF_LOG" in os.environ:
+            log = ctypes.create_string_buffer(_LOG_BYTES)
+            with contextlib.suppress(OSError):
+                os.close(load(1, _LOG_BYTES, ctypes.addressof(log)))
+            sys.stderr.write(f"{name}\n{log.value.decode()}\n")
+        raise
 
 
 def skipped_runs(program: int) -> int:
@@ -122,6 +139,45 @@ def skipped_runs(program: int) -> int:
     _bpf(_BPF_OBJ_GET_INFO_BY_FD, attributes)
     (skipped,) = struct.unpack_from("<Q", information, _PROGRAM_INFO_BYTES - 8)
     return int(skipped)
+
+
+def create_map(kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int, name: str) -> int:
+    """Make a map, of a kind by its number."""
+    attributes = struct.pack(
+        "<IIIIIII16s", kind, key_bytes, value_bytes, entries, flags, 0, 0, name.encode()[:15]
+    )
+    return _bpf(_BPF_MAP_CREATE, attributes)
+
+
+def map_shape(map_fd: int) -> tuple[int, int, int, int, int]:
+    """What create_map() was told, but for the name: a map's kind, bytes of a key and of a value, entries, flags."""
+    information = ctypes.create_string_buffer(_MAP_INFO_BYTES)
+    attributes = struct.pack("<IIQ", map_fd, _MAP_INFO_BYTES, ctypes.addressof(information))
+    _bpf(_BPF_OBJ_GET_INFO_BY_FD, attributes)
+    kind, _, key_bytes, value_bytes, entries, flags = struct.unpack("<6I", information.raw)
+    return kind, key_bytes, value_bytes, entries, flags
+
+
+def read_map(map_fd: int, key: ctypes.Structure, value: ctypes.Structure) -> bool:
+    """Fill in the value of a key; False if there is none."""
+    attributes = struct.pack("<IIQQQ", map_fd, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
+    return _of_entry(_BPF_MAP_LOOKUP_ELEM, attributes)
+
+
+def delete_from_map(map_fd: int, key: bytes) -> bool:
+    """Delete one entry; False if there is none."""
+    buffer = ctypes.create_string_buffer(key, len(key))
+    return _of_entry(_BPF_MAP_DELETE_ELEM, struct.pack("<IIQQQ", map_fd, 0, ctypes.addressof(buffer), 0, 0))
+
+
+def _of_entry(command: int, attributes: bytes) -> bool:
+    try:
+        _bpf(command, attributes)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
 
 
 def read_hash_map(map_fd: int, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:

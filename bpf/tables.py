@@ -82,7 +82,11 @@ class Tables:
         """Processes in these cgroups (folders of cgroup v2) or below; their number."""
         table = self._kernel.table("wanted_cgroups" if choice is Choice.WANTED else "excluded_cgroups")
         for index, path in enumerate(paths):
-            table[table.Key(index)] = path
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                table[table.Key(index)] = table.Leaf(fd)
+            finally:
+                os.close(fd)
         return len(paths)
 
     def _put(self, name: str, key: Any, choice: Choice) -> None:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
 import struct
 
 import pytest
 
-from bpf import compiled, program
+from bpf import compiled, compiler, program
 from bpf.compiled import Compiled
+from bpf.maps import Declaration
 
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_MAP, REST = INSTRUCTION.pack(0x18, 0x11, 0, 7), INSTRUCTION.pack(0, 0, 0, 0)
+A, B = (Declaration(name, 1, 4, 8, 16, 0, '"unsigned int"', '"unsigned long"') for name in "ab")
 PLAIN = INSTRUCTION.pack(0xB7, 0, 0, 7)  # r0 = 7: the same number, but no map
 
 
-def test_maps_are_linked_by_name_and_nothing_else_is_touched():
-    kept = Compiled.of({"p": LOAD_MAP + REST + PLAIN}, {"a": 3, "b": 7})
-    linked = kept.link({"b": 99, "a": 98})
-    assert linked == {"p": INSTRUCTION.pack(0x18, 0x11, 0, 99) + REST + PLAIN}
+def test_maps_are_linked_by_number_and_nothing_else_is_touched():
+    kept = Compiled.of({"p": LOAD_MAP + REST + PLAIN}, {3: A, 7: B})
+    assert kept.maps == (A, B)
+    assert kept.link([98, 99]) == {"p": INSTRUCTION.pack(0x18, 0x11, 0, 99) + REST + PLAIN}
 
 
 def test_a_map_that_is_missing_is_an_error():
     with pytest.raises(KeyError):
-        Compiled.of({"p": LOAD_MAP}, {"b": 7}).link({"a": 1})
-
-
-def test_declarations_have_every_map_and_no_function():
-    source = program.source()
-    text = compiled.declarations(source)
-    maps = re.compile(r"^BPF_\w+\(.*\);", re.MULTILINE)
-    assert maps.findall(text) == maps.findall(source)
-    assert not re.search(r"^(?:INLINE|int) .*\{", text, re.MULTILINE)
-    assert text.count("struct connection {") == 1
+        Compiled.of({"p": LOAD_MAP}, {7: B}).link([])
 
 
 def test_the_key_depends_on_everything():
@@ -45,18 +36,18 @@ def test_the_key_depends_on_everything():
 
 def test_what_was_kept_is_read_again(tmp_path):
     folder = tmp_path / "cache"
-    compiled.write("k", Compiled(("a",), {"p": PLAIN}), folder)
-    assert compiled.read("k", folder) == Compiled(("a",), {"p": PLAIN})
+    compiled.write("k", Compiled((A, B), {"p": PLAIN}), folder)
+    assert compiled.read("k", folder) == Compiled((A, B), {"p": PLAIN})
     assert compiled.read("other", folder) is None
     (file,) = folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("harm", ["file mode", "folder mode", "cut", "changed", "no json"])
+@pytest.mark.parametrize("harm", ["file mode", "folder mode", "cut", "changed", "another map", "no json"])
 def test_what_cannot_be_trusted_is_not_read(tmp_path, harm):
     folder = tmp_path / "cache"
-    compiled.write("k", Compiled(("a",), {"p": PLAIN}), folder)
+    compiled.write("k", Compiled((A, B), {"p": PLAIN}), folder)
     (file,) = folder.iterdir()
     text = file.read_text()
     if harm == "file mode":
@@ -64,7 +55,14 @@ def test_what_cannot_be_trusted_is_not_read(tmp_path, harm):
     elif harm == "folder mode":
         folder.chmod(0o777)
     else:
-        file.write_text({"cut": text[:-9], "changed": text.replace("b7", "b4"), "no json": "[]"}[harm])
+        harmed = {
+            "cut": text[:-9],
+            "changed": text.replace("b7", "b4"),
+            "another map": text.replace("16", "17"),
+            "no json": "[]",
+        }[harm]
+        assert harmed != text
+        file.write_text(harmed)
     assert compiled.read("k", folder) is None
 
 
@@ -84,29 +82,25 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
 
 
 @pytest.mark.kernel
-@pytest.mark.filterwarnings("default::DeprecationWarning")
 @pytest.mark.parametrize("below_calls", [False, True])
 def test_the_second_kernel_side_is_the_first_one(tmp_path, monkeypatch, below_calls):
     monkeypatch.setattr(compiled.read, "__defaults__", (tmp_path,))
     monkeypatch.setattr(compiled.write, "__defaults__", (tmp_path,))
-    first = program.Kernel(1 << 16, below_calls=below_calls)
+    kernels = [program.Kernel(1 << 16, below_calls=below_calls)]
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(compiled, "write", lambda *_: pytest.fail("compiled again"))
-    second = program.Kernel(1 << 16, below_calls=below_calls)
+    monkeypatch.setattr(compiler, "compile_source", lambda *_: pytest.fail("compiled again"))
     try:
-        maps, others = first._map_descriptors(), second._map_descriptors()
-        assert set(maps) == set(others)
-        for name in set(maps) - {"ring"}:
-            for part in ("Key", "Leaf"):
-                assert ctypes.sizeof(getattr(first.table(name), part)) == ctypes.sizeof(
-                    getattr(second.table(name), part)
-                )
-        assert Compiled.of(first._code, maps).programs == {
-            name: Compiled(tuple(maps), {name: code}).programs[name]
-            for name, code in Compiled.of(
-                second._code, {name: others[name] for name in maps}
-            ).programs.items()
-        }
+        kernels.append(program.Kernel(1 << 16, below_calls=below_calls))
+        first, second = kernels
+        assert first.table("connections").Leaf._fields_ == second.table("connections").Leaf._fields_
+        bare = [unlinked(kernel) for kernel in kernels]
+        assert bare[0] == bare[1]
+        assert bare[0]
     finally:
-        first.close()
-        second.close()
+        for kernel in kernels:
+            kernel.close()
+
+
+def unlinked(kernel) -> Compiled:
+    """What a kernel side was made of."""
+    return Compiled.of(kernel._code, {m.map_fd: m._declaration for m in kernel._maps.values()})

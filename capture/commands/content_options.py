@@ -6,14 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporters.har import EntryMaker
-from exporters.har_redaction import Redaction
-from exporters.http import Limits
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from exporters.filters import ExchangeFilter
 
 _CONTENT: dict[str, dict[str, Any]] = {
     "--max-body": {
@@ -47,28 +41,20 @@ class Content:
 
     def __init__(self, options: dict[str, Any]) -> None:
         chosen = {name: options.pop(name[2:].replace("-", "_")) for name in _CONTENT}
-        max_body, no_bodies, self._redact, self._sensitive = chosen.values()
+        max_body, no_bodies, self.redact, self.sensitive = chosen.values()
         self.given = [
             name for name, value in chosen.items() if not (value is None or value is False or value == ())
         ]
         """The options by name."""
-        self._limits = {} if max_body is None else {"body_bytes": max_body, "decoded_bytes": max_body}
-        self._bodies = not no_bodies
-
-    @property
-    def limits(self) -> Limits:
-        """For reading exchanges."""
-        return Limits(**self._limits)
-
-    def maker(self, wanted: ExchangeFilter | None) -> EntryMaker:
-        """For making entries of those that are wanted."""
-        return EntryMaker(self.limits, Redaction.of(self._sensitive, self._redact), self._bodies, wanted)
+        self.limits = {} if max_body is None else {"body_bytes": max_body, "decoded_bytes": max_body}
+        """What exporters.http.Limits takes."""
+        self.bodies = not no_bodies
 
     def for_live(self) -> dict[str, object]:
         """The same, for exporters.live."""
         return {
-            "limits": self._limits,
-            "sensitive": self._sensitive,
-            "redact": self._redact,
-            "bodies": self._bodies,
+            "limits": self.limits,
+            "sensitive": self.sensitive,
+            "redact": self.redact,
+            "bodies": self.bodies,
         }

@@ -13,7 +13,9 @@ from capture.output_file import OutputFile, beside, require_different
 from capture.reading import read_exchanges
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
-from exporters.http import Notes
+from exporters.har import EntryMaker
+from exporters.har_redaction import Redaction
+from exporters.http import Limits, Notes
 
 if TYPE_CHECKING:
     from exporters.har import HarResult
@@ -77,13 +79,15 @@ def export(
     """
     name = output or beside(file, _ENDINGS.get(form, f".{form}"))
     content = Content(others)
+    limits = Limits(**content.limits)
+    redaction = Redaction.of(content.sensitive, content.redact)
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()
     with OutputFile(name, "-o") as out:
         require_different((out,), file)
-        with read_exchanges(file, say, notes, content.limits) as found:
+        with read_exchanges(file, say, notes, limits) as found:
             out.begin()
-            writer = EXPORTERS[form](out.file, content.maker(wanted))
+            writer = EXPORTERS[form](out.file, EntryMaker(limits, redaction, content.bodies, wanted))
             try:
                 for exchange in found:
                     with out.writing():

@@ -127,12 +127,12 @@ class Kernel:
     """The compiled module: maps by name, programs by name."""
 
     def __init__(self, ring_bytes: int, *, below_calls: bool = True, unix: bool = False) -> None:
-        """Compile. ``ring_bytes`` is a power of two of at least a page.
+        """Make the maps and load. ``ring_bytes`` is a power of two of at least a page.
 
         ``below_calls`` is whether to see what moves below the system calls, where the kernel shows it; compiling
         and verifying that takes 2 s. ``unix`` is whether to see streams of AF_UNIX.
 
-        Raises BccError, BtfError, ProgramError.
+        Raises CompilerError, BtfError, ProgramError.
         """
         self.uprobes = _newest_uprobes()
         self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)

@@ -2,7 +2,8 @@
 
 Compiling takes 1–2.5 s, making the maps 0.4 s. So the first recording keeps the bytecode, and later ones compile
 only the declarations (for bcc to make the maps, and Python's view of them) and link the bytecode to these: an
-instruction that loads a map's address carries its descriptor, which is replaced by the map of that name.
+instruction that loads a map's address carries its descriptor, which is replaced by the map of that name. One that
+loads the address of a map's only value carries our number of it (``enum value_of`` in events.h): bcc knows no such.
 
 What is loaded into the kernel must be ours: the file is used only if nobody but root or us could have written it.
 """
@@ -18,7 +19,7 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +31,7 @@ MAX_FILES = 8
 
 _INSTRUCTION = struct.Struct("<BBhi")
 _LOAD_ADDRESS = 0x18
-_PSEUDO_MAP_FD = 1
+_PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 1, 2
 
 # At the beginning of a line, as all of our C is written: a function, whole or on one line; a macro that makes one.
 _FUNCTION = re.compile(r"^(?:INLINE |static |int )[^;{]*\{(?:.*\}$|$(?:\n(?!\}).*)*\n\})", re.MULTILINE)
@@ -54,23 +55,34 @@ class Compiled:
         """What a compilation gave, and the descriptors of its maps by name."""
         names = tuple(descriptors)
         numbers = {descriptor: number for number, descriptor in enumerate(descriptors.values())}
-        return cls(names, {name: _replaced(code, numbers) for name, code in programs.items()})
+        replacing = {_PSEUDO_MAP_FD: numbers}
+        return cls(names, {name: _replaced(code, replacing) for name, code in programs.items()})
 
-    def link(self, descriptors: Mapping[str, int]) -> dict[str, bytes]:
-        """The programs, for these maps. Raises KeyError if one is missing."""
-        numbers = {number: descriptors[name] for number, name in enumerate(self.maps)}
-        return {name: _replaced(code, numbers) for name, code in self.programs.items()}
+    def link(self, descriptors: Mapping[str, int], values: Mapping[int, str]) -> dict[str, bytes]:
+        """The programs, for these maps; ``values`` names those whose only value has a number.
+
+        Raises KeyError if one is missing.
+        """
+        replacing = {
+            _PSEUDO_MAP_FD: {number: descriptors[name] for number, name in enumerate(self.maps)},
+            _PSEUDO_MAP_VALUE: {number: descriptors[name] for number, name in values.items()},
+        }
+        return {name: _replaced(code, replacing) for name, code in self.programs.items()}
 
 
-def _replaced(code: bytes, immediates: Mapping[int, int]) -> bytes:
-    """The instructions, with the immediates of those that load a map replaced."""
-    return b"".join(_instructions(code, immediates))
+# What an instruction that loads an address says it is → immediates and what takes their place.
+_Replacing: TypeAlias = "Mapping[int, Mapping[int, int]]"
 
 
-def _instructions(code: bytes, immediates: Mapping[int, int]) -> Iterator[bytes]:
+def _replaced(code: bytes, replacing: _Replacing) -> bytes:
+    """The instructions, with the immediates of those that load a map, or its value, replaced."""
+    return b"".join(_instructions(code, replacing))
+
+
+def _instructions(code: bytes, replacing: _Replacing) -> Iterator[bytes]:
     for opcode, registers, offset, immediate in _INSTRUCTION.iter_unpack(code):
-        if opcode == _LOAD_ADDRESS and registers >> 4 == _PSEUDO_MAP_FD:
-            yield _INSTRUCTION.pack(opcode, registers, offset, immediates[immediate])
+        if opcode == _LOAD_ADDRESS and registers >> 4 in replacing:
+            yield _INSTRUCTION.pack(opcode, registers, offset, replacing[registers >> 4][immediate])
         else:
             yield _INSTRUCTION.pack(opcode, registers, offset, immediate)
 

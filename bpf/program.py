@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpf import below, btf, compiled, direct_map, system
+from bpf import abi, below, btf, compiled, direct_map, system
 from bpf.bcc_module import load_bcc
 from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
@@ -224,11 +224,11 @@ class Kernel:
             raise ProgramError(
                 f"The kernel side cannot be compiled or its maps made: {_reason(error)}"
             ) from None
-        if kept:
-            return kept.link(self._map_descriptors())
-        code = {name.decode(): bytes(self._module.dump_func(name)) for name in self._function_names()}
-        compiled.write(key, compiled.Compiled.of(code, self._map_descriptors()))
-        return code
+        if not kept:
+            code = {name.decode(): bytes(self._module.dump_func(name)) for name in self._function_names()}
+            kept = compiled.Compiled.of(code, self._map_descriptors())
+            compiled.write(key, kept)
+        return kept.link(self._map_descriptors(), _values())
 
     def load(self, program: str, kind: str) -> int:
         """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
@@ -252,8 +252,7 @@ class Kernel:
     def _explain(self, program: str, kind: str) -> None:
         """The verifier's log, for who asked for it: PLAINTAP_BPF_LOG."""
         if "PLAINTAP_BPF_LOG" in os.environ:
-            with suppress(Exception):
-                self._module.load_func(program.encode(), getattr(self._bcc.BPF, kind))
+            print(system.refusal(kind, self._code[program]), file=sys.stderr)
 
     def _function_names(self) -> list[bytes]:
         library, module = self._bcc.libbcc.lib, self._module.module
@@ -298,6 +297,12 @@ class Kernel:
         while self._fds:
             os.close(self._fds.popitem()[0])
         self._module.cleanup()
+
+
+def _values() -> dict[int, str]:
+    """Maps of whose only value programs have the address, by the number that stands for it."""
+    numbers = abi.header().enums["value_of"]
+    return {number: name.removeprefix("VALUE_OF_") for name, number in numbers.items()}
 
 
 def _newest_uprobes() -> system.Uprobes:

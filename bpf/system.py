@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import sys
+from contextlib import suppress
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,8 @@ _PROGRAM_TYPES = {
     "TRACEPOINT": _BPF_PROG_TYPE_TRACEPOINT,
     "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
 }
+# Of a program that is refused the verifier tells each way that it went, up to where it stopped.
+_VERIFIER_LOG_BYTES = 16 << 20
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
 
@@ -104,13 +107,28 @@ def load_uprobe_program(instructions: bytes, name: str, uprobes: Uprobes) -> int
     return _load_program(_BPF_PROG_TYPE_KPROBE, instructions, name, uprobes)
 
 
-def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -> int:
+def refusal(kind: str, instructions: bytes) -> str:
+    """What the verifier says of a program that it refuses."""
+    log = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
+    with suppress(OSError):
+        os.close(_load_program(_PROGRAM_TYPES[kind], instructions, "refused", 0, log))
+    return log.value.decode(errors="replace")
+
+
+def _load_program(
+    kind: int,
+    instructions: bytes,
+    name: str,
+    attach_type: int,
+    log: ctypes.Array[ctypes.c_char] | None = None,
+) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
+    log_level, log_bytes, log_address = (1, len(log), ctypes.addressof(log)) if log else (0, 0, 0)
     attributes = struct.pack(
         "<IIQQIIQII16sII",
         kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
-        0, 0, 0, 0, 0, name.encode()[:15], 0, attach_type,
+        log_level, log_bytes, log_address, 0, 0, name.encode()[:15], 0, attach_type,
     )  # fmt: skip
     return _bpf(_BPF_PROG_LOAD, attributes)
 

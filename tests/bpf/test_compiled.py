@@ -14,18 +14,28 @@ from bpf.compiled import Compiled
 
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_MAP, REST = INSTRUCTION.pack(0x18, 0x11, 0, 7), INSTRUCTION.pack(0, 0, 0, 0)
+LOAD_VALUE = INSTRUCTION.pack(0x18, 0x21, 0, 3)
 PLAIN = INSTRUCTION.pack(0xB7, 0, 0, 7)  # r0 = 7: the same number, but no map
 
 
 def test_maps_are_linked_by_name_and_nothing_else_is_touched():
     kept = Compiled.of({"p": LOAD_MAP + REST + PLAIN}, {"a": 3, "b": 7})
-    linked = kept.link({"b": 99, "a": 98})
+    linked = kept.link({"b": 99, "a": 98}, {})
     assert linked == {"p": INSTRUCTION.pack(0x18, 0x11, 0, 99) + REST + PLAIN}
 
 
-def test_a_map_that_is_missing_is_an_error():
+def test_values_of_maps_are_linked_by_our_numbers_of_them():
+    kept = Compiled.of({"p": LOAD_VALUE + REST + PLAIN}, {"b": 3})
+    assert kept.programs == {"p": LOAD_VALUE + REST + PLAIN}, "the number is no descriptor"
+    assert kept.link({"a": 99, "b": 98}, {3: "a"}) == {
+        "p": INSTRUCTION.pack(0x18, 0x21, 0, 99) + REST + PLAIN
+    }
+
+
+@pytest.mark.parametrize("kept", [Compiled.of({"p": LOAD_MAP}, {"b": 7}), Compiled((), {"p": LOAD_VALUE})])
+def test_a_map_that_is_missing_is_an_error(kept):
     with pytest.raises(KeyError):
-        Compiled.of({"p": LOAD_MAP}, {"b": 7}).link({"a": 1})
+        kept.link({"a": 1}, {3: "b"})
 
 
 def test_declarations_have_every_map_and_no_function():
@@ -90,7 +100,8 @@ def test_the_second_kernel_side_is_the_first_one(tmp_path, monkeypatch, below_ca
     monkeypatch.setattr(compiled.read, "__defaults__", (tmp_path,))
     monkeypatch.setattr(compiled.write, "__defaults__", (tmp_path,))
     first = program.Kernel(1 << 16, below_calls=below_calls)
-    assert len(list(tmp_path.iterdir())) == 1
+    (file,) = tmp_path.iterdir()
+    kept = compiled.read(file.stem.removeprefix("programs-"), tmp_path)
     monkeypatch.setattr(compiled, "write", lambda *_: pytest.fail("compiled again"))
     second = program.Kernel(1 << 16, below_calls=below_calls)
     try:
@@ -101,12 +112,8 @@ def test_the_second_kernel_side_is_the_first_one(tmp_path, monkeypatch, below_ca
                 assert ctypes.sizeof(getattr(first.table(name), part)) == ctypes.sizeof(
                     getattr(second.table(name), part)
                 )
-        assert Compiled.of(first._code, maps).programs == {
-            name: Compiled(tuple(maps), {name: code}).programs[name]
-            for name, code in Compiled.of(
-                second._code, {name: others[name] for name in maps}
-            ).programs.items()
-        }
+        for kernel, descriptors in ((first, maps), (second, others)):
+            assert kernel._code == kept.link(descriptors, program._values())
     finally:
         first.close()
         second.close()

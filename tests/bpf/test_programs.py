@@ -130,6 +130,10 @@ def test_the_verifier_accepts_every_program(uprobes):
     own.close()
 
 
+def test_the_verifier_says_why_it_refuses_a_program():
+    assert "R0 !read_ok" in system.refusal("TRACEPOINT", struct.pack("<BBhi", 0x95, 0, 0, 0))  # exit
+
+
 @pytest.mark.parametrize("unix", [False, True], ids=["", "unix"])
 def test_the_verifier_is_far_from_its_limit(unix):
     own = Kernel(RING_BYTES, unix=unix)

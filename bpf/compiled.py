@@ -2,7 +2,8 @@
 
 Compiling takes 1–2.5 s. So the first recording keeps what came of it, and every recording makes the maps and links the
 bytecode to them: an instruction that loads a map's address carries its descriptor, which is replaced by the map of that
-name.
+name. One that loads the address of a map's only value carries our number of it (``enum value_of`` in events.h): bcc
+knows no such.
 
 What is loaded into the kernel must be ours: the file is used only if nobody but root or us could have written it.
 """
@@ -29,9 +30,9 @@ _NAME = "programs-{}.json"
 # One for each set of options, and those of the version before.
 MAX_FILES = 8
 
-# struct bpf_insn, little endian: opcode (BPF_LD, BPF_IMM, BPF_DW), registers (source: BPF_PSEUDO_MAP_FD), offset,
-# immediate.
-_LOADS_MAP_MASK, _LOADS_MAP = 0xF0FF, 0x1018
+# struct bpf_insn, little endian: opcode (BPF_LD, BPF_IMM, BPF_DW), registers (source: BPF_PSEUDO_MAP_FD or
+# BPF_PSEUDO_MAP_VALUE), offset, immediate.
+_LOADS_MASK, _LOADS_MAP, _LOADS_VALUE = 0xF0FF, 0x1018, 0x2018
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,29 @@ class Compiled:
     @classmethod
     def of(cls, programs: Mapping[str, bytes], maps: Mapping[int, Declaration]) -> Compiled:
         """What a compilation gave, and its maps by descriptor."""
-        numbers = {descriptor: number for number, descriptor in enumerate(maps)}
-        return cls(tuple(maps.values()), {name: _replaced(code, numbers) for name, code in programs.items()})
+        replacing = {_LOADS_MAP: {descriptor: number for number, descriptor in enumerate(maps)}}
+        return cls(
+            tuple(maps.values()), {name: _replaced(code, replacing) for name, code in programs.items()}
+        )
 
-    def link(self, descriptors: Sequence[int]) -> dict[str, bytes]:
-        """The programs, for these maps."""
-        numbers = dict(enumerate(descriptors))
-        return {name: _replaced(code, numbers) for name, code in self.programs.items()}
+    def link(self, descriptors: Sequence[int], values: Mapping[int, str]) -> dict[str, bytes]:
+        """The programs, for these maps; ``values`` names those whose only value has a number.
+
+        Raises KeyError if one is missing.
+        """
+        by_name = {m.name: descriptor for m, descriptor in zip(self.maps, descriptors, strict=True)}
+        replacing = {
+            _LOADS_MAP: dict(enumerate(descriptors)),
+            _LOADS_VALUE: {number: by_name[name] for number, name in values.items()},
+        }
+        return {name: _replaced(code, replacing) for name, code in self.programs.items()}
 
 
-def _replaced(code: bytes, immediates: Mapping[int, int]) -> bytes:
-    """The instructions, with the immediates of those that load a map replaced."""
+def _replaced(code: bytes, replacing: Mapping[int, Mapping[int, int]]) -> bytes:
+    """The instructions, with the immediates of those that load a map, or its value, replaced."""
     instructions = array("Q", code)
     for i, instruction in enumerate(instructions):
-        if instruction & _LOADS_MAP_MASK == _LOADS_MAP:
+        if (immediates := replacing.get(instruction & _LOADS_MASK)) is not None:
             instructions[i] = instruction & 0xFFFFFFFF | immediates[instruction >> 32] << 32
     return instructions.tobytes()
 

@@ -23,6 +23,13 @@
 #define CLASS4_BYTES 8192
 #define CLASS5_BYTES 16384
 
+/* Maps of one value whose address programs have in their code (VALUE_OF), where a look-up is too long: compiled.py
+ * finds the map by the name. */
+enum value_of {
+	VALUE_OF_decisions = 1,
+	VALUE_OF_unwanted_calls = 2,
+};
+
 enum sample_kind {
 	SAMPLE_CONNECTION = 1,	/* struct connection_sample: a connection is worth showing; before its first data */
 	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */

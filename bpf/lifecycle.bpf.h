@@ -265,10 +265,9 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 /* (task, name): a process, by exec() or by itself, or a thread of it. */
 int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
 {
-	int zero = 0;
-	struct decisions *now = decisions.lookup(&zero);
+	struct decisions *now = VALUE_OF(decisions);
 
-	if (!now || !has_setting(CHECK_COMMS))
+	if (!has_setting(CHECK_COMMS))
 		return 0;
 	now->renamed = bpf_ktime_get_ns();
 	__sync_fetch_and_add(&now->epoch, 1);

@@ -232,6 +232,9 @@ BPF_PROG_ARRAY(emit_from_place, 1);
  * [2] of rustls. */
 BPF_PROG_ARRAY(call_returns, 3);
 
+#define BPF_PSEUDO_MAP_VALUE 2
+#define VALUE_OF(map) ((void *)bpf_pseudo_fd(BPF_PSEUDO_MAP_VALUE, VALUE_OF_##map))
+
 INLINE void count(int counter, u64 n)
 {
 	u64 *slot = counters.lookup(&counter);

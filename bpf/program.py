@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from bpf import bcc_module, below, btf, compiled, compiler, direct_map, system
+from bpf import abi, bcc_module, below, btf, compiled, compiler, direct_map, system
 from bpf.maps import Map
 from bpf.system_calls import call_number_flags
 from capture.errors import PlaintapError
@@ -171,7 +171,7 @@ class Kernel:
             if error.errno == errno.ENOMEM:
                 raise ProgramError(NO_MEMORY) from None
             raise ProgramError(f"The map {declaration.name} cannot be made: {_reason(error)}") from None
-        return kept.link([m.map_fd for m in self._maps.values()])
+        return kept.link([m.map_fd for m in self._maps.values()], _values())
 
     def load(self, program: str, kind: str) -> int:
         """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
@@ -227,6 +227,12 @@ def _compiled(text: str, flags: list[str]) -> compiled.Compiled:
         raise ProgramError(NO_MEMORY) from None
     compiled.write(key, fresh)
     return fresh
+
+
+def _values() -> dict[int, str]:
+    """Maps of whose only value programs have the address, by the number that stands for it."""
+    numbers = abi.header().enums["value_of"]
+    return {number: name.removeprefix("VALUE_OF_") for name, number in numbers.items()}
 
 
 def _newest_uprobes() -> system.Uprobes:

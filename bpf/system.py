@@ -47,6 +47,7 @@ _PROGRAM_TYPES = {
     "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
 }
 _BPF_F_UPROBE_MULTI_RETURN = 1
+# Of a program that is refused the verifier tells each way that it went, up to where it stopped.
 _LOG_BYTES = 16 << 20
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
 

@@ -92,15 +92,19 @@ struct decisions {
 	u64 renamed;		/* when a process was given another name, last */
 };
 BPF_ARRAY(decisions, struct decisions, 1);
-BPF_ARRAY(unwanted_calls, struct unwanted_call, UNWANTED_CALLS);
+/* A map of one value, for only of such the address can be had. BCC reads no sizeof, and would read each member. */
+#define UNWANTED_CALLS_BYTES 1048576
+_Static_assert(UNWANTED_CALLS_BYTES == UNWANTED_CALLS * sizeof(struct unwanted_call), "");
+struct unwanted_calls {
+	char bytes[UNWANTED_CALLS_BYTES];
+};
+BPF_ARRAY(unwanted_calls, struct unwanted_calls, 1);
 /* A name is told of before it is written: until then, nothing that is decided by it is kept. */
 #define RENAMING_NS 20000000
 
 INLINE struct unwanted_call *unwanted_call_of(u64 id)
 {
-	u32 slot = id & (UNWANTED_CALLS - 1);
-
-	return unwanted_calls.lookup(&slot);
+	return (struct unwanted_call *)VALUE_OF(unwanted_calls) + (id & (UNWANTED_CALLS - 1));
 }
 
 /* Ends the program, here: what is on everybody's way is to be short. The kernel puts a program's epilogue where its first
@@ -114,19 +118,16 @@ INLINE struct unwanted_call *unwanted_call_of(u64 id)
 /* Ends the program if the thread is in a call of no interest. */
 INLINE void end_in_unwanted_call(u64 id)
 {
-	struct unwanted_call *call = unwanted_call_of(id);
-
-	if (call)
-		END_IF_SAME(call->id, id);
+	END_IF_SAME(unwanted_call_of(id)->id, id);
 }
 
-/* 0: what was decided of the thread holds. */
-INLINE u64 is_undecided(struct unwanted_call *call, u64 id, u64 epoch)
+/* 0: what else was decided by is the same. */
+INLINE u64 is_another(struct unwanted_call *call)
 {
-	u64 differs = (call->decided ^ id) | (call->epoch ^ epoch);
+	u64 differs = 0;
 
 	if (call->checks & CHECK_UIDS)
-		differs |= call->user ^ current_user();
+		differs = call->user ^ current_user();
 	if (call->checks & CHECK_CGROUPS)
 		differs |= call->cgroup ^ bpf_get_current_cgroup_id();
 	return differs;
@@ -136,15 +137,14 @@ INLINE u64 is_undecided(struct unwanted_call *call, u64 id, u64 epoch)
 INLINE int wanted_at_entry(u64 id)
 {
 	int zero = 0;
-	struct decisions *now = decisions.lookup(&zero);
+	struct decisions *now = VALUE_OF(decisions);
 	struct unwanted_call *call = unwanted_call_of(id);
 	struct settings *s;
-	u64 epoch;
+	u64 epoch = now->epoch, differs = (call->decided ^ id) | (call->epoch ^ epoch);
 
-	if (!now || !call)
-		return 0;
-	epoch = now->epoch;
-	SET_AND_END_IF_SAME(is_undecided(call, id, epoch), 0ULL, &call->id, id);
+	SET_AND_END_IF_SAME(differs | call->checks, 0ULL, &call->id, id);
+	if (!differs)
+		SET_AND_END_IF_SAME(is_another(call), 0ULL, &call->id, id);
 	/* A call that is waiting when the recording begins is not decided yet. */
 	s = settings.lookup(&zero);
 	if (!s || !s->self)
@@ -156,7 +156,7 @@ INLINE int wanted_at_entry(u64 id)
 	if ((s->flags & CHECK_COMMS) && bpf_ktime_get_ns() - now->renamed < RENAMING_NS)
 		return 0;
 	call->epoch = epoch;
-	call->checks = s->flags;
+	call->checks = s->flags & (CHECK_UIDS | CHECK_CGROUPS);
 	call->user = current_user();
 	call->cgroup = bpf_get_current_cgroup_id();
 	call->decided = id;
@@ -168,8 +168,7 @@ INLINE void end_unwanted_call(u64 id)
 {
 	struct unwanted_call *call = unwanted_call_of(id);
 
-	if (call)
-		SET_AND_END_IF_SAME(call->id, id, &call->id, 0ULL);
+	SET_AND_END_IF_SAME(call->id, id, &call->id, 0ULL);
 }
 
 /* At the thread's: another may have its number. */
@@ -177,9 +176,9 @@ INLINE void forget_unwanted(u64 id)
 {
 	struct unwanted_call *call = unwanted_call_of(id);
 
-	if (call && call->id == id)
+	if (call->id == id)
 		call->id = 0;
-	if (call && call->decided == id)
+	if (call->decided == id)
 		call->decided = 0;
 }
 

@@ -14,18 +14,27 @@ from bpf.maps import Declaration
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_MAP, REST = INSTRUCTION.pack(0x18, 0x11, 0, 7), INSTRUCTION.pack(0, 0, 0, 0)
 A, B = (Declaration(name, 1, 4, 8, 16, 0, '"unsigned int"', '"unsigned long"') for name in "ab")
+LOAD_VALUE = INSTRUCTION.pack(0x18, 0x21, 0, 3)
 PLAIN = INSTRUCTION.pack(0xB7, 0, 0, 7)  # r0 = 7: the same number, but no map
 
 
 def test_maps_are_linked_by_number_and_nothing_else_is_touched():
     kept = Compiled.of({"p": LOAD_MAP + REST + PLAIN}, {3: A, 7: B})
     assert kept.maps == (A, B)
-    assert kept.link([98, 99]) == {"p": INSTRUCTION.pack(0x18, 0x11, 0, 99) + REST + PLAIN}
+    assert kept.link([98, 99], {}) == {"p": INSTRUCTION.pack(0x18, 0x11, 0, 99) + REST + PLAIN}
+
+
+def test_values_of_maps_are_linked_by_our_numbers_of_them():
+    kept = Compiled.of({"p": LOAD_VALUE + REST + PLAIN}, {3: A, 7: B})
+    assert kept.programs == {"p": LOAD_VALUE + REST + PLAIN}, "the number is no descriptor"
+    assert kept.link([98, 99], {3: "b"}) == {"p": INSTRUCTION.pack(0x18, 0x21, 0, 99) + REST + PLAIN}
 
 
 def test_a_map_that_is_missing_is_an_error():
     with pytest.raises(KeyError):
-        Compiled.of({"p": LOAD_MAP}, {7: B}).link([])
+        Compiled.of({"p": LOAD_MAP}, {3: A})
+    with pytest.raises(KeyError):
+        Compiled((A,), {"p": LOAD_VALUE}).link([98], {3: "b"})
 
 
 def test_the_key_depends_on_everything():
@@ -93,14 +102,12 @@ def test_the_second_kernel_side_is_the_first_one(tmp_path, monkeypatch, below_ca
         kernels.append(program.Kernel(1 << 16, below_calls=below_calls))
         first, second = kernels
         assert first.table("connections").Leaf._fields_ == second.table("connections").Leaf._fields_
-        bare = [unlinked(kernel) for kernel in kernels]
-        assert bare[0] == bare[1]
-        assert bare[0]
+        (kept,) = (
+            compiled.read(file.stem.removeprefix("programs-"), tmp_path) for file in tmp_path.iterdir()
+        )
+        for kernel in kernels:
+            descriptors = [m.map_fd for m in kernel._maps.values()]
+            assert kernel._code == kept.link(descriptors, program._values())
     finally:
         for kernel in kernels:
             kernel.close()
-
-
-def unlinked(kernel) -> Compiled:
-    """What a kernel side was made of."""
-    return Compiled.of(kernel._code, {m.map_fd: m._declaration for m in kernel._maps.values()})

@@ -130,6 +130,13 @@ def test_the_verifier_accepts_every_program(uprobes):
     own.close()
 
 
+def test_the_verifier_says_why_it_refuses_a_program(monkeypatch, capsys):
+    monkeypatch.setenv("PLAINTAP_BPF_LOG", "1")
+    with pytest.raises(OSError, match="Permission denied"):
+        system.load_program("TRACEPOINT", struct.pack("<BBhi", 0x95, 0, 0, 0), "bare_exit")
+    assert "R0 !read_ok" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("unix", [False, True], ids=["", "unix"])
 def test_the_verifier_is_far_from_its_limit(unix):
     own = Kernel(RING_BYTES, unix=unix)

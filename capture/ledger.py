@@ -190,6 +190,7 @@ class Ledger:
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "unlisted_unread": self.unlisted_unread,
             "losses": [asdict(loss) for loss in self.losses],
+            "warnings": self.warnings(),
             "idle": len(self.idle),
             "idle_connections": [_idle_json(connection) for connection in self.idle[:MAX_IDLE_LISTED]],
         }

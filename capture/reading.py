@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture.errors import PlaintapError
+from capture.errors import CaptureFormatError, PlaintapError
 from capture.output_file import STDOUT
 from capture.standard_streams import stderr_is_terminal
 from exporters.http import exchanges
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from exporters.http import Limits, Notes
     from exporters.http.messages import Exchange
@@ -40,13 +40,33 @@ def read_exchanges(
     """
     with _streams(name) as reader:
         found = exchanges(reader, limits, notes)
-        first = next(found, None)
-        if first is not None:
-            yield chain((first,), found)
-        for note in reader.notes:
-            say(f"Note: {note}")
+        try:
+            first = next(found, None)
+            if first is not None:
+                yield chain((first,), found)
+        except CaptureFormatError:
+            _say_notes(say, reader.notes, notes)
+            raise
+        _say_notes(say, reader.notes, notes)
         if first is None:
             raise NoHttpError(_no_http(reader.name, notes))
+
+
+def _say_notes(say: Callable[[str], None], met: Sequence[str], notes: Notes) -> None:
+    """What is not in the exchanges, or not in one that could be named."""
+    for note in met:
+        say(f"Note: {note}")
+    parts = [
+        f"{number:,} {what}"
+        for number, what in (
+            (notes.lost_bytes, "bytes were lost"),
+            (notes.skipped_bytes, "bytes could not be read"),
+            (notes.malformed, "messages were malformed"),
+        )
+        if number
+    ]
+    if parts:
+        say(f"Note: of what may be HTTP, {', '.join(parts)}.")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,10 @@ from exporters.pcapng_reader import PcapngReader
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+MAX_WARNINGS = 20
+"""Of recordings, in one file."""
 
 
 class CaptureFile:
@@ -69,6 +72,9 @@ class CaptureFile:
                     f"{self.name} is truncated: it ends inside a block that begins at byte {source.offset}; "
                     "everything before that was read."
                 )
+            self.notes.extend(
+                f"{self.name}, as its recording said: {warning}" for warning in _warnings(self.ledgers)
+            )
             if self._pcapng.has_lost_ledger:
                 self.notes.append(
                     f"{self.name} lacks the account of its recording, which was killed or has been through another "
@@ -78,3 +84,12 @@ class CaptureFile:
                 self.notes.append(
                     f"{self.name} has {untimed} packets without a time; they were given that of the packet before."
                 )
+
+
+def _warnings(ledgers: Iterable[dict[str, object]]) -> list[str]:
+    """What recordings have told who made them; each once, and not more than anybody reads."""
+    said = (ledger.get("warnings") for ledger in ledgers)
+    found = (
+        warning for each in said if isinstance(each, list) for warning in each if isinstance(warning, str)
+    )
+    return list(dict.fromkeys(found))[:MAX_WARNINGS]

@@ -140,7 +140,7 @@ def _iso(start: datetime, seconds: int) -> str:
 def _set_expiry(cookie: Json, date: str) -> None:
     try:
         moment = email.utils.parsedate_to_datetime(date)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return
     cookie["expires"] = _iso(moment if moment.tzinfo else moment.replace(tzinfo=UTC), 0)
 

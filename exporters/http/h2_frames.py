@@ -134,11 +134,6 @@ class FrameReader(Cursor):
         self._padding = 0
         self._payload: bytearray | None = bytearray()
 
-    @property
-    def frame(self) -> Frame:
-        """The frame that began last."""
-        return self._frame
-
     def data(self, time_ns: int, data: bytes) -> None:
         """The next bytes of the direction."""
         self._feed(time_ns, data)
@@ -209,8 +204,10 @@ class FrameReader(Cursor):
         self._remaining = length
         if kind == FrameType.DATA:
             return self._begin_data(frame, source, position)
-        if kind in _COLLECTED and length <= MAX_COLLECTED_BYTES:
+        if kind in _COLLECTED:
             self.state, self._payload = State.PAYLOAD, bytearray()
+            if length > MAX_COLLECTED_BYTES:
+                self._lose_payload(length, "over the limit")
         else:
             self.state = State.IGNORE
         if not length:

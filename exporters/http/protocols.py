@@ -191,12 +191,14 @@ class SniffingLayer:
         if self._layer is not None:
             self._layer.gap(sender, time_ns, length, reason, exact=exact)
             return
+        if not self._joined:
+            self._join()
+            self.gap(sender, time_ns, length, reason, exact=exact)
+            return
         self._context.notes.skipped_bytes += len(self._start[sender])
-        self._joined = True
         for each in self._start[sender], self._times[sender]:
             each.clear()
         self._places[sender][:] = [0] * len(PROTOCOLS)
-        self._held.clear()
 
     @property
     def is_opaque(self) -> bool:
@@ -223,6 +225,7 @@ class SniffingLayer:
             self._layer.finish(time_ns, outcome)
         else:
             self._context.notes.streams_not_http += self._late
+            self._context.notes.skipped_bytes += sum(map(len, self._start))
         self._held.clear()
 
     def _decide(self, side: Side, start: bytes) -> None:
@@ -239,6 +242,7 @@ class SniffingLayer:
         if start[:2] == b"\x16\x03":  # a TLS record of handshake type (RFC 8446 §5.1)
             self._context.notes.streams_encrypted += 1
         elif self._connection.tls is not None or before is Verdict.YES:
+            self._late = True
             self._join()
             return
         else:
@@ -253,7 +257,7 @@ class SniffingLayer:
 
     def _join(self) -> None:
         """From now on as if the beginning were missing."""
-        self._joined = self._late = True
+        self._joined = True
         self._start = (bytearray(), bytearray())
         held, self._held = self._held, []
         for sender, time_ns, data in held:

@@ -96,6 +96,11 @@ def exchanges(
     ``notes``, where given, counts what could not be read.
     """
     reader = ExchangeReader(limits, notes)
-    for item in items:
-        yield from reader.feed(item)
+    try:
+        for item in items:
+            yield from reader.feed(item)
+    except Exception:
+        # Whatever stops the reading, what was read is told.
+        yield from reader.close()
+        raise
     yield from reader.close()

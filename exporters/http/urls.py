@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NOT_RECORDED_PATH = "/(not-recorded)"
 """Stands for a target that was not captured; marked as unknown beside it."""
 
+MAX_LABEL_CHARACTERS = 63
+"""Of a host name's part (RFC 1035 §2.3.4)."""
+
 _DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 _AUTHORITY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%@\[\]\-]+")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=\-]+")
@@ -121,6 +124,8 @@ def _is_host(host: str) -> bool:
             return bool(ipaddress.IPv4Address(host))
         for label in labels:
             if label.startswith("xn--"):
+                if len(label) > MAX_LABEL_CHARACTERS:  # decoding takes the square of them
+                    return False
                 label.encode().decode("idna")
     except ValueError:
         return False

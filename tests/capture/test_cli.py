@@ -88,6 +88,31 @@ def test_the_archive_of_a_packed_capture_is_named_as_that_of_the_capture(source,
     assert beside(source, ".har") == name
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> Path:
+    """A capture that ends in a request's first bytes, a body's, and what is no block."""
+    path = tmp_path_factory.mktemp("damaged") / "b.pcapng"
+    with path.open("wb") as file:
+        exporter = PcapngExporter(file.write, SectionMetadata("test"))
+        for stream, request in enumerate((b"GET /whole HTTP/1.1\r\nHost: h\r\n\r\n", b"GE"), 1):
+            ends = Endpoint(b"\x0a\0\0\1", 40000 + stream), Endpoint(b"\x0a\0\0\2", 80)
+            exporter.write(StreamOpened(stream, 10**18, 10**18 + 1, *ends, Side.CLIENT, handshake_seen=True))
+            exporter.write(Data(stream, 10**18 + 2, Side.CLIENT, request))
+        exporter.write(Data(1, 10**18 + 3, Side.SERVER, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel"))
+        exporter.flush()
+        file.write(b"\x06\0\0\0\x03\0\0\0" * 4)
+    return path
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("export", "-o", "-")])
+def test_what_comes_before_the_damage_is_shown_and_what_could_not_be_read_is_said(damaged, arguments):
+    done = plaintap(*arguments, damaged)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "/whole" in done.stdout
+    assert "Note: of what may be HTTP, 2 bytes could not be read." in done.stderr
+
+
 def test_lines_can_be_piped_to_jq(capture):
     done = plaintap("export", "--format", "jsonl", "-o", "-", capture)
     (line,) = done.stdout.splitlines()

@@ -353,6 +353,18 @@ def test_ledgers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reader.ledgers == [{"a": 1}]
 
 
+def test_what_recordings_warned_of_is_said_again_and_once() -> None:
+    data = io.BytesIO()
+    warnings: list[object] = [["5 bytes were lost (ring-full)", 7], 7, ["5 bytes were lost (ring-full)"]]
+    for each in warnings:
+        PcapngExporter(data.write, METADATA).finish(ledger={"warnings": each})
+    data.seek(0)
+    reader = CaptureFile(data)
+    assert list(reader) == []
+    (note,) = reader.notes
+    assert note.endswith("as its recording said: 5 bytes were lost (ring-full)")
+
+
 class TestFuzz:
     """Whatever the bytes are: items, or CaptureFormatError."""
 

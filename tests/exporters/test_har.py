@@ -309,6 +309,15 @@ def test_query_strings_and_cookies() -> None:
     assert strange == {"name": "", "value": "strange", "httpOnly": False, "secure": False}
 
 
+@pytest.mark.parametrize("year", ["99999999999999999999", "10000", "-1"])
+def test_a_date_that_no_calendar_has_is_left_out(year: str) -> None:
+    date = f"Wed, 21 Oct {year} 07:28:00 GMT"
+    talk = Conversation().client(GET)
+    talk.server(b"HTTP/1.1 204 No Content\r\nSet-Cookie: a=b; Expires=%s\r\n\r\n" % date.encode())
+    (cookie,) = entry_of(talk)["response"]["cookies"]
+    assert "expires" not in cookie
+
+
 def post(body: bytes, kind: bytes, *fields: bytes) -> Conversation:
     """An upload of ``body``."""
     lines = b"".join(field + b"\r\n" for field in (b"Content-Type: " + kind, *fields))

@@ -24,6 +24,24 @@ def answer(number: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number
 
 
+def test_a_gap_of_one_side_takes_nothing_from_the_other() -> None:
+    """While the first bytes have decided nothing yet."""
+    talk = Conversation().client(b"GE").gap(Side.SERVER, 5).client(GET[2:]).server(OK)
+    notes = Notes()
+    (exchange,) = read(talk.items, notes=notes)
+    assert exchange.request is not None
+    assert exchange.request.target == b"/"
+    assert exchange.response is not None
+    assert notes.skipped_bytes == 0
+
+
+def test_what_decides_no_protocol_is_counted() -> None:
+    talk = Conversation(handshake_seen=False).client(b"\0" * 5000).server(b"\0" * 9)
+    notes = Notes()
+    assert read(talk.items, notes=notes) == []
+    assert notes.skipped_bytes == 5009
+
+
 def pairs(talk: Conversation) -> list[tuple[bytes | None, bytes | None]]:
     """Targets and response bodies; what is on the same line belongs together."""
     return [

@@ -19,6 +19,7 @@ from h2_by_hand import (
     frame,
     talk,
 )
+from hpack import Encoder, NeverIndexedHeaderTuple
 from http_streams import read, read_in_splits
 
 from capture.streams import Side
@@ -187,6 +188,31 @@ def test_a_field_block_over_the_limit_is_not_decoded_without_its_middle() -> Non
     assert exchange.request.fields.pairs == ()
     assert exchange.notes == ("the header section of the request is malformed",)
     assert notes.malformed == 1
+
+
+def test_what_a_frame_over_the_limit_entered_into_the_table_is_not_known() -> None:
+    encoder = Encoder()
+    heads = [
+        encoder.encode(
+            [(b":method", b"GET"), (b":path", b"/"), (b":scheme", b"https"), *pairs], huffman=False
+        )
+        for pairs in (
+            [(b"user", b"alice")],
+            [NeverIndexedHeaderTuple(b"x", b"v" * (1 << 20)), (b"user", b"bob")],
+            [(b"user", b"bob")],
+        )
+    ]
+    conversation = talk()
+    for number, head in enumerate(heads):
+        conversation.client(frame(HEADERS, WHOLE, 2 * number + 1, head))
+        conversation.server(frame(HEADERS, WHOLE, 2 * number + 1, OK))
+    alice, long, bob = read(conversation.items)
+    assert alice.request is not None
+    assert alice.request.fields.pairs[-1] == (b"user", b"alice")
+    assert long.request is None or (b"user", b"bob") not in long.request.fields.pairs
+    assert long.notes
+    assert bob.request is not None
+    assert bob.request.fields.pairs[-1] == (b"(not recorded)", b"(not recorded)")
 
 
 def test_what_the_limit_leaves_out_of_a_body_was_not_lost() -> None:

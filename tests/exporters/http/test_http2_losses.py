@@ -64,6 +64,19 @@ def test_joined_in_the_middle_unknown_fields_are_placeholders_and_heal(tls: Tls 
     )  # the name was in the table, the value is new
 
 
+def test_a_gap_in_the_place_of_the_client_s_preface_takes_nothing_from_the_server() -> None:
+    talk = H2Talk(Conversation())
+    talk.respond(talk.request(path="/first"), b"ok", [("x-b", "2")])
+    opened, *items = talk.conversation.items
+    early = [item for item in items if isinstance(item, Data) and item.sender is Side.SERVER]
+    missing = sum(len(item.data) for item in items if isinstance(item, Data) and item.sender is Side.CLIENT)
+    for place in (0, 1):
+        gap = Gap(1, opened.time_ns + 1, Side.CLIENT, missing, "ring-full")
+        (exchange,) = read([opened, *early[:place], gap, *early[place:]])
+        assert exchange.response is not None
+        assert bytes(exchange.response.body.data) == b"ok"
+
+
 def test_a_connection_whose_tcp_handshake_alone_was_missed_is_whole() -> None:
     talk = H2Talk()
     talk.respond(talk.request([("x-a", "1")], path="/first"), b"1", [("x-b", "2")])

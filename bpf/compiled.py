@@ -111,16 +111,19 @@ def from_json(text: bytes) -> Compiled:
 
 def write(key: str, compiled: Compiled, folder: Path = FOLDER) -> None:
     """Keep it, if that is possible."""
-    with contextlib.suppress(OSError):
+    path = folder / _NAME.format(key)
+    partial = path.with_suffix(f".{os.getpid()}")
+    try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / _NAME.format(key)
-        partial = path.with_suffix(f".{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(to_json(compiled))
         partial.replace(path)
         kept = sorted(folder.glob(_NAME.format("*")), key=lambda old: old.stat().st_mtime)
         for old in kept[:-MAX_FILES]:
             old.unlink()
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _digest(compiled: Compiled) -> str:

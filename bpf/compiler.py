@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ from bpf.maps import Declaration
 from capture.errors import PlaintapError
 
 _HEADERS = Path(__file__).parent.resolve() / "headers"
+# The kernel kills where a control group has no more; LLVM aborts.
+_ENDS_WITHOUT_MEMORY = frozenset((signal.SIGKILL, signal.SIGABRT))
+_NO_MEMORY = os.strerror(errno.ENOMEM).encode()
 
 
 class CompilerError(PlaintapError):
@@ -42,9 +46,18 @@ def compile_source(text: str, flags: list[str]) -> Compiled:
     )
     if done.returncode == 0:
         return compiled.from_json(done.stdout)
-    if done.returncode < 0 or os.strerror(errno.ENOMEM).encode() in done.stdout + (done.stderr or b""):
+    if -done.returncode in _ENDS_WITHOUT_MEMORY or _NO_MEMORY in done.stdout + (done.stderr or b""):
         raise MemoryError
-    raise CompilerError(done.stdout.decode() or "the compiler ended without a word")
+    if done.returncode < 0:
+        raise CompilerError(
+            f"The compiler of the kernel side was ended by {signal.Signals(-done.returncode).name}."
+        )
+    raise CompilerError(done.stdout.decode() or "The compiler of the kernel side ended without a word.")
+
+
+def headers() -> str:
+    """What it includes, for the key under which its result is kept."""
+    return "".join(path.read_text("utf-8") for path in sorted(_HEADERS.rglob("*.h")))
 
 
 def _main() -> None:
@@ -57,6 +70,8 @@ def _main() -> None:
         answer, status = compiled.to_json(_compile(bcc, wanted["text"], wanted["flags"])), 0
     except PlaintapError as error:
         answer, status = str(error), 1
+    except MemoryError:
+        answer, status = os.strerror(errno.ENOMEM), 1
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception for all that can go wrong
         answer, status = f"The kernel side cannot be compiled: {error}", 1
     with os.fdopen(result, "w") as out:

@@ -55,12 +55,19 @@ class Map:
     @cached_property
     def Key(self) -> Any:  # noqa: N802 - a class
         """The ctypes type of its keys."""
-        return ctype_of(json.loads(self._declaration.key))
+        return self._type(self._declaration.key, self._declaration.key_bytes)
 
     @cached_property
     def Leaf(self) -> Any:  # noqa: N802 - a class
         """The ctypes type of its values."""
-        return ctype_of(json.loads(self._declaration.value))
+        return self._type(self._declaration.value, self._declaration.value_bytes)
+
+    def _type(self, description: str, size: int) -> Any:
+        """The kernel writes so many bytes, whatever was described."""
+        found = ctype_of(json.loads(description))
+        if ctypes.sizeof(found) != size:
+            raise TypeError(f"{self._declaration.name} has {size} bytes where bcc describes {description}")
+        return found
 
     def __getitem__(self, key: Any) -> Any:
         """A copy of a value. Raises KeyError."""
@@ -96,7 +103,8 @@ def ctype_of(description: Any) -> Any:
     """The type that bcc describes: a scalar's name, or [name, members, struct, union or struct_packed].
 
     A member is [name, type], [name, type, [elements]], [name, type, bits], or such a type in its place, without a name
-    where it is anonymous. Raises KeyError where a scalar is none that C has.
+    where it is anonymous. Raises KeyError where a scalar is none that C has, ValueError where a member is of none of
+    these forms.
     """
     if isinstance(description, str):
         return _SCALARS[description]
@@ -112,11 +120,13 @@ def ctype_of(description: Any) -> Any:
                 fields.append((member_name, ctype_of(member_type) * elements))
             case [member_name, member_type, int(bits)]:
                 fields.append((member_name, ctype_of(member_type), bits))
-            case [member_name, *_]:
+            case [member_name, list(), str()]:
                 if not member_name:
                     member_name = f"__anonymous{len(anonymous)}"
                     anonymous.append(member_name)
                 fields.append((member_name, ctype_of(member)))
+            case _:
+                raise ValueError(f"{name} has a member of no known form: {member}")
     layout: dict[str, Any] = {"_anonymous_": anonymous, "_fields_": fields}
     if kind == "struct_packed":
         layout["_pack_"] = 1

@@ -149,18 +149,13 @@ class Kernel:
         self._fds: dict[int, str] = {}
         self._loaded: dict[tuple[str, str], int] = {}
         self._maps: dict[str, Map] = {}
-        self._code = self._make_maps(_compiled(source(), flags))
-        self.ring_bytes = ring_bytes
-        self._load_side_by_side()
-        self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
-        self.set_tail_call("emit_from_tracepoint", self.load("tell_step_from_tracepoint", "TRACEPOINT"), 1)
-        self.set_tail_call("emit_from_tracepoint", self.load("exit_keyed", "TRACEPOINT"), 2)
-        emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
-        self.set_tail_call("emit_from_raw_tracepoint", emit)
-        if self.below.lengths:
-            self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
-            self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
-        self.reads_pages = direct_map.calibrate(self)
+        try:
+            self._code = self._make_maps(_compiled(source(), flags))
+            self._load_all()
+            self.reads_pages = direct_map.calibrate(self)
+        except BaseException:
+            self.close()
+            raise
 
     def _make_maps(self, kept: compiled.Compiled) -> dict[str, bytes]:
         """Make the maps, and link the programs to them."""
@@ -172,6 +167,18 @@ class Kernel:
                 raise ProgramError(NO_MEMORY) from None
             raise ProgramError(f"The map {declaration.name} cannot be made: {_reason(error)}") from None
         return kept.link([m.map_fd for m in self._maps.values()], _values())
+
+    def _load_all(self) -> None:
+        """What every recording needs, and where programs that copy bytes go on."""
+        self._load_side_by_side()
+        self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
+        self.set_tail_call("emit_from_tracepoint", self.load("tell_step_from_tracepoint", "TRACEPOINT"), 1)
+        self.set_tail_call("emit_from_tracepoint", self.load("exit_keyed", "TRACEPOINT"), 2)
+        emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
+        self.set_tail_call("emit_from_raw_tracepoint", emit)
+        if self.below.lengths:
+            self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
+            self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
 
     def load(self, program: str, kind: str) -> int:
         """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
@@ -218,7 +225,7 @@ class Kernel:
 
 def _compiled(text: str, flags: list[str]) -> compiled.Compiled:
     """What an earlier recording kept, or what is compiled now."""
-    key = compiled.key_of(text, flags, bcc_module.identity())
+    key = compiled.key_of(text + compiler.headers(), flags, bcc_module.identity())
     if kept := compiled.read(key):
         return kept
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -82,6 +83,15 @@ def test_old_ones_go(tmp_path):
     compiled.write("last", Compiled((), {}), tmp_path)
     assert len(list(tmp_path.iterdir())) == compiled.MAX_FILES
     assert compiled.read("last", tmp_path) is not None
+
+
+def test_a_disk_that_is_full_is_left_as_it_was(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiled, "to_json", full)
+    compiled.write("k", Compiled((), {}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):

@@ -40,6 +40,25 @@ def test_what_is_packed_has_no_padding():
     )
 
 
+@pytest.mark.parametrize("member", [["a", "char", [2, 16]], ["a"], ["a", "char", "char"]])
+def test_a_member_of_no_known_form_is_an_error(member):
+    with pytest.raises(ValueError, match="no known form"):
+        ctype_of(["s", [member], "struct"])
+
+
+@pytest.mark.kernel
+def test_a_type_that_is_smaller_than_the_map_s_values_is_an_error():
+    """The kernel would write past it."""
+    table = Map(
+        Declaration("test", _HASH, 4, 32, 4, 0, '"unsigned int"', '["s", [["a", "char", [2]]], "struct"]')
+    )
+    try:
+        with pytest.raises(TypeError, match="test has 32 bytes"):
+            table[table.Key(1)]
+    finally:
+        table.close()
+
+
 def test_a_type_that_c_has_not_is_an_error():
     with pytest.raises(KeyError):
         ctype_of("int128")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -128,6 +129,17 @@ def test_the_verifier_accepts_every_program(uprobes):
         else:
             os.close(system.load_uprobe_program(own.instructions(name), name, uprobes))
     own.close()
+
+
+def test_a_kernel_side_that_cannot_be_loaded_leaves_nothing(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    before = descriptors()
+    monkeypatch.setattr(system, "load_program", refuse)
+    with pytest.raises(program.ProgramError):
+        Kernel(RING_BYTES, unix=True)
+    assert descriptors() == before
 
 
 def test_the_verifier_says_why_it_refuses_a_program(monkeypatch, capsys):

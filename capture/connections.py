@@ -321,7 +321,7 @@ class Connections:
     def _end_carried(self, number: int, time: int) -> Iterator[StreamItem]:
         """A session inside another's has ended, or that has."""
         positions = (0, 0)
-        yield from self._ended(
+        yield from self.handle(
             ConnectionEnded(number, time, time, None, None, None, positions, 0, positions, Protocol.TLS)
         )
 

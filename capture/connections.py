@@ -126,11 +126,6 @@ class Connections:
                     return (item,)
         return self._handlers[type(event)](event)
 
-    @property
-    def open_views(self) -> int:
-        """Connections that have not ended."""
-        return len(self._views)
-
     def _resolved(self, event: HostResolved) -> Iterator[StreamItem]:
         self.tally.unlisted_addresses += event.more
         self._lookups.resolved(event)

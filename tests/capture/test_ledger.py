@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,13 @@ def counters(**values):
     """All of the kernel's counters, nought but for ``values``."""
     assert set(values) <= set(NAMES)
     return dict.fromkeys(NAMES, 0) | values
+
+
+def test_every_counter_is_read():
+    """One that nobody reads is an atomic addition for nothing."""
+    root = Path(abi.__file__).parents[1]
+    source = "".join(path.read_text() for of in ("bpf", "capture") for path in (root / of).glob("*.py"))
+    assert [name for name in NAMES if f'"{name}"' not in source] == []
 
 
 def accounts(recording, **values):

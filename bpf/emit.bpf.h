@@ -187,13 +187,11 @@ INLINE void emit_done(u32 tid)
 	if (rest && put_gap(j, rest, j->unreadable ? j->unreadable : REASON_LIMIT) && j->unreadable == REASON_FAULT)
 		rest = 0;
 	if (j->session) {
-		count(COUNTER_PLAINTEXT_CAPTURED, j->captured);
 		if (j->ring_full)
 			count(COUNTER_PLAINTEXT_RING_FULL, j->ring_full);
 		if (rest)
 			count(COUNTER_PLAINTEXT_LIMIT, rest);
 	} else if (j->kind == SAMPLE_DATA) {
-		count(COUNTER_CAPTURED, j->captured);
 		if (j->by_reference)
 			count(COUNTER_BY_REFERENCE, j->captured);
 		if (j->ring_full)

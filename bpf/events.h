@@ -189,40 +189,36 @@ struct new_code_sample {
 
 /* Indices of the ledger's counters; one array slot each. */
 enum counter {
-	COUNTER_REPORTED_SENT = 0,	/* bytes that system calls returned, over all wanted sockets */
+	COUNTER_REPORTED_SENT = 0,	/* bytes that the socket layer moved, or else that system calls returned */
 	COUNTER_REPORTED_RECEIVED = 1,
-	COUNTER_CAPTURED = 2,		/* cleartext bytes put into the ring */
-	COUNTER_SUPPRESSED = 3,		/* TLS records, neither copied nor shown */
-	COUNTER_FILTERED = 4,		/* other protocols, and connections that the user did not ask for */
-	COUNTER_UNDECIDED = 5,		/* passed before the protocol was recognised */
-	COUNTER_LOST_RING_FULL = 6,
-	COUNTER_LOST_FAULT = 7,
-	COUNTER_LOST_LIMIT = 8,
-	COUNTER_LOST_NOT_IN_USER_SPACE = 9,
-	COUNTER_LOST_TABLE_FULL = 10,
-	COUNTER_PLAINTEXT_REPORTED = 11,	/* bytes that TLS functions returned */
-	COUNTER_PLAINTEXT_CAPTURED = 12,
-	COUNTER_PLAINTEXT_RING_FULL = 13,
-	COUNTER_PLAINTEXT_FAULT = 14,
-	COUNTER_PLAINTEXT_LIMIT = 15,
-	COUNTER_PLAINTEXT_FILTERED = 16,
-	COUNTER_MIRRORED = 17,			/* shown from the other end of the connection */
-	COUNTER_PLAINTEXT_MIRRORED = 18,
-	COUNTER_EVENTS_RING_FULL = 19,		/* records other than data that found no room */
-	COUNTER_TABLE_FULL = 20,		/* entries that found no room in a map */
-	COUNTER_ENDS_PENDING = 21,		/* ends that found no room and wait in the table */
-	COUNTER_PLAINTEXT_TABLE_FULL = 22,
-	COUNTER_HOLES_NOTED = 23,		/* entries ever made in `holes` */
-	COUNTER_PROBE_HITS = 24,		/* calls of TLS libraries that were seen */
-	COUNTER_BY_REFERENCE = 25,		/* captured bytes that may change after the call that sent them */
-	COUNTER_TCP_CHECKED = 26,		/* connections compared with TCP's own totals (totals.bpf.h) … */
-	COUNTER_TCP_UNSEEN_SENT = 27,		/* … bytes that TCP moved and no call was seen to … */
-	COUNTER_TCP_UNSEEN_RECEIVED = 28,
-	COUNTER_TCP_EXCESS_SENT = 29,		/* … and bytes that were seen twice */
-	COUNTER_TCP_EXCESS_RECEIVED = 30,
-	COUNTER_UNSEEN_RETURNS = 31,		/* calls on switched stacks whose return had no probe yet */
-	COUNTER_PLAINTEXT_UNSEEN_RETURN = 32,	/* plaintext of sessions that had one that moves bytes */
-	COUNTERS = 33,
+	COUNTER_SUPPRESSED = 2,		/* TLS records, neither copied nor shown */
+	COUNTER_FILTERED = 3,		/* other protocols, and connections that the user did not ask for */
+	COUNTER_UNDECIDED = 4,		/* passed before the protocol was recognised */
+	COUNTER_LOST_RING_FULL = 5,
+	COUNTER_LOST_LIMIT = 6,
+	COUNTER_LOST_NOT_IN_USER_SPACE = 7,
+	COUNTER_LOST_TABLE_FULL = 8,
+	COUNTER_PLAINTEXT_REPORTED = 9,		/* bytes that TLS functions returned */
+	COUNTER_PLAINTEXT_RING_FULL = 10,
+	COUNTER_PLAINTEXT_LIMIT = 11,
+	COUNTER_PLAINTEXT_FILTERED = 12,
+	COUNTER_MIRRORED = 13,			/* shown from the other end of the connection */
+	COUNTER_PLAINTEXT_MIRRORED = 14,
+	COUNTER_EVENTS_RING_FULL = 15,		/* records other than data that found no room */
+	COUNTER_TABLE_FULL = 16,		/* entries that found no room in a map */
+	COUNTER_ENDS_PENDING = 17,		/* ends that found no room and wait in the table */
+	COUNTER_PLAINTEXT_TABLE_FULL = 18,
+	COUNTER_HOLES_NOTED = 19,		/* entries ever made in `holes` */
+	COUNTER_PROBE_HITS = 20,		/* calls of TLS libraries that were seen */
+	COUNTER_BY_REFERENCE = 21,		/* captured bytes that may change after the call that sent them */
+	COUNTER_TCP_CHECKED = 22,		/* connections compared with TCP's own totals (totals.bpf.h) … */
+	COUNTER_TCP_UNSEEN_SENT = 23,		/* … bytes that TCP moved and no call was seen to … */
+	COUNTER_TCP_UNSEEN_RECEIVED = 24,
+	COUNTER_TCP_EXCESS_SENT = 25,		/* … and bytes that were seen twice */
+	COUNTER_TCP_EXCESS_RECEIVED = 26,
+	COUNTER_UNSEEN_RETURNS = 27,		/* calls on switched stacks whose return had no probe yet */
+	COUNTER_PLAINTEXT_UNSEEN_RETURN = 28,	/* plaintext of sessions that had one that moves bytes */
+	COUNTERS = 29,
 };
 
 #define WANT_PIDS 1

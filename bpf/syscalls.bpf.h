@@ -147,7 +147,7 @@ INLINE void message_enter(u32 fd, u64 message, u8 direction, u32 flags)
 }
 
 /* At the entry of every call that moves bytes: one program, for each costs 0.1 s to compile. NR_* are the
- * architecture's, from probes.py. */
+ * architecture's, from system_calls.py. */
 int enter_io(struct enter_arguments *ctx)
 {
 	u64 fd = ctx->args[0], second = ctx->args[1], third = ctx->args[2];

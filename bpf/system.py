@@ -361,7 +361,7 @@ def open_tracepoint(program: int, event_id: int) -> int:
 
 def open_filesystem(kind: str) -> int:
     """A file system as a directory descriptor, mounted nowhere: it goes when the descriptor is closed."""
-    libc = _Libc()
+    libc = _libc()
     context = libc(_FSOPEN, kind.encode(), 1)
     try:
         libc(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)

@@ -31,7 +31,10 @@ class Answers:
 
     def in_order(self, event: Event) -> Iterator[Event]:
         """What is to be handled now that this event has come."""
-        if type(event) is ConnectionEnded or type(event) is SessionFreed:
+        if type(event) is ConnectionEnded:
+            for session in self._of(event):
+                yield from self.give_up(session)
+        elif type(event) is SessionFreed:
             yield from self.give_up(event.session)
         elif type(event) is BytesMoved and event.session:
             waiting = self._waiting.get(event.session)
@@ -44,6 +47,18 @@ class Answers:
                 yield from self.give_up(event.session)
             return
         yield event
+
+    def _of(self, end: ConnectionEnded) -> list[int]:
+        """Waiting sessions of a connection: its end names only the last, pieces say where they belong once it is known.
+
+        A session inside another's plaintext, whose pieces never say, is a connection of its own number.
+        """
+        own = (end.session, end.connection)
+        return [
+            session
+            for session, waiting in self._waiting.items()
+            if session in own or waiting[-1].connection == end.connection
+        ]
 
     def give_up(self, session: int) -> Iterator[BytesMoved]:
         """All that waits in a session."""

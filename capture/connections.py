@@ -126,11 +126,6 @@ class Connections:
                     return (item,)
         return self._handlers[type(event)](event)
 
-    @property
-    def open_views(self) -> int:
-        """Connections that have not ended."""
-        return len(self._views)
-
     def _resolved(self, event: HostResolved) -> Iterator[StreamItem]:
         self.tally.unlisted_addresses += event.more
         self._lookups.resolved(event)
@@ -232,6 +227,12 @@ class Connections:
         self._waiting_flows.pop(connection, None)
         for early in self._provisional.pop(connection, ()):
             self.tally.never_decided_arrived += len(early.payload)
+        # What did not arrive of the others was filtered, not lost.
+        if view.protocol not in _NOT_SHOWN or self._all_protocols:
+            # Plaintext given out before this call flips the state; what the tail adds must not close twice.
+            ended, view.ended = view.ended, None
+            yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
+            view.ended = ended
         cleartext, plaintext = view.late
         if view.state is State.HIDDEN:
             self.tally.mirrored_cleartext += cleartext
@@ -239,12 +240,6 @@ class Connections:
         else:
             self.tally.late_cleartext += cleartext
             self.tally.late_plaintext += plaintext
-        if view.protocol in _NOT_SHOWN and not self._all_protocols:
-            return  # what did not arrive of it was filtered, not lost
-        # Plaintext given out before this call flips the state; what the tail adds must not close twice.
-        ended, view.ended = view.ended, None
-        yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
-        view.ended = ended
         if view.protocol is Protocol.TLS:
             self._unread.ended(view, final.moved)
             if view.state is State.HOLDING and not view.held:
@@ -321,7 +316,7 @@ class Connections:
     def _end_carried(self, number: int, time: int) -> Iterator[StreamItem]:
         """A session inside another's has ended, or that has."""
         positions = (0, 0)
-        yield from self._ended(
+        yield from self.handle(
             ConnectionEnded(number, time, time, None, None, None, positions, 0, positions, Protocol.TLS)
         )
 

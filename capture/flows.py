@@ -35,6 +35,10 @@ class Piece(Protocol):
         """In bytes, captured or not."""
 
     @property
+    def payload(self) -> bytes:
+        """What was captured of it."""
+
+    @property
     def time(self) -> int:
         """Nanoseconds."""
 
@@ -62,7 +66,7 @@ class Flow(Generic[P]):
 
     def __init__(self, base: int) -> None:
         self.position = base
-        self.late_bytes = 0
+        self.late_bytes = 0  # captured, of pieces whose place was a hole already, or another's
         self._held: dict[int, P] = {}
         self._held_bytes = 0
         # When it was first looked at, not the piece's time: of a call that has blocked, that is its entry's.
@@ -78,7 +82,7 @@ class Flow(Generic[P]):
                 yield from self._consecutive()
         elif piece.position > self.position:
             if piece.position in self._held:
-                self.late_bytes += piece.length
+                self.late_bytes += len(piece.payload)
                 return
             if not self._held:
                 self._waiting_since = None
@@ -90,7 +94,7 @@ class Flow(Generic[P]):
                 yield from self.give_up()
         else:
             # Its place was already declared a hole: too late to be shown in order.
-            self.late_bytes += piece.length
+            self.late_bytes += len(piece.payload)
 
     def expire(self, now: int) -> Iterator[P | Hole]:
         """What has waited long enough."""
@@ -108,7 +112,7 @@ class Flow(Generic[P]):
             piece = self._held.pop(position)
             self._held_bytes -= piece.length
             if position < self.position:
-                self.late_bytes += piece.length  # what came before it reaches into it
+                self.late_bytes += len(piece.payload)  # what came before it reaches into it
                 continue
             if position > self.position:
                 yield Hole(piece.time, position - self.position, self.position)

@@ -148,7 +148,6 @@ class View:
         "in_tls",
         "inner_hello",
         "inside_tls",
-        "late",
         "likely",
         "other",
         "protocol",
@@ -179,8 +178,6 @@ class View:
         self.held_bytes = 0
         self.held_since = 0
         self.ended: ConnectionEnded | None = None
-        # Bytes of cleartext and of plaintext that came when their place was a hole already.
-        self.late = [0, 0]
         # By TLS session; 0 is the socket itself.
         self.flows: dict[int, Flows] = {0: (Flow(announced.base[0]), Flow(announced.base[1]))}
         # When the handshakes of its sessions began and ended, as far as that is known.
@@ -205,13 +202,8 @@ class View:
 
     def add(self, event: BytesMoved) -> Iterator[Content]:
         """A piece of cleartext or plaintext; what is in order now."""
-        flow = self._flow(event)
-        tls = event.session != 0
-        late = flow.late_bytes
-        for piece in flow.add(event):
+        for piece in self._flow(event).add(event):
             yield _content(piece, event.direction, event.session)
-        if flow.late_bytes > late:
-            self.late[tls] += len(event.payload)
 
     def _flow(self, event: BytesMoved) -> Flow[BytesMoved]:
         flows = self.flows.get(event.session)
@@ -223,6 +215,17 @@ class View:
     def waits(self) -> bool:
         """Whether a flow holds a piece for one that may still come."""
         return any(flow.waits for _, flow, _ in self._all_flows())
+
+    @property
+    def late(self) -> tuple[int, int]:
+        """Bytes of cleartext and of plaintext that arrived and are not given out, for their place was taken.
+
+        What is held may yet be one of them: all are known after ``finish``.
+        """
+        late = [0, 0]
+        for _, flow, session in self._all_flows():
+            late[session != 0] += flow.late_bytes
+        return late[0], late[1]
 
     def expire(self, now: int) -> Iterator[Content]:
         """Pieces that waited long enough for those before them."""

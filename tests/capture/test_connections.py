@@ -268,7 +268,7 @@ def test_closes_are_in_order_of_time_and_by_who_sent_them():
 def test_an_end_before_any_data_shows_nothing():
     recording = Recording().feed(distant(1), ended(1)).tick(SECOND_NS).finish()
     assert recording.items == []
-    assert recording.connections.open_views == 0
+    assert recording.connections._views == {}
 
 
 def test_a_second_announcement_changes_nothing():
@@ -623,7 +623,7 @@ def test_at_the_end_what_was_held_back_is_shown():
     recording = Recording().feed(announced(1), moved(1, SENT, 0, REQUEST)).finish()
     assert recording.stream.both == (REQUEST, b"")
     assert recording.stream.closed == [], "it is still open"
-    assert recording.connections.open_views == 0
+    assert recording.connections._views == {}
 
 
 def tables_of(connections):

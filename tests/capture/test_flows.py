@@ -18,10 +18,15 @@ class Part:
     data: bytes
     time: int = 0
     overlapped: bool = False
+    not_captured: int = 0
+
+    @property
+    def payload(self):
+        return self.data
 
     @property
     def length(self):
-        return len(self.data)
+        return len(self.data) + self.not_captured
 
 
 def parts_of(data, cuts, base):
@@ -85,6 +90,35 @@ def test_what_never_comes_is_a_hole_at_its_place(data, cuts, base, lost, random)
     assert shown == bytes(expected)
     # Exactly the lost bytes are inside a hole; the data has no zeros of its own.
     assert sum(end - start for start, end in holes) == expected.count(0)
+
+
+ANYWHERE = st.lists(
+    st.builds(
+        Part,
+        position=st.integers(-5, 60),
+        data=st.binary(max_size=20),
+        overlapped=st.booleans(),
+        not_captured=st.integers(0, 5),
+    ).filter(lambda part: part.length),
+    max_size=15,
+)
+
+
+@given(parts=ANYWHERE, ticks=st.sets(st.integers(0, 14)), final=st.integers(0, 100))
+def test_what_reaches_into_another_is_given_out_or_counted(parts, ticks, final):
+    flow, found = Flow(0), []
+    for number, part in enumerate(parts):
+        found += flow.add(part)
+        if number in ticks:
+            found += flow.expire(number * 2 * OVERLAP_WINDOW_NS)
+    found += flow.finish(final, 0)
+    at = 0
+    for item in found:
+        assert isinstance(item, Hole) or item.position == at
+        at += item.length
+    shown = sum(len(item.data) for item in found if isinstance(item, Part))
+    assert shown + flow.late_bytes == sum(len(part.data) for part in parts)
+    assert (flow._held_bytes, flow.waits) == (0, False)
 
 
 def test_a_hole_is_declared_only_when_the_window_is_over():

@@ -127,7 +127,7 @@ def test_they_are_streams_of_their_own() -> None:
     closed = [item for item in recording.items if isinstance(item, StreamClosed)]
     assert [(item.stream, item.final) for item in closed if item.stream != 1] == [(8, True), (9, True)]
     assert recording.tally.unknown_association == 0
-    assert recording.connections.open_views == 0
+    assert recording.connections._views == {}
 
 
 def test_without_a_record_they_are_not_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,13 @@ def counters(**values):
     """All of the kernel's counters, nought but for ``values``."""
     assert set(values) <= set(NAMES)
     return dict.fromkeys(NAMES, 0) | values
+
+
+def test_every_counter_is_read():
+    """One that nobody reads is an atomic addition for nothing."""
+    root = Path(abi.__file__).parents[1]
+    source = "".join(path.read_text() for of in ("bpf", "capture") for path in (root / of).glob("*.py"))
+    assert [name for name in NAMES if f'"{name}"' not in source] == []
 
 
 def accounts(recording, **values):
@@ -86,6 +94,29 @@ def test_ledger_and_file_agree_whatever_becomes_of_the_pieces(pieces, tls, wait,
     assert gaps == ledger.gap_bytes
     if events:
         assert gaps == account.lost_bytes
+
+
+OVERLAPPING = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=15)
+
+
+@given(pieces=OVERLAPPING, tls=st.booleans(), ticks=st.sets(st.integers(0, 14)), over=st.booleans())
+def test_what_an_earlier_piece_reaches_into_is_lost_not_captured(pieces, tls, ticks, over):
+    reported = sum(length for _, length in pieces)
+    protocol, session = (Protocol.TLS, 7) if tls else (Protocol.HTTP, 0)
+    recording = Recording().feed(distant(1, protocol=protocol))
+    for number, (position, length) in enumerate(pieces):
+        recording.feed(moved(1, SENT, position, bytes(length), session=session, protocol=protocol))
+        if number in ticks:
+            recording.tick((number + 1) * SECOND_NS)
+    if over:
+        total = {"session": session, "session_moved": (reported, 0)} if tls else {"sent": reported}
+        recording.feed(ended(1, protocol=protocol, **total))
+    recording.finish()
+    ledger = accounts(recording, **{"plaintext_reported" if tls else "reported_sent": reported})
+    account = ledger.tls if tls else ledger.sockets
+    assert account.captured == in_file(recording)[0]
+    assert account.lost_bytes == reported - account.captured
+    assert account.residue == 0
 
 
 def test_what_the_other_end_shows_is_mirrored_not_captured():

@@ -1,4 +1,4 @@
-"""The kernel's tables, as Python reads them: bcc writes a value into a buffer whose size it derived itself."""
+"""The kernel's tables, as Python reads them: into buffers whose size bpf.maps derived from what bcc declared."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ from bpf.tables import Choice, Tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.kernel,
-    # bcc takes its own encoding of text for its caller's mistake.
-    pytest.mark.filterwarnings("ignore:not a bytes object:DeprecationWarning"),
-]
+pytestmark = pytest.mark.kernel
 
 DECLARED = re.compile(r"^BPF_(?:HASH|ARRAY)\((\w+)|^BPF_TABLE\([^,]+,[^,]+,[^,]+, (\w+)", re.MULTILINE)
 

@@ -196,7 +196,11 @@ def _transcript_lines(entry: Json) -> Iterator[str]:
         yield f"< {response['httpVersion']} {response['status']} {response['statusText']}".rstrip()
         yield from _message_lines("<", response, response["content"])
     for message in entry.get("_webSocketMessages", ()):
-        yield f"{'>' if message['type'] == 'send' else '<'} [{message['opcode']}] {message['data']}"
+        mark = ">" if message["type"] == "send" else "<"
+        yield f"{mark} [{message['opcode']}] {message['data']}"
+        if "comment" in message:
+            lost = f": {message['_lostBytes']}" if "_lostBytes" in message else ""
+            yield f"{mark} [{message['comment']}{lost}]"
     if "comment" in entry:
         yield f"* {entry['comment']}"
 

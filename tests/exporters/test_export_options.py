@@ -748,6 +748,10 @@ def test_what_cannot_be_sent_again_says_so() -> None:
         line = written(read(talk.items, Limits(body_bytes=6 if talk is long else 1000)), "curl")
         assert line.startswith("#")
         assert reason in line
+    for answered in (exchange(body=b"amount=10", kind="text/plain"), exchange(body=b"\0", kind="a/b")):
+        line = written(answered, "curl", EntryMaker(bodies=False))
+        assert line == "# POST http://a/: the request's body is left out or redacted\n"
+    assert written(exchange(), "curl", EntryMaker(bodies=False)).startswith("curl ")
     part = b'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\ns3cr3t\r\n--X--'
     for form in EXPORTERS:
         found = exchange(body=part, kind="multipart/form-data; boundary=X")

@@ -107,7 +107,7 @@ def _curl_words(request: Json, path: str | None) -> Iterator[str]:
     if source is not None:
         yield source
     yield from ("curl", "--path-as-is", "--globoff")
-    if flag := _HTTP_FLAGS.get(request["httpVersion"]):
+    if flag := _version_flag(request):
         yield flag
     if request["method"] == "HEAD":
         yield "--head"
@@ -121,6 +121,17 @@ def _curl_words(request: Json, path: str | None) -> Iterator[str]:
     if "/" not in request["url"].partition("://")[2]:
         yield "--request-target '*'"  # RFC 9112 §3.2.4
     yield f"--url {shlex.quote(request['url'])}"
+
+
+def _version_flag(request: Json) -> str | None:
+    """Which HTTP curl is to speak. In cleartext there is no ALPN: --http2 asks for an upgrade (RFC 7540 §3.2)."""
+    version = request["httpVersion"]
+    if request["url"].startswith("http:"):
+        if any(header["name"].lower() == "http2-settings" for header in request["headers"]):
+            return "--http2"
+        if version == "HTTP/2.0":
+            return "--http2-prior-knowledge"
+    return _HTTP_FLAGS.get(version)
 
 
 def _posted(request: Json) -> Json | None:

@@ -10,6 +10,7 @@ from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
 from exporters.http.heads import parse_content_length
 from exporters.http.hpack import UNKNOWN
+from exporters.http.layers import MAX_INTERIM
 from exporters.http.losses import add_loss
 from exporters.http.messages import (
     NO_BODY,
@@ -42,9 +43,6 @@ _WEIGHTS = ((238, "VeryHigh"), (202, "High"), (165, "Medium"), (129, "Low"), (0,
 
 MAX_REASONS = 8
 """Of losses that are told apart: as many as the ledger has. A file that was made up may say anything."""
-
-MAX_INTERIM = 1000
-"""Responses before the final one that are kept. Servers send one or two."""
 
 MAX_NOTES = 10
 """Of one stream: they are for people."""

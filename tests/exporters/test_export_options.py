@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import har_schema
 import pytest
+from archives import write_har
 from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, PINGS, field, fields, frame
 from h2_by_hand import talk as h2_talk
 from http_streams import Conversation, read, read_in_splits
@@ -24,7 +25,7 @@ from capture.errors import UsageError
 from capture.streams import Process, Side, Tls
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
-from exporters.har import EntryMaker, write_har
+from exporters.har import EntryMaker
 from exporters.har_redaction import CREDENTIAL_HEADERS, REDACTED, Redaction
 from exporters.http import Limits
 from exporters.text_redaction import NamedValues

@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
-TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nghttp2-client nghttp2-client nginx shellcheck tshark
+TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nghttp2-client nghttp2-server nginx shellcheck tshark
 # Compilers for the fixtures of ELF tests, and libraries that they look into.
 TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls28-dev libgnutls-openssl27 libnss3-tools libssl-dev
 # Programs of 32 bits, and io_uring.

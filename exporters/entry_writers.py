@@ -97,7 +97,7 @@ def _not_repeatable(entry: Json) -> str | None:
             cut or not request.keys().isdisjoint(("_lostBytes", "_omittedBytes", "_complete")),
             "the request's body is not complete",
         ),
-        (bool(posted) and "text" not in posted, "a part of the request's body is redacted"),
+        ("comment" in posted, "the request's body is left out or redacted"),
     )
     return next((reason for applies, reason in problems if applies), None)
 
@@ -107,7 +107,7 @@ def _curl_words(request: Json, path: str | None) -> Iterator[str]:
     if source is not None:
         yield source
     yield from ("curl", "--path-as-is", "--globoff")
-    if flag := _HTTP_FLAGS.get(request["httpVersion"]):
+    if flag := _version_flag(request):
         yield flag
     if request["method"] == "HEAD":
         yield "--head"
@@ -121,6 +121,17 @@ def _curl_words(request: Json, path: str | None) -> Iterator[str]:
     if "/" not in request["url"].partition("://")[2]:
         yield "--request-target '*'"  # RFC 9112 §3.2.4
     yield f"--url {shlex.quote(request['url'])}"
+
+
+def _version_flag(request: Json) -> str | None:
+    """Which HTTP curl is to speak. In cleartext there is no ALPN: --http2 asks for an upgrade (RFC 7540 §3.2)."""
+    version = request["httpVersion"]
+    if request["url"].startswith("http:"):
+        if any(header["name"].lower() == "http2-settings" for header in request["headers"]):
+            return "--http2"
+        if version == "HTTP/2.0":
+            return "--http2-prior-knowledge"
+    return _HTTP_FLAGS.get(version)
 
 
 def _posted(request: Json) -> Json | None:
@@ -196,7 +207,11 @@ def _transcript_lines(entry: Json) -> Iterator[str]:
         yield f"< {response['httpVersion']} {response['status']} {response['statusText']}".rstrip()
         yield from _message_lines("<", response, response["content"])
     for message in entry.get("_webSocketMessages", ()):
-        yield f"{'>' if message['type'] == 'send' else '<'} [{message['opcode']}] {message['data']}"
+        mark = ">" if message["type"] == "send" else "<"
+        yield f"{mark} [{message['opcode']}] {message['data']}"
+        if "comment" in message:
+            lost = f": {message['_lostBytes']}" if "_lostBytes" in message else ""
+            yield f"{mark} [{message['comment']}{lost}]"
     if "comment" in entry:
         yield f"* {entry['comment']}"
 

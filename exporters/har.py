@@ -23,7 +23,7 @@ from exporters.har_redaction import Redaction, without_bodies
 from exporters.http.layers import Limits, Notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from capture.streams import Process
     from exporters.har_fields import Json
@@ -209,19 +209,3 @@ class HarWriter:
             self._pages[process] = page
         page["startedDateTime"] = min(page["startedDateTime"], started)
         return str(page["id"])
-
-
-def write_har(
-    exchanges: Iterable[Exchange],
-    output: BinaryIO,
-    maker: EntryMaker | None = None,
-    notes: Notes | None = None,
-) -> HarResult:
-    """Write all of ``exchanges`` as one archive to ``output``, a binary file; says what was written.
-
-    ``notes`` is the one that the exchanges' reader counts in.
-    """
-    writer = HarWriter(output, maker)
-    for exchange in exchanges:
-        writer.write(exchange)
-    return writer.close(notes)

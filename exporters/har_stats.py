@@ -9,9 +9,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import orjson
-
-from capture.errors import PlaintapError
 from exporters.har_entry import entry_of
 from exporters.http.layers import Limits
 from exporters.printable import printable
@@ -19,7 +16,6 @@ from exporters.summary import duration_text, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from exporters.har_fields import Json
     from exporters.http.messages import Exchange
@@ -59,24 +55,6 @@ class HarStats:
     pages: tuple[PageStats, ...]
     statuses: dict[int, int]
     slowest: tuple[Request, ...]
-
-
-class HarFormatError(PlaintapError):
-    """A file is no HAR."""
-
-
-def stats_of_file(path: Path) -> HarStats:
-    """The figures of a HAR file; HarFormatError where it is none."""
-    try:
-        archive = orjson.loads(path.read_bytes())
-        log = archive["log"]
-        entries = list(log["entries"])
-        titles = {page["id"]: page.get("title", page["id"]) for page in log.get("pages", [])}
-        for entry in entries:
-            entry["response"].setdefault("_transferSize", -1)  # Chrome's own field; haralyzer insists on it
-        return _stats(entries, titles)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise HarFormatError(f"{path} is not a HAR archive: export one with plaintap export.") from error
 
 
 def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:

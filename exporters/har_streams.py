@@ -70,6 +70,8 @@ def _socket_message(message: WebSocketMessage) -> Json:
         result["encoding"] = "base64"
     if message.lost_bytes:
         result["_lostBytes"] = message.lost_bytes
+    if message.omitted_bytes:
+        result["_omittedBytes"] = message.omitted_bytes
     if problem is not None:
         result["comment"] = problem
     return result

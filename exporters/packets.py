@@ -99,11 +99,6 @@ class PcapngExporter:
             StreamClosed: self._close,
         }
 
-    @property
-    def open_streams(self) -> int:
-        """How many streams are neither closed by both sides nor reset."""
-        return len(self._streams)
-
     def write(self, item: StreamItem) -> None:
         """Writes one item. Data may hold a memoryview, which is not kept.
 

@@ -42,11 +42,12 @@ def first_byte(segment: Segment) -> int:
 
 
 class Piece(NamedTuple):
-    """``hole`` lost bytes; or a segment of which ``old`` bytes were handed out before."""
+    """``hole`` lost bytes; or a segment of which ``old`` bytes were handed out before, or all are ``behind_end``."""
 
     hole: int
     segment: Segment | None
     old: int = 0
+    behind_end: bool = False
 
 
 class Backlog:
@@ -149,7 +150,7 @@ class Half:
     def _advance(self, segment: Segment, old: int) -> Piece:
         size = len(segment.payload) + segment.missing
         if self.finished:
-            return Piece(0, segment, size + 1)
+            return Piece(0, segment, size + 1, behind_end=True)
         self.next = (self._next() + max(0, size - old)) & SEQUENCE_MASK
         if segment.flags & FIN and old <= size:
             self.finished = True

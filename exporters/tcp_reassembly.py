@@ -141,7 +141,9 @@ class TcpReassembler:
                 )
             ):
                 payload = segment.payload
-                if payload and not half.finished:
+                if payload and half.finished:
+                    self.ignored_segments += 1
+                elif payload:
                     half.next = (segment.sequence + len(payload)) & SEQUENCE_MASK
                     connection.last_ns = max(connection.last_ns, segment.time_ns)
                     sink.data(half.side, connection.last_ns, payload)
@@ -357,12 +359,13 @@ class TcpReassembler:
     def _deliver(self, connection: _Connection, half: Half, pieces: list[Piece]) -> None:
         """Hands pieces on; times of a connection never go back."""
         sink, side = self._open(connection, connection.last_ns), half.side
-        for hole, segment, old in pieces:
+        for hole, segment, old, behind_end in pieces:
             if segment is None:
                 sink.gap(side, connection.last_ns, hole, None)
                 continue
             connection.last_ns = time_ns = max(connection.last_ns, segment.time_ns)
             captured = len(segment.payload)
+            self.ignored_segments += behind_end and captured + segment.missing > 0
             if segment.comments:
                 sink.annotated(segment)
             if old < captured:

@@ -146,7 +146,7 @@ def timed_blocks(body: Body, fields: Fields, limit: int) -> Iterator[tuple[int, 
 
     At most ``limit`` bytes. CorruptStreamError where the codings cannot be undone any further.
     """
-    names = _codings(fields)
+    names = _codings(fields, body.transfer_codings)
     if len(names) > MAX_CODINGS or any(name not in DECODERS for name in names):
         return
     now_ns = body.marks[0][1] if body.marks else 0

@@ -10,6 +10,8 @@ from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
 from exporters.http.heads import parse_content_length
 from exporters.http.hpack import UNKNOWN
+from exporters.http.layers import MAX_INTERIM
+from exporters.http.losses import add_loss
 from exporters.http.messages import (
     NO_BODY,
     NO_FIELDS,
@@ -39,28 +41,11 @@ _URGENCIES = ("VeryHigh", "High", "Medium", "Low", "VeryLow")
 _WEIGHTS = ((238, "VeryHigh"), (202, "High"), (165, "Medium"), (129, "Low"), (0, "VeryLow"))
 
 
-MAX_LOSSES = 100
-"""Of one stream that are kept apart: losses of a connection may concern each of its streams, and so may a peer's
-frames that are malformed, of a few bytes each."""
-
 MAX_REASONS = 8
 """Of losses that are told apart: as many as the ledger has. A file that was made up may say anything."""
 
-MAX_INTERIM = 1000
-"""Responses before the final one that are kept. Servers send one or two."""
-
 MAX_NOTES = 10
 """Of one stream: they are for people."""
-
-
-def add_loss(losses: list[Lost], lost: Lost) -> None:
-    """Remember ``lost``, together with the one before it where nothing is between them, or there are too many."""
-    last = losses[-1] if losses else None
-    same = last is not None and (last.offset, last.reason) == (lost.offset, lost.reason)
-    if last is not None and (same or len(losses) >= MAX_LOSSES):
-        losses[-1] = replace(last, length=last.length + lost.length)
-    else:
-        losses.append(lost)
 
 
 class Half:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from exporters.http.heads import parse_content_length
 from exporters.http.http1_owner import Framing
+from exporters.http.layers import MAX_INTERIM
 from exporters.http.messages import (
     NO_BODY,
     NO_FIELDS,
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from exporters.http.heads import RequestHead, ResponseHead
 
 _NO_BODY_STATUS = frozenset((204, 304))
-
-
-MAX_INTERIM = 1000
-"""Responses before the final one that are kept. Servers send one or two."""
 
 
 class Pending:

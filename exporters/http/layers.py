@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 
+MAX_INTERIM = 1000
+"""Responses before the final one that are kept of an exchange. Servers send one or two."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

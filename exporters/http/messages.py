@@ -205,8 +205,8 @@ class Connection:
 class WebSocketMessage:
     """A message or a control frame; ``from_client`` says who sent it. ``data`` is unmasked and inflated.
 
-    ``problem`` says why it is not all there: ``lost_bytes`` were lost, or it cannot be inflated, and ``data`` is
-    as it was sent.
+    ``problem`` says why it is not all there: ``lost_bytes`` were lost, ``omitted_bytes`` were captured and are over the
+    limit, or it cannot be inflated, and ``data`` is as it was sent.
     """
 
     time_ns: int
@@ -215,6 +215,7 @@ class WebSocketMessage:
     data: bytes
     lost_bytes: int = 0
     problem: str | None = None
+    omitted_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +223,9 @@ class Exchange:
     """A request and its response; either is None where it was not captured.
 
     ``number`` counts the exchanges of a connection from 0. ``stream_id`` is HTTP/2's. ``interim`` are the 1xx
-    responses. ``lost`` are bytes of heads, that is of messages of which nothing can be shown.
-    ``socket_messages`` are those of a WebSocket, None for all else.
+    responses. ``lost`` are bytes of heads, that is of messages of which nothing can be shown, and all that a WebSocket
+    lost; their offsets are in what the same side has sent of it. ``socket_messages`` are those of a WebSocket, None
+    for all else.
     """
 
     connection: Connection

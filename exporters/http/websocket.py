@@ -2,7 +2,8 @@
 
 Messages are put together from their fragments, unmasked and inflated. A loss inside a payload costs its message
 (and, where the deflate context is kept from message to message, the content of those after it); a loss over a
-frame's header costs the rest of that direction, because nothing in it tells where the next frame begins.
+frame's header costs the rest of that direction, because nothing in it tells where the next frame begins. Every loss
+is one of the exchange, wherever it was; a message says besides what it lacks itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
-from exporters.http.messages import NO_FIELDS, Body, Outcome, WebSocketMessage
+from exporters.http.losses import add_loss
+from exporters.http.messages import LOST_TO_LIMIT, NO_FIELDS, Body, Lost, Outcome, WebSocketMessage
 
 if TYPE_CHECKING:
     from capture.streams import Tls
@@ -36,6 +38,8 @@ _WINDOW_BYTES = 32 * 1024
 """How far back deflate refers (RFC 1951 §2)."""
 
 _UNFINISHED = "it was begun and never finished"
+_LOST = "bytes were lost"
+_OMITTED = "bytes are over the limit and were left out"
 
 
 class Opcode(IntEnum):
@@ -52,7 +56,7 @@ class Opcode(IntEnum):
 class _Message:
     """A message while it comes in."""
 
-    __slots__ = ("compressed", "data", "lost", "opcode", "problem")
+    __slots__ = ("compressed", "data", "lost", "omitted", "opcode", "problem")
 
     def __init__(self, opcode: int, compressed: bool, problem: str | None = None) -> None:
         self.opcode = opcode
@@ -60,6 +64,22 @@ class _Message:
         self.problem = problem
         self.data = bytearray()
         self.lost = 0
+        self.omitted = 0
+
+    def lose(self, length: int, omitted: bool) -> None:
+        """The next ``length`` bytes were not captured, or were, and are ``omitted`` because of a limit."""
+        if omitted:
+            self.omitted += length
+        else:
+            self.lost += length
+
+    def shortfall(self) -> str | None:
+        """Why it is not all there."""
+        if self.problem is None and self.lost:
+            return _LOST
+        if self.problem is None and self.omitted:
+            return f"cut: {self.omitted} {_OMITTED}"
+        return self.problem
 
 
 class _Inflater:
@@ -96,12 +116,15 @@ class _Direction:
         self.wire_bytes = 0
         self.broken: str | None = None
         self.closed = False
+        self.losses: tuple[list[Lost], list[Lost]] = ([], [])  # of up to so many bytes, and exact ones
+        self.lost_messages = False  # of which nothing is shown, and how many is not known
         self._owner = owner
         self._from_client = side is Side.CLIENT
         self._deflated = deflated
         self._keeps_context = keeps_context
         self._inflater = _Inflater(keeps_context) if deflated else None
         self._rest = bytearray()
+        self._captured_bytes = 0
         self._last_ns = 0
         self._message: _Message | None = None  # a data message that is not complete
         self._current: _Message | None = None  # whose frame's payload is coming in
@@ -118,18 +141,21 @@ class _Direction:
 
     def data(self, time_ns: int, data: bytes) -> None:
         self.wire_bytes += len(data)
+        self._captured_bytes += len(data)
         self._last_ns = time_ns
         if self.broken is not None:
             self._owner.skipped(len(data))
             return
         self._rest += data
         position = 0
-        while self.broken is None:
+        while True:
             if self._current is None:
                 size = self._header(position)
                 if not size:
                     break
                 position += size
+                if self.broken is not None:
+                    break
             taken = min(self._remaining, len(self._rest) - position)
             if taken:
                 self._payload(bytes(self._rest[position : position + taken]))
@@ -138,26 +164,38 @@ class _Direction:
                 break
             self._end_frame(time_ns)
         del self._rest[:position]
+        if self.broken is not None:
+            self._skip_rest()
 
     def gap(self, time_ns: int, length: int, reason: str, exact: bool) -> None:
         if exact:
             self.wire_bytes += length
         self._last_ns = time_ns
-        if self.broken is not None:
+        omitted = reason == LOST_TO_LIMIT
+        if not omitted:
+            add_loss(self.losses[exact], Lost(self._captured_bytes, length, reason, exact))
+        current = self._current if exact else None
+        if current is not None:
+            current.lose(min(length, self._remaining), omitted)
+        if current is None or length > self._remaining:
+            self.lost_messages = self.lost_messages or not omitted
+            self._lose_track(f"{'' if exact else 'up to '}{length} bytes ({reason})", omitted)
             return
-        if self._current is None or not exact or length > self._remaining:
-            if self._current is not None and exact:
-                self._current.lost += self._remaining
-            self._rest.clear()
-            self.end("bytes were lost")
-            most = "" if exact else "up to "
-            self.broken = f"the messages after a loss of {most}{length} bytes ({reason}) are not known"
-            return
-        self._current.lost += length
         self._remaining -= length
         self._offset += length
         if not self._remaining:
             self._end_frame(time_ns)
+
+    def _lose_track(self, what: str, omitted: bool) -> None:
+        """Where the next frame begins is not known any more."""
+        if self.broken is None:
+            self._skip_rest()
+            self.end(_OMITTED if omitted else _LOST)
+            self.broken = f"the messages after a {'cut' if omitted else 'loss'} of {what} are not known"
+
+    def _skip_rest(self) -> None:
+        self._owner.skipped(len(self._rest))
+        self._rest.clear()
 
     def end(self, problem: str) -> None:
         """No more can be read: what has begun is shown as far as it came, and ``problem`` is why."""
@@ -212,7 +250,7 @@ class _Direction:
         if self._current is not None:
             room = self._owner.room(len(piece))
             self._current.data += piece[:room]
-            self._current.lost += len(piece) - room
+            self._current.omitted += len(piece) - room
 
     def _end_frame(self, time_ns: int) -> None:
         message, self._current = self._current, None
@@ -225,11 +263,13 @@ class _Direction:
         self._emit(message, time_ns)
 
     def _emit(self, message: _Message, time_ns: int) -> None:
-        data, problem = bytes(message.data), message.problem or ("bytes were lost" if message.lost else None)
+        data, problem = bytes(message.data), message.shortfall()
         if message.compressed:
             data, problem = self._inflate(data, problem)
         self._owner.add(
-            WebSocketMessage(time_ns, self._from_client, message.opcode, data, message.lost, problem)
+            WebSocketMessage(
+                time_ns, self._from_client, message.opcode, data, message.lost, problem, message.omitted
+            )
         )
 
     def _inflate(self, data: bytes, problem: str | None) -> tuple[bytes, str | None]:
@@ -291,6 +331,9 @@ class WebSocketLayer:
             side.end(f"it is not whole: {outcome.value}")
         if (outcome is Outcome.CLOSED and not inside) or (client.closed and server.closed):
             outcome = Outcome.COMPLETE
+        if client.lost_messages or server.lost_messages:
+            outcome = Outcome.LOST
+        lost = tuple(each for side in self._directions for kind in reversed(side.losses) for each in kind)
         exchange = self._exchange
         request, response = exchange.request, exchange.response
         notes = tuple(side.broken for side in self._directions if side.broken is not None)
@@ -305,6 +348,7 @@ class WebSocketLayer:
                 response=response and replace(response, body=Body(wire_bytes=server.wire_bytes)),
                 outcome=outcome,
                 ended_ns=time_ns,
+                lost=exchange.lost + lost,
                 socket_messages=tuple(self.messages),
                 notes=exchange.notes + notes,
             )

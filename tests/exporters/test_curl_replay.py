@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import re
 import shutil
 import socket
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from h2_talk import H2Talk
 from http_streams import Conversation, read
 
+from capture.streams import Side
 from exporters.entry_writers import EXPORTERS
 from exporters.har import EntryMaker
 from exporters.har_redaction import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -86,7 +92,13 @@ def listener() -> Iterator[Listener]:
 
 def command_of(sent: bytes, port: int) -> str:
     """The command that an export gives of a request."""
-    talk = Conversation(port=port).client(sent).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    return commands_of(
+        Conversation(port=port).client(sent).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    )
+
+
+def commands_of(talk: Conversation) -> str:
+    """The commands that an export gives of a connection."""
     output = io.BytesIO()
     writer = EXPORTERS["curl"](output, EntryMaker(redaction=Redaction.of(sensitive=True)))
     for exchange in read(talk.items):
@@ -164,3 +176,56 @@ def test_a_body_with_a_coding_is_sent_without_it(listener: Listener) -> None:
     _, fields, heard = listener.replay(command_of(data.encode("latin-1"), listener.port))
     assert heard == b"what was meant"
     assert "content-encoding" not in {name.lower() for name, _ in fields}
+
+
+@pytest.fixture
+def nghttpd(tmp_path: Path) -> Iterator[tuple[int, Callable[[], str]]]:
+    """A server that only speaks HTTP/2, in cleartext: its port, and how it is ended and says what it was sent."""
+    if shutil.which("nghttpd") is None:
+        pytest.skip("nghttpd is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    (tmp_path / "x").write_bytes(b"found")
+    server = subprocess.Popen(
+        ["nghttpd", "--no-tls", "-v", "-a", "127.0.0.1", "-d", str(tmp_path), str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def heard() -> str:
+        server.terminate()
+        return re.sub(r"\x1b\[[0-9;]*m", "", server.communicate(timeout=20)[0])
+
+    try:
+        for _ in range(200):
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield port, heard
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_http2_in_cleartext_is_sent_again_as_it_was(nghttpd: tuple[int, Callable[[], str]]) -> None:
+    port, heard = nghttpd
+    talk = H2Talk(Conversation(port=port))
+    fields = [(":scheme", "http"), (":authority", f"127.0.0.1:{port}"), (":path", "/x"), ("x-a", "b")]
+    talk.client.send_headers(1, [(":method", "POST"), *fields, ("content-length", "6")])
+    talk.send(Side.CLIENT, 1, b"posted", end=True)
+    talk.respond(1, b"found")
+    command = commands_of(talk.conversation)
+    done = subprocess.run(["sh"], input=command.encode(), capture_output=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (0, b"found"), done.stderr
+    said = heard()
+    for line in (":method: POST", ":path: /x", ":scheme: http", "x-a: b", "content-length: 6"):
+        assert f") {line}\n" in said
+
+
+def test_a_request_that_asks_for_http2_asks_again(listener: Listener) -> None:
+    upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    data = got(PLAIN + upgrade).replace("HOST", f"127.0.0.1:{listener.port}").encode()
+    line, fields, _ = listener.replay(command_of(data, listener.port))
+    assert line == "GET / HTTP/1.1"
+    assert {("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")} <= set(fields)
+    assert [name for name, _ in fields].count("HTTP2-Settings") == 1

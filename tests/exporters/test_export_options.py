@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import har_schema
 import pytest
+from archives import write_har
 from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, PINGS, field, fields, frame
 from h2_by_hand import talk as h2_talk
 from http_streams import Conversation, read, read_in_splits
@@ -24,7 +25,7 @@ from capture.errors import UsageError
 from capture.streams import Process, Side, Tls
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
-from exporters.har import EntryMaker, write_har
+from exporters.har import EntryMaker
 from exporters.har_redaction import CREDENTIAL_HEADERS, REDACTED, Redaction
 from exporters.http import Limits
 from exporters.text_redaction import NamedValues
@@ -748,6 +749,10 @@ def test_what_cannot_be_sent_again_says_so() -> None:
         line = written(read(talk.items, Limits(body_bytes=6 if talk is long else 1000)), "curl")
         assert line.startswith("#")
         assert reason in line
+    for answered in (exchange(body=b"amount=10", kind="text/plain"), exchange(body=b"\0", kind="a/b")):
+        line = written(answered, "curl", EntryMaker(bodies=False))
+        assert line == "# POST http://a/: the request's body is left out or redacted\n"
+    assert written(exchange(), "curl", EntryMaker(bodies=False)).startswith("curl ")
     part = b'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\ns3cr3t\r\n--X--'
     for form in EXPORTERS:
         found = exchange(body=part, kind="multipart/form-data; boundary=X")
@@ -800,3 +805,39 @@ def test_a_transcript_of_what_is_called_a_charset_and_is_none(codec: str) -> Non
         exchange(answer=b"\xe9", answer_fields=f"Content-Type: text/html; charset={codec}\r\n"), "text"
     )
     assert "<\n< [1 bytes of text/html]\n" in text
+
+
+def lossy_socket(lost: int) -> list[Exchange]:
+    """A WebSocket of which ``lost`` bytes are missing after the first four of a message of ten, then another one."""
+    upgrade = b"Upgrade: websocket\r\n\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade)
+    talk.server(b"HTTP/1.1 101 S\r\n" + upgrade, b"\x81\x050123\n\x81\x0a0123").gap(Side.SERVER, lost)
+    if lost < 6:
+        talk.server(b"456789"[lost:])
+    return read(talk.server(b"\x81\x04more").closes(Side.SERVER).closes(Side.CLIENT).items)
+
+
+def test_a_transcript_says_what_a_message_lacks() -> None:
+    shown = written(lossy_socket(5), "text")
+    assert "< [1] 0123\\x0a\n< [1] MDEyMzk=\n< [bytes were lost: 5]\n< [1] more\n" in shown
+    assert "* 5 bytes of its messages lost (ring-full)\n" in shown
+
+
+def test_an_archive_says_that_a_sockets_messages_are_lost() -> None:
+    entry = exported(lossy_socket(5000), Redaction.of())
+    assert entry["_lostBytes"] == 5000
+    assert entry["_lostRanges"] == [{"offset": 13, "length": 5000, "reason": "ring-full"}]
+    assert entry["_outcome"] == "bytes were lost"
+    assert "_error" not in entry["response"]
+    assert [message.get("_lostBytes") for message in entry["_webSocketMessages"]] == [None, 6]
+
+
+def test_what_a_sockets_limit_left_out_is_no_loss() -> None:
+    upgrade = b"Upgrade: websocket\r\n\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade)
+    talk.server(b"HTTP/1.1 101 S\r\n" + upgrade, b"\x81\x0a0123456789")
+    entry = exported(read(talk.items, Limits(socket_bytes=4)), Redaction.of())
+    (message,) = entry["_webSocketMessages"]
+    assert message["_omittedBytes"] == 6
+    assert message["comment"] == "cut: 6 bytes are over the limit and were left out"
+    assert "_lostBytes" not in entry | message

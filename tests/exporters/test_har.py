@@ -19,6 +19,7 @@ import devtools
 import har_schema
 import pytest
 import zstandard
+from archives import write_har
 from h2_talk import H2Talk
 from http_streams import CURL, OPENED_NS, STEP_NS, Conversation, read
 from hypothesis import given
@@ -27,7 +28,7 @@ from odd_http import odd_exchanges
 
 from capture.streams import Lookup, Process, Side, StreamOpened, Tls
 from exporters.entry_writers import EXPORTERS
-from exporters.har import EntryMaker, HarWriter, write_har
+from exporters.har import EntryMaker, HarWriter
 from exporters.har_redaction import Redaction
 from exporters.har_timings import iso_time
 from exporters.http import ExchangeReader, Limits, Notes, exchanges

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import har_schema
 import pytest
+from archives import write_har
 from h2_talk import H2Talk
 from http_streams import Conversation, read
 
 from capture.streams import Side
-from exporters.har import EntryMaker, write_har
+from exporters.har import EntryMaker
 from exporters.har_redaction import REDACTED, Redaction
 
 if TYPE_CHECKING:

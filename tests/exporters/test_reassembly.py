@@ -491,6 +491,17 @@ class TestOtherPeoplesTcp:
         assert bytes_of(list(reader), CLIENT) == b"ok"
         assert any("1 TCP segments" in note for note in reader.notes)
 
+    @pytest.mark.parametrize("order", ["efx", "exf", "fex", "xef"])
+    @pytest.mark.parametrize("flags", [ACK, PSH | ACK])
+    def test_what_comes_behind_an_end_is_left_out_and_counted(self, order: str, flags: int) -> None:
+        tcp, packets = self.conversation()
+        sent = {"e": tcp.client(b"ok"), "f": tcp.client(flags=FIN | ACK)}
+        sent["x"] = tcp.packet(0, flags, b"more", sequence=tcp.next[0])
+        packets += [*map(sent.get, order), tcp.server(flags=FIN | ACK), tcp.client(flags=ACK)]
+        reader = read_streams(io.BytesIO(pcap(frames(packets))))
+        assert bytes_of(list(reader), CLIENT) == b"ok"
+        assert any("1 TCP segments" in note for note in reader.notes)
+
 
 def test_processes_of_a_darwin_capture_are_kept() -> None:
     """tcpdump on macOS writes process blocks and no comments of ours."""

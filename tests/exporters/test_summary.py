@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
+from archives import write_har
 from http_streams import Conversation, read
 
 from capture.streams import Process, Side, Tls
 from exporters import har_stats, summary
-from exporters.har import write_har
-from exporters.har_stats import HarFormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,24 +101,18 @@ def test_sizes(size: int, text: str) -> None:
     assert summary.size_text(size) == text
 
 
-def test_haralyzer_counts_what_we_count(tmp_path: Path) -> None:
+def test_the_figures_are_those_of_the_exchanges() -> None:
     found = sample()
-    path = tmp_path / "sample.har"
-    with path.open("wb+") as output:
-        write_har(found, output)
-    of_file, of_exchanges = har_stats.stats_of_file(path), har_stats.stats_of_exchanges(found)
-    assert of_file.statuses == of_exchanges.statuses == {0: 1, 200: 2, 404: 1}
-    assert of_file.slowest == of_exchanges.slowest
-    assert of_file.slowest[0].url == "https://example.com/slow"
-    assert [request.time_ms for request in of_file.slowest[:1]] == [3001.0]
-    titles = [page.title for page in of_exchanges.pages]
-    assert titles == ["curl[4242]", "wget[7]", har_stats.NO_PAGE]
-    for pages in (of_file.pages, of_exchanges.pages):
-        assert [page.requests for page in pages] == [2, 1, 1]
-        assert [page.body_bytes for page in pages] == [2000, 2, 0]
-        assert sum(page.transferred_bytes for page in pages) == sum(
-            (each.response.head_bytes or 0) + each.response.body.wire_bytes for each in found if each.response
-        )
+    stats = har_stats.stats_of_exchanges(found)
+    assert stats.statuses == {0: 1, 200: 2, 404: 1}
+    assert (stats.slowest[0].url, stats.slowest[0].time_ms) == ("https://example.com/slow", 3001.0)
+    assert len(stats.slowest) == len(found)
+    assert [page.title for page in stats.pages] == ["curl[4242]", "wget[7]", har_stats.NO_PAGE]
+    assert [page.requests for page in stats.pages] == [2, 1, 1]
+    assert [page.body_bytes for page in stats.pages] == [2000, 2, 0]
+    assert sum(page.transferred_bytes for page in stats.pages) == sum(
+        (each.response.head_bytes or 0) + each.response.body.wire_bytes for each in found if each.response
+    )
 
 
 def test_haralyzer_reads_the_whole_archive(tmp_path: Path) -> None:
@@ -130,7 +122,11 @@ def test_haralyzer_reads_the_whole_archive(tmp_path: Path) -> None:
     with path.open("wb+") as output:
         write_har(sample(), output)
     pages = {page.page_id: page for page in HarParser.from_file(path).pages}
-    assert sorted(len(page.entries) for page in pages.values()) == [1, 1, 2]
+    assert sorted((len(page.entries), page.get_total_size(page.entries)) for page in pages.values()) == [
+        (1, 0),
+        (1, 2),
+        (2, 2000),
+    ]
     (entry,) = pages["unknown"].entries
     assert (entry.status, entry.url, entry.port) == (0, "http://example.com/c", 80)
     assert pages["page_1_pid_4242"].title == "curl --http1.1 https://example.com/"
@@ -143,24 +139,3 @@ def test_the_figures_as_lines() -> None:
     assert lines[4].endswith("all pages")
     assert any(line.split() == ["1", "no", "response"] for line in lines)
     assert lines[-4].split()[-2:] == ["404", "https://example.com/slow"]
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"log":{}}', b'{"log":{"entries":1}}', b"\xff"])
-def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "other"
-    path.write_bytes(content)
-    with pytest.raises(HarFormatError, match="is not a HAR archive"):
-        har_stats.stats_of_file(path)
-
-
-def test_an_archive_of_others(tmp_path: Path) -> None:
-    entry = {
-        "startedDateTime": "2026-01-01T00:00:00Z",
-        "time": 5,
-        "request": {"method": "GET", "url": "http://a/", "headers": []},
-        "response": {"status": 200, "bodySize": 7, "content": {"size": 7}, "headers": []},
-    }
-    path = tmp_path / "other.har"
-    path.write_text(json.dumps({"log": {"entries": [entry]}}))
-    (page,) = har_stats.stats_of_file(path).pages
-    assert (page.requests, page.body_bytes, page.transferred_bytes) == (1, 7, 0)

@@ -7,11 +7,12 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from archives import write_har
 from odd_http import odd_exchanges
 from processes import PYTHON, ROOT
 from stacks import PROGRAMS
 
-from exporters.har import EntryMaker, write_har
+from exporters.har import EntryMaker
 from exporters.har_redaction import Redaction
 
 if TYPE_CHECKING:

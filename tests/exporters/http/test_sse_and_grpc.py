@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from exporters.http.messages import Exchange
 
 GET = b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n"
-STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+STREAM = EVENTS + CHUNKED
 
 
 def chunk(data: bytes) -> bytes:
@@ -50,11 +52,14 @@ def test_events_with_their_times() -> None:
     ]
 
 
-def test_a_coded_stream_of_events_keeps_its_times() -> None:
+@pytest.mark.parametrize(
+    "fields", [CHUNKED + b"Content-Encoding: gzip\r\n", b"Transfer-Encoding: gzip, chunked\r\n"]
+)
+def test_a_coded_stream_of_events_keeps_its_times(fields: bytes) -> None:
     compressor = zlib.compressobj(wbits=31)
     first = compressor.compress(b"data: 1\n\n") + compressor.flush(zlib.Z_SYNC_FLUSH)
     second = compressor.compress(b"data: 2\n\n") + compressor.flush(zlib.Z_SYNC_FLUSH)
-    talk = Conversation().client(GET).server(STREAM + b"Content-Encoding: gzip\r\n\r\n")
+    talk = Conversation().client(GET).server(EVENTS + fields + b"\r\n")
     talk.server(chunk(first)).server(chunk(second))
     assert [(event.time_ns, event.data) for event in events(talk)] == [(at(3), "1"), (at(4), "2")]
 

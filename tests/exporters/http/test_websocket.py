@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 from h2_talk import H2Talk
-from http_streams import Conversation, read, read_in_splits
+from http_streams import Conversation, read, read_in_splits, split
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
@@ -24,8 +24,8 @@ from wsproto.events import (
 from wsproto.extensions import PerMessageDeflate
 
 from capture.streams import Side
-from exporters.http import Limits
-from exporters.http.messages import Exchange, Outcome, WebSocketMessage
+from exporters.http import Limits, Notes
+from exporters.http.messages import Exchange, Lost, Outcome, WebSocketMessage
 from exporters.http.urls import exchange_url
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -118,22 +118,31 @@ def test_fragments_with_control_frames_between_them() -> None:
         assert exchange.outcome is Outcome.UNFINISHED
 
 
-def test_over_http2() -> None:
+CONNECT = [
+    (":method", "CONNECT"),
+    (":protocol", "websocket"),
+    (":scheme", "https"),
+    (":authority", "a"),
+    (":path", "/ws"),
+]
+"""RFC 8441 §4."""
+
+
+def socket_over_http2() -> tuple[H2Talk, int]:
+    """A WebSocket that was answered, and its stream."""
     talk = H2Talk()
     talk.server.update_settings({8: 1})
     talk.pump()
     stream = talk.client.get_next_available_stream_id()
-    head = [
-        (":method", "CONNECT"),
-        (":protocol", "websocket"),
-        (":scheme", "https"),
-        (":authority", "a"),
-        (":path", "/ws"),
-    ]
-    talk.client.send_headers(stream, head)
+    talk.client.send_headers(stream, CONNECT)
     talk.pump()
     talk.server.send_headers(stream, [(":status", "200")])
     talk.pump()
+    return talk, stream
+
+
+def test_over_http2() -> None:
+    talk, stream = socket_over_http2()
     talk.send(Side.CLIENT, stream, frame(TEXT, b"up", mask=b"abcd"))
     talk.send(Side.SERVER, stream, frame(TEXT, b"down"))
     talk.client.end_stream(stream)
@@ -180,9 +189,11 @@ def test_a_loss_inside_a_payload_costs_its_message() -> None:
     talk = (
         socket().client(whole[:10]).gap(Side.CLIENT, 3).client(whole[13:], frame(TEXT, b"next", mask=b"1234"))
     )
-    _, (hit, following) = only(talk)
+    exchange, (hit, following) = only(talk)
     assert (hit.data, hit.lost_bytes, hit.problem) == (b"0123789", 3, "bytes were lost")
     assert (following.data, following.problem) == (b"next", None)
+    assert exchange.lost == (Lost(10, 3, "ring-full"),)
+    assert exchange.lost_bytes == 3
 
 
 def test_a_loss_over_a_header_costs_the_rest_of_the_direction() -> None:
@@ -191,6 +202,50 @@ def test_a_loss_over_a_header_costs_the_rest_of_the_direction() -> None:
     exchange, found = only(talk)
     assert [message.data for message in found] == [b"one", b"up"]
     assert exchange.notes == ("the messages after a loss of 50 bytes (ring-full) are not known",)
+    assert (exchange.outcome, exchange.lost) == (Outcome.LOST, (Lost(5, 50, "ring-full"),))
+
+
+def test_a_loss_of_a_closed_socket_is_its_outcome() -> None:
+    talk = socket().server(frame(TEXT, b"one")).gap(Side.SERVER, 50).closes(Side.SERVER).closes(Side.CLIENT)
+    exchange, _ = only(talk)
+    assert (exchange.outcome, exchange.lost_bytes) == (Outcome.LOST, 50)
+
+
+def test_losses_where_nothing_is_read_any_more_count() -> None:
+    talk = (
+        socket()
+        .server(frame(5, b"?"))
+        .gap(Side.SERVER, 7)
+        .server(b"more")
+        .gap(Side.SERVER, 8, "write-failed")
+    )
+    talk.client(frame(TEXT, b"up")[:3]).gap(Side.CLIENT, 9)
+    exchange, _ = only(talk)
+    assert exchange.lost == (Lost(3, 9, "ring-full"), Lost(3, 7, "ring-full"), Lost(7, 8, "write-failed"))
+    assert exchange.outcome is Outcome.LOST
+
+
+def test_losses_of_messages_that_are_not_shown_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.http.websocket.MAX_MESSAGES", 1)
+    whole = frame(TEXT, b"0123456789")
+    talk = socket().server(whole, whole[:5]).gap(Side.SERVER, 4).server(whole[9:])
+    exchange, found = only(talk)
+    assert [message.lost_bytes for message in found] == [0]
+    assert exchange.lost_bytes == 4
+
+
+def test_a_loss_that_may_have_been_elsewhere_is_told_as_such() -> None:
+    """Over HTTP/2, where it is not known which stream lost frames."""
+    talk, stream = socket_over_http2()
+    talk.send(Side.SERVER, stream, frame(TEXT, b"one"))
+    talk.conversation.gap(Side.SERVER, 70)
+    talk.send(Side.SERVER, stream, frame(TEXT, b"two"))
+    talk.server.ping(b"12345678")
+    talk.pump()
+    (exchange,) = read(talk.conversation.items)
+    assert exchange.outcome is Outcome.LOST
+    assert {(lost.exact, lost.reason) for lost in exchange.lost} == {(False, "ring-full")}
+    assert exchange.lost_bytes == 0
 
 
 def deflate(compressor: zlib._Compress, data: bytes) -> bytes:  # type: ignore[name-defined]
@@ -310,9 +365,44 @@ def test_messages_beyond_their_number_are_counted(monkeypatch: pytest.MonkeyPatc
 
 def test_messages_beyond_the_limit_are_counted() -> None:
     talk = socket().server(frame(TEXT, b"12345"), frame(TEXT, b"67890"))
-    _, (first, second) = only(talk, Limits(socket_bytes=7))
+    exchange, (first, second) = only(talk, Limits(socket_bytes=7))
     assert first.data == b"12345"
-    assert (second.data, second.lost_bytes) == (b"67", 3)
+    assert (second.data, second.lost_bytes, second.omitted_bytes) == (b"67", 0, 3)
+    assert second.problem == "cut: 3 bytes are over the limit and were left out"
+    assert exchange.lost_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("following", "problem", "notes"),
+    [
+        (b"", "cut: 6 bytes are over the limit and were left out", ()),
+        (
+            frame(TEXT, b"more"),
+            "bytes are over the limit and were left out",
+            ("the messages after a cut of 12 bytes (body-limit) are not known",),
+        ),
+    ],
+)
+def test_what_waited_for_the_answer_beyond_the_limit_is_no_loss(
+    following: bytes, problem: str, notes: tuple[str, ...]
+) -> None:
+    """Of HTTP/2: what is sent before the answer to CONNECT is held."""
+    talk = H2Talk()
+    talk.server.update_settings({8: 1})
+    talk.pump()
+    stream = talk.client.get_next_available_stream_id()
+    talk.client.send_headers(stream, CONNECT)
+    talk.pump()
+    sent = frame(TEXT, b"0123456789")
+    talk.send(Side.CLIENT, stream, sent[:6])
+    talk.send(Side.CLIENT, stream, sent[6:] + following)
+    talk.server.send_headers(stream, [(":status", "200")])
+    talk.pump()
+    (exchange,) = read(talk.conversation.items, Limits(waiting_bytes=8))
+    (message,) = exchange.socket_messages or ()
+    assert (message.data, message.lost_bytes, message.omitted_bytes) == (b"0123", 0, 6)
+    assert (message.problem, exchange.notes) == (problem, notes)
+    assert (exchange.lost, exchange.outcome) == ((), Outcome.UNFINISHED)
 
 
 def test_a_reset_socket() -> None:
@@ -327,3 +417,12 @@ def test_no_input_is_too_odd(script: list[tuple[bool, bytes]], deflated: bool) -
     for client, data in script:
         (talk.client if client else talk.server)(data)
     only(talk)
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_what_cannot_be_read_is_counted(size: int) -> None:
+    """What comes after a frame that is none, and the beginning of a frame of which the rest was lost."""
+    talk = socket().server(frame(TEXT, b"one"), frame(5, b"1234567"), frame(TEXT, b"two")).client(b"\x81")
+    notes = Notes()
+    read(split(talk.gap(Side.CLIENT, 50).items, size), notes=notes)
+    assert notes.skipped_bytes == 7 + 5 + 1

@@ -150,14 +150,16 @@ class Pipeline:
 
     def take_warnings(self) -> Sequence[str]:
         """What the user should know, once."""
-        warnings = [*self._warnings, *self._tls.take_warnings(), *self._stacks.take_warnings()]
+        warnings = [*self._warnings]
+        for source in (self._tls, self._stacks, self._new_code):
+            warnings += source.take_warnings()
         self._warnings = []
         return warnings
 
     @property
     def can_hold(self) -> bool:
         """Whether there is who lets held processes go on."""
-        return self._new_code.answers
+        return self._new_code.lets_go
 
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables

@@ -110,6 +110,11 @@ class Pipeline:
         self._names = ProcessNames()
         self._clock = WallClock()
         self._warnings: list[str] = []
+        if kernel.below.lengths and not kernel.reads_pages:
+            self._warnings.append(
+                "What sendfile and splice send, and some of what io_uring receives, is lost, though counted: to read "
+                "pages that no program maps needs CAP_SYS_ADMIN."
+            )
         self._decoder = Decoder(header.layouts, header.constants, self._clock.offset)
         self._connections = Connections(
             self._names.describe,

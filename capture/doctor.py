@@ -10,13 +10,13 @@ import os
 import platform
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpf import abi, below, btf, system
 from bpf.bcc_module import load_bcc
 from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
+from capture import rights
 from capture.errors import PlaintapError, UsageError
 from capture.processes import discover_files, read_process, running_processes
 from capture.unreadable_tls import unreadable_by_content, unreadable_by_name
@@ -29,14 +29,9 @@ if TYPE_CHECKING:
     from capture.processes import ExecutableFile
 
 _UNREADABLE_REMEDY = "record the other end, or put a proxy in between"
-_CAPABILITIES = {
-    "CAP_SYS_ADMIN": 21,
-    "CAP_SYS_PTRACE": 19,
-    "CAP_DAC_READ_SEARCH": 2,
-    "CAP_PERFMON": 38,
-    "CAP_BPF": 39,
-}
 _NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
+# CAP_SYS_ADMIN stands in for these, as before Linux 5.8 (bpf_capable, perfmon_capable), and for no other.
+_PARTS_OF_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
 # The first with atomic additions that return the value before.
 _OLDEST_KERNEL = (5, 15)
 
@@ -66,6 +61,7 @@ def examine_machine() -> Iterator[Check]:
     """What recording needs, in the order in which it would fail."""
     yield _kernel()
     yield _rights()
+    yield _holding()
     yield _attempt("bcc", lambda: str(getattr(load_bcc(), "__version__", "found")))
     yield _attempt("BTF", _btf)
     yield _attempt("tracefs", _tracefs)
@@ -102,17 +98,29 @@ def _kernel() -> Check:
 
 
 def _rights() -> Check:
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    held = int(found[1], 16) if found else 0
-    missing = [name for name in _NEEDED if not held >> _CAPABILITIES[name] & 1]
-    if not missing or held >> _CAPABILITIES["CAP_SYS_ADMIN"] & 1:
+    held = rights.held()
+    if "CAP_SYS_ADMIN" in held:
+        held |= _PARTS_OF_SYS_ADMIN
+    missing = [name for name in _NEEDED if name not in held]
+    if not missing:
         return Check("rights", "enough" if os.geteuid() else "root")
     return Check("rights", f"{', '.join(missing)} missing", "run as root: sudo plaintap …")
 
 
-def _attempt(name: str, look: Callable[[], str]) -> Check:
+def _holding() -> Check:
+    if "CAP_KILL" in rights.held():
+        return Check("holding", "new programs can be held until they have their probes")
+    return Check(
+        "holding",
+        "no program is held: the first bytes of new ones may be missing",
+        "run as root, or add CAP_KILL",
+    )
+
+
+def _attempt(name: str, look: Callable[[], str | Check]) -> Check:
     try:
-        return Check(name, look())
+        found = look()
+        return found if isinstance(found, Check) else Check(name, found)
     except (PlaintapError, OSError) as error:
         return Check(name, "not usable", str(error))
 
@@ -154,13 +162,20 @@ def _uprobes() -> Check:
     return Check("uprobes", "one by one: stopping takes 0.1 s a probe; Linux 6.6 does better")
 
 
-def _below() -> str:
+def _below() -> str | Check:
     """What of the socket layer is shown; older kernels show less, and nothing is to be mended."""
     features = below.probe()
     if not features.lengths:
         return "sendfile is a gap; splice, io_uring and 32-bit programs are not seen (Linux 6.3 shows their lengths)"
     if not features.messages:
         return "what sendfile, splice, io_uring and 32-bit programs send is a gap (Linux 6.16 shows it)"
+    if "CAP_SYS_ADMIN" not in rights.held():
+        return Check(
+            "socket layer",
+            "what sendfile and splice send is a gap, and what io_uring receives may be: to read pages that no program "
+            "maps needs CAP_SYS_ADMIN",
+            "run as root, or add CAP_SYS_ADMIN",
+        )
     return "sendfile, splice, io_uring and 32-bit programs are seen"
 
 

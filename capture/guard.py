@@ -74,7 +74,8 @@ def release(held_map: int, longer_than_s: float = 0.0) -> bool:
     for key, since in system.read_hash_map(held_map, _KEY_BYTES, _VALUE_BYTES):
         if int.from_bytes(since, sys.byteorder) <= latest:
             found = True
-            with contextlib.suppress(ProcessLookupError):
+            # One that may not be signalled must not keep the others waiting.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int.from_bytes(key, sys.byteorder), signal.SIGCONT)
     return found
 

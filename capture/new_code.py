@@ -19,6 +19,7 @@ import select
 import signal
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ class NewCode:
         self._parents: list[tuple[float, int]] = []
         self._next_deleted = time.monotonic() + _DELETED_S
         self._unheld: set[tuple[int, int]] = set()  # pid, inode
+        self._warnings: deque[str] = deque()
+        self._refused = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="new code", daemon=True)
 
@@ -82,9 +85,9 @@ class NewCode:
             self._thread.join()
 
     @property
-    def answers(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+    def lets_go(self) -> bool:
+        """Whether what is held goes on: the thread runs, and may wake whom the kernel side stops."""
+        return self._thread.is_alive() and not self._refused
 
     @property
     def late(self) -> set[int]:
@@ -131,10 +134,30 @@ class NewCode:
                     self._used(event)
         finally:
             if held:
-                self._tables.let_go(pid)
-                _continue(pid)
+                self._let_go(pid)
         if parent is not None:
             self._parents.append((time.monotonic() + _PARENT_S, parent))
+
+    def _let_go(self, pid: int) -> None:
+        """The guard knows of it until it goes on; it may be held anew right then, which is another entry's business."""
+        since = self._tables.held_since(pid)
+        if not _continue(pid):
+            self._refuse(pid)
+        self._tables.let_go(pid, since)
+
+    def _refuse(self, pid: int) -> None:
+        """Someone (a security module, say) lets us stop a process and not wake it: it stays the only one."""
+        self._tables.hold(on=False)
+        if not self._refused:
+            self._warnings.append(
+                f"The process {pid} was held and may not be told to go on: kill -CONT {pid}. Programs are not held any "
+                "more, and their first bytes may be missing."
+            )
+        self._refused = True
+
+    def take_warnings(self) -> Sequence[str]:
+        """What the user should know, once."""
+        return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
     def _used(self, event: NewCodeUsed) -> None:
         """Look at the file; of a process that is not held again a little later."""
@@ -171,9 +194,15 @@ class NewCode:
             self._parents = [(until, parent) for until, parent in self._parents if until > now]
 
 
-def _continue(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _continue(pid: int) -> bool:
+    """Whether it may go on: False where we have no right to say so."""
+    try:
         os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
 
 
 def _await_stop(pid: int) -> None:

@@ -110,6 +110,11 @@ class Pipeline:
         self._names = ProcessNames()
         self._clock = WallClock()
         self._warnings: list[str] = []
+        if kernel.below.lengths and not kernel.reads_pages:
+            self._warnings.append(
+                "What sendfile and splice send, and some of what io_uring receives, is lost, though counted: to read "
+                "pages that no program maps needs CAP_SYS_ADMIN."
+            )
         self._decoder = Decoder(header.layouts, header.constants, self._clock.offset)
         self._connections = Connections(
             self._names.describe,
@@ -150,14 +155,16 @@ class Pipeline:
 
     def take_warnings(self) -> Sequence[str]:
         """What the user should know, once."""
-        warnings = [*self._warnings, *self._tls.take_warnings(), *self._stacks.take_warnings()]
+        warnings = [*self._warnings]
+        for source in (self._tls, self._stacks, self._new_code):
+            warnings += source.take_warnings()
         self._warnings = []
         return warnings
 
     @property
     def can_hold(self) -> bool:
         """Whether there is who lets held processes go on."""
-        return self._new_code.answers
+        return self._new_code.lets_go
 
     def _choose(self, selection: Selection, choice: Choice) -> int:
         tables = self.tables

@@ -14,10 +14,12 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpf.program import Kernel
+from capture import rights
 from capture.command import Command
 from capture.errors import PlaintapError
 from capture.guard import Guard
@@ -61,6 +63,7 @@ class Recorder:
     def run(self) -> Ledger:
         """Record until a signal, the duration's or the command's end. Raises PlaintapError."""
         _require_first_pid_namespace()
+        self._require_right_to_hold()
         # Forked first: no threads yet, and none of our descriptors.
         plan = self._plan
         command = Command(plan.command, stdout_is_taken=plan.stdout_is_taken) if plan.command else None
@@ -87,6 +90,15 @@ class Recorder:
             if command:
                 command.abandon()
                 self.exit_code = command.exit_code or 0
+
+    def _require_right_to_hold(self) -> None:
+        """The kernel side stops whom it likes; to let another user's process go on is what takes a right."""
+        if self._plan.hold and "CAP_KILL" not in rights.held():
+            self._plan = replace(self._plan, hold=False)
+            self._say(
+                "Warning: programs are not held, for to let them go on needs CAP_KILL: the first bytes of new ones "
+                "may be missing."
+            )
 
     def _record(self, pipeline: Pipeline, looks: Sequence[Look], command: Command | None) -> Ledger:
         try:

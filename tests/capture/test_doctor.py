@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from capture import doctor
+from capture import doctor, rights
 from capture.errors import UsageError
 from capture.probe_catalog import ProbeCatalog
 
@@ -74,13 +75,55 @@ def test_a_stack_that_cannot_be_read_is_named(tmp_path, name):
 
 
 def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
-    monkeypatch.setattr(doctor.btf, "VMLINUX", doctor.Path("/nowhere"))
+    monkeypatch.setattr(doctor.btf, "VMLINUX", Path("/nowhere"))
     monkeypatch.setattr(doctor.platform, "release", lambda: "4.19.0")
     checks = {check.name: check for check in doctor.examine_machine()}
     assert "5.15" in checks["kernel"].remedy
     assert "CONFIG_DEBUG_INFO_BTF" in checks["BTF"].remedy
     text = "\n".join(doctor.lines(list(checks.values()), []))
     assert text.count("MEND") == text.count("→")
+
+
+FOUR = {"CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"}
+
+
+@pytest.mark.parametrize(
+    ("held", "missing"),
+    [
+        (FOUR, ()),
+        ({"CAP_SYS_ADMIN"}, ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")),
+        ({"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"}, ()),
+        (FOUR - {"CAP_BPF"}, ("CAP_BPF",)),
+    ],
+)
+def test_rights_are_enough_if_none_is_missing(monkeypatch, held, missing):
+    monkeypatch.setattr(doctor.rights, "held", lambda: frozenset(held))
+    (check,) = (check for check in doctor.examine_machine() if check.name == "rights")
+    assert tuple(word.strip(",") for word in check.found.split() if word.startswith("CAP_")) == missing
+    assert (check.remedy is None) is (not missing)
+
+
+@pytest.mark.parametrize(("right", "name"), [("CAP_KILL", "holding"), ("CAP_SYS_ADMIN", "socket layer")])
+def test_what_a_right_is_for_is_said_where_it_is_missing(monkeypatch, right, name):
+    monkeypatch.setattr(doctor.below, "probe", lambda: doctor.below.Features(lengths=True, messages=True))
+    for held in (FOUR, FOUR | {right}):
+        monkeypatch.setattr(doctor.rights, "held", lambda held=held: frozenset(held))
+        (check,) = (check for check in doctor.examine_machine() if check.name == name)
+        assert (check.remedy is None) is (right in held)
+        assert right in held or right in check.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
+def test_the_rights_that_a_process_has_are_the_effective_ones():
+    assert rights.held() >= {*FOUR, "CAP_KILL", "CAP_SYS_ADMIN"}
+    command = [sys.executable, "-c", "from capture import rights; print(sorted(rights.held()))"]
+    none = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert none.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from capture.guard import Guard
+from capture.guard import Guard, release
 from capture.guard import main as guard_main
 from capture.pipeline import Plan
 from capture.recorder import Recorder
@@ -99,3 +100,20 @@ def test_what_was_stopped_last_goes_on(monkeypatch: pytest.MonkeyPatch, word: by
         ours.shutdown(socket.SHUT_WR)
         guard_main(theirs.detach(), 1, 2, 3)
     assert set(released) == {3}
+
+
+def test_one_that_may_not_be_signalled_does_not_keep_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken: list[int] = []
+
+    def kill(pid: int, number: int) -> None:
+        if pid == 4:
+            raise PermissionError
+        woken.append(pid)
+
+    entries = [(pid.to_bytes(4, sys.byteorder), bytes(8)) for pid in (3, 4, 5)]
+    monkeypatch.setattr("capture.guard.system.read_hash_map", lambda *_: iter(entries))
+    monkeypatch.setattr("capture.guard.os.kill", kill)
+    assert release(7)
+    assert woken == [3, 5]

@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl_command
-from processes import PLAINTAP, wait_until
+from processes import PLAINTAP, running, wait_until
 from recording import entries, plaintap, record, record_command, response_sha256, settle
 
 if TYPE_CHECKING:
@@ -81,6 +82,27 @@ def test_held_in_a_session_and_a_group_of_its_own(servers: Servers, tmp_path: Pa
         assert done.returncode == 0, done.stderr
         (entry,) = entries(path)
         assert response_sha256(entry) in [h["value"] for h in entry["response"]["headers"]]
+
+
+def test_who_may_not_wake_another_s_process_does_not_stop_it(tmp_path: Path) -> None:
+    """Root without CAP_KILL stands for a user with capabilities: both may not signal another user."""
+    path, log = tmp_path / "a.pcapng", tmp_path / "stderr"
+    command = [PLAINTAP, "record", "-w", path, "-u", "nobody", "--port", 9, "--hold"]
+    with tempfile.TemporaryDirectory() as folder, log.open("wb") as stderr:
+        Path(folder).chmod(0o755)
+        new = shutil.copy("/bin/true", f"{folder}/true")
+        another = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", new]
+        with running(["setpriv", "--bounding-set=-kill", *command], stderr=stderr) as recorder:
+            wait_until(lambda: "Recording" in log.read_text(), "a recording")
+            with subprocess.Popen(another, start_new_session=True) as victim:
+                try:
+                    assert victim.wait(20) == 0
+                finally:
+                    victim.send_signal(signal.SIGCONT)
+            recorder.send_signal(signal.SIGINT)
+            assert recorder.wait(60) == 0
+    assert "CAP_KILL" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_recorder_that_is_stopped_stops_nobody_else(tmp_path: Path) -> None:

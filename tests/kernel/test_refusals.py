@@ -19,6 +19,8 @@ from kernel_state import UNMOUNT_TRACEFS
 from processes import PLAINTAP, RUN_VARIABLE, running
 from recording import entries, path_of, plaintap, record_command
 
+from bpf import below
+
 if TYPE_CHECKING:
     from servers import Servers
 
@@ -102,6 +104,18 @@ def test_tracefs_need_not_be_mounted(servers: Servers, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [path_of(entry) for entry in entries(capture)] == ["/text"]
+
+
+def test_without_the_right_to_read_pages_it_is_said_what_is_lost(tmp_path: Path) -> None:
+    capture = tmp_path / "x.pcapng"
+    script = f"mount -t tracefs nodev /sys/kernel/tracing; exec setpriv --bounding-set=-sys_admin {PLAINTAP} record"
+    for options, lost in (("", True), ("--no-below", False)):
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", f"{script} {options} -w {capture} -- true"],
+            capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("CAP_SYS_ADMIN" in done.stderr) is (lost and below.probe().lengths)
 
 
 def free_pid() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,8 +21,9 @@ SLEEP = shutil.which("sleep")
 def named(program: Path) -> str | None:
     """What the program's process is found to have, once its own code runs."""
     with running([program, "60"]) as process:
-        executable = Path(f"/proc/{process.pid}/exe")
-        wait_until(lambda: executable.resolve() == program.resolve(), "the program to run")
+        # Its executable is the program already when exec has not mapped its code yet.
+        code, maps = f" .*x.* {re.escape(str(program.resolve()))}$", Path(f"/proc/{process.pid}/maps")
+        wait_until(lambda: re.search(code, maps.read_text(), re.MULTILINE), "the program to run")
         return UnreadableTls().name(process.pid)
 
 

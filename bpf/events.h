@@ -44,7 +44,8 @@ enum sample_kind {
 				 * position, device in length, in reason whether it is held */
 	SAMPLE_NAME = 10,	/* struct name_sample: a host name was looked up, from the time in position on */
 	SAMPLE_RETURN_PLACE = 11,	/* a call on a switched stack will return to the address in position; length is the
-				 * kernel's pointer to the memory map, in reason whether the process is held */
+				 * kernel's pointer to the memory map, in reason whether the process is held, in
+				 * direction whether the call moves bytes */
 	SAMPLE_JOINED = 12,	/* what was told of a session belongs to the one whose id is in length: in this direction,
 				 * from the position on */
 	SAMPLE_INNER_HELLO = 13,	/* payload: the first record that was written inside of a connection's TLS session */
@@ -216,7 +217,7 @@ enum counter {
 	COUNTER_TCP_UNSEEN_RECEIVED = 24,
 	COUNTER_TCP_EXCESS_SENT = 25,		/* … and bytes that were seen twice */
 	COUNTER_TCP_EXCESS_RECEIVED = 26,
-	COUNTER_UNSEEN_RETURNS = 27,		/* calls on switched stacks whose return had no probe yet */
+	COUNTER_UNSEEN_RETURNS = 27,		/* calls that move bytes, on switched stacks, whose return had no probe */
 	COUNTER_PLAINTEXT_UNSEEN_RETURN = 28,	/* plaintext of sessions that had one that moves bytes */
 	COUNTERS = 29,
 };

@@ -27,14 +27,15 @@ INLINE int is_part_of(struct tls_call *outer, u64 ssl, u64 stack, u32 kind)
 	return outer && outer->stack > stack && outer->ssl == ssl && (!kind || outer->kind == kind);
 }
 
-/* A call will not be seen to return: nobody knows how much it has moved, nor where what follows belongs. */
+/* A call will not be seen to return: nobody knows how much it has moved, nor where what follows belongs. A handshake
+ * moves nothing. */
 INLINE void lose_return(struct tls_call *call, u64 id)
 {
 	struct session *s;
 
-	count(COUNTER_UNSEEN_RETURNS, 1);
 	if (call->kind == CALL_OTHER)
 		return;
+	count(COUNTER_UNSEEN_RETURNS, 1);
 	s = session_of(call, id);
 	if (s)
 		s->unseen = 1;
@@ -112,7 +113,7 @@ INLINE int is_at_entry(struct pt_regs *ctx, u64 at)
 
 /* Whether there is a probe where a call on a switched stack returns to, or will be before it does: then its process
  * is held. User space is told of a place that is new. */
-INLINE int has_return_place(u64 id, u64 stack)
+INLINE int has_return_place(u64 id, u64 stack, int moves_bytes)
 {
 	struct return_place place = {};
 	struct new_code_sample *r;
@@ -132,6 +133,7 @@ INLINE int has_return_place(u64 id, u64 stack)
 	}
 	__builtin_memset(r, 0, sizeof(*r));
 	r->head.kind = SAMPLE_RETURN_PLACE;
+	r->head.direction = moves_bytes;
 	r->head.time = now;
 	r->head.position = place.address;
 	r->head.length = place.mm;
@@ -153,7 +155,8 @@ INLINE int shows_return(u64 id, u64 stack)
 	if (!is_switched(id, stack))
 		return SHOW_RETURN;
 	switched_stacks.update(&zero, &yes);
-	if (!has_return_place(id, stack) && (call = innermost_call(stack_name(id, stack))))
+	call = innermost_call(stack_name(id, stack));
+	if (!has_return_place(id, stack, call && call->kind != CALL_OTHER) && call)
 		lose_return(call, id);
 	return NO_RETURN;
 }

@@ -16,7 +16,7 @@ from bpf import abi, below, btf, system
 from bpf.bcc_module import load_bcc
 from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
-from capture import rights
+from capture import rights, rustls
 from capture.errors import PlaintapError, UsageError
 from capture.processes import discover_files, read_process, running_processes
 from capture.unreadable_tls import unreadable_by_content, unreadable_by_name
@@ -218,7 +218,8 @@ def _findings(
 
 def _stripped(pid: int, comm: str, name: str, path: str) -> Finding | None:
     if library := unreadable_by_content(path):
-        missed = f"cannot be read, for it has no symbols: {_UNREADABLE_REMEDY}"
+        why = ", for it has no symbols" if library.startswith(rustls.LIBRARY) else ""
+        missed = f"cannot be read{why}: {_UNREADABLE_REMEDY}"
         return Finding(pid, comm, name, library, None, missed)
     return None
 

@@ -206,13 +206,17 @@ class NewCodeUsed:
 
 @dataclass(frozen=True, slots=True)
 class ReturnExpected:
-    """A call on a switched stack will return to ``address`` in ``memory``; ``held`` as above."""
+    """A call on a switched stack will return to ``address`` in ``memory``; ``held`` as above.
+
+    ``moves_bytes``: it reads or writes, and is no handshake.
+    """
 
     pid: int
     time: int
     address: int
     memory: int
     held: bool
+    moves_bytes: bool
 
 
 @dataclass(frozen=True, slots=True)

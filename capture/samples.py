@@ -189,7 +189,9 @@ class Decoder:
         )
 
     def _return_expected(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> ReturnExpected:
-        return ReturnExpected(head[10], head[5] + self.clock_offset, head[8], head[9], bool(head[2]))
+        return ReturnExpected(
+            head[10], head[5] + self.clock_offset, head[8], head[9], bool(head[2]), bool(head[1])
+        )
 
     def _resolved(self, buffer: bytes, start: int, head: tuple[int, ...]) -> HostResolved:
         *_, name, addresses = self._name.codec.unpack_from(buffer, start)

@@ -28,8 +28,8 @@ class SwitchedStacks:
     def __init__(self, tables: Tables, probes: Probes) -> None:
         self._tables = tables
         self._probes = probes
-        # By process, memory and address; None where there can be no probe.
-        self._links: dict[tuple[int, int, int], int | None] = {}
+        # By process, memory and address; where there can be no probe, why.
+        self._links: dict[tuple[int, int, int], int | str] = {}
         self._warned: set[int] = set()
         self._warnings: deque[str] = deque()
 
@@ -38,18 +38,35 @@ class SwitchedStacks:
         return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
     def expect(self, event: ReturnExpected) -> None:
-        """Put a probe there, and let the kernel side know."""
+        """Put a probe there, and let the kernel side know.
+
+        Of a handshake that returns to where none can be nothing is missed, and nothing said: the kernel side asks
+        again, for what reads or writes may return there too.
+        """
         key = (event.pid, event.memory, event.address)
         if key not in self._links:
             self._links[key] = self._attach(event)
-        self._tables.know_return_place(*key, probed=self._links[key] is not None)
+        link = self._links[key]
+        if isinstance(link, int):
+            self._tables.know_return_place(*key, probed=True)
+        elif event.moves_bytes:
+            self._warn(event.pid, link)
+            self._tables.know_return_place(*key, probed=False)
+
+    def _warn(self, pid: int, problem: str) -> None:
+        if pid not in self._warned and os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - often
+            self._warned.add(pid)
+            self._warnings.append(
+                f"pid {pid} calls TLS functions from coroutines, where not all can be read: {problem}."
+            )
 
     def _forget_ended(self) -> None:
         """Let go of what was for processes that are gone: it takes 0.1 s."""
         ended = [key for key in self._links if not os.path.exists(f"/proc/{key[0]}")]  # noqa: PTH110 - often
-        self._probes.release([link for key in ended if (link := self._links.pop(key)) is not None])
+        links = [self._links.pop(key) for key in ended]
+        self._probes.release([link for link in links if isinstance(link, int)])
 
-    def _attach(self, event: ReturnExpected) -> int | None:
+    def _attach(self, event: ReturnExpected) -> int | str:
         try:
             if len(self._links) >= MAX_PLACES:
                 self._forget_ended()
@@ -59,9 +76,4 @@ class SwitchedStacks:
                 raise ProgramError("it returns to code that is in no file")
             return self._probes.attach_return_place(*code, event.pid)
         except (ProgramError, OSError) as error:
-            if event.pid not in self._warned and os.path.exists(f"/proc/{event.pid}"):  # noqa: PTH110
-                self._warned.add(event.pid)
-                self._warnings.append(
-                    f"pid {event.pid} calls TLS functions from coroutines, where not all can be read: {error}."
-                )
-            return None
+            return str(error)

@@ -199,9 +199,9 @@ class TlsFiles:
                     self._readable.add(file.inode)
                 return Look(file, probes, None, lease)
         except (PlaintapError, OSError) as error:
-            # What programs compile while they run is in memory that was never a file of its own.
-            is_compiled = file.name.startswith("/memfd:") and "not an ELF file" in str(error)
-            problem = None if is_compiled else str(error).replace(lease.path, file.name)
+            # No library of ours: code for another loader, as Lisp's and .NET's images, or compiled while it runs.
+            is_image = "not an ELF file" in str(error)
+            problem = None if is_image else str(error).replace(lease.path, file.name)
         self._leases.drop(lease)
         return Look(file, None, problem)
 

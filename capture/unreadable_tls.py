@@ -1,9 +1,10 @@
 """TLS that no probe reads, by name: what a process has in it that explains ciphertext without plaintext.
 
 Java, Erlang and .NET's managed code have TLS of their own that is compiled while it runs. Rust's rustls is read by the
-names of its functions (capture.rustls), which most programs that are given away have lost. A row is known by the name
-of a file that the process maps, rustls by the source paths that its panics leave in the file. For warnings only:
-nothing is attached on this account.
+names of its functions (capture.rustls), which most programs that are given away have lost. Haskell's tls is compiled
+by a compiler with calls and stacks of its own. A row is known by the name of a file that the process maps, or by what
+compilers leave in the file: rustls's panics the paths of its source, Haskell's constructors their packages. For
+warnings only: nothing is attached on this account.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from capture.errors import PlaintapError
 from capture.file_view import FileView
 from capture.processes import discover_files, read_process
-from capture.rustls import PATH_BYTES, PATH_NEEDLE, PATH_VERSION
+from capture.rustls import LIBRARY, PATH_NEEDLE, PATH_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,25 @@ KNOWN_FILES: tuple[tuple[str, str], ...] = (
     (r"libbotan-\d.*\.so.*", "Botan"),
     (r"libbearssl.*\.so.*", "BearSSL"),
 )
+
+
+class Trace(NamedTuple):
+    """What a compiler leaves of a library in a file: ``needle`` is searched for, ``pattern``, around it, must fit."""
+
+    needle: bytes
+    pattern: re.Pattern[bytes]
+    library: str
+
+
+# A group of the pattern is the version.
+TRACES: tuple[Trace, ...] = (
+    Trace(PATH_NEEDLE, PATH_VERSION, LIBRARY),
+    # From git, or in a program's own tree: whose version it is no path says.
+    Trace(b"/rustls/src/", re.compile(rb"/rustls/src/\w"), LIBRARY),
+    Trace(b":Network.TLS.", re.compile(rb"tls-(\d+(?:\.\d+)+)-\w+:Network\.TLS\."), "Haskell's tls"),
+)
+# On either side of a needle: a package's name with its hash, a path below a package.
+TRACE_BYTES = 64
 # The smallest program with rustls has more; most libraries of a process are smaller, and not worth a search.
 MIN_BYTES = 1 << 20
 # Processes, and files, of which the answer is kept: those of a busy machine at one time.
@@ -84,14 +104,21 @@ def unreadable_by_name(path: str) -> str | None:
 
 
 def unreadable_by_content(path: str) -> str | None:
-    """Whose TLS a file has, by what is in it; for files that no probes fit."""
+    """Whose TLS a file has, by TRACES, with its version if one tells it; for files that no probes fit."""
+    traces = {trace.needle: trace for trace in TRACES}
+    without_version = None
     try:
         with FileView(path) as view:
             if view.size < MIN_BYTES:
                 return None
-            for offset, _ in view.find([PATH_NEEDLE], 0, view.size):
-                if match := PATH_VERSION.match(view.read(offset, min(PATH_BYTES, view.size - offset))):
-                    return f"rustls {match[1].decode()}"
+            for offset, needle in view.find(list(traces), 0, view.size):
+                trace = traces[needle]
+                begin, end = max(0, offset - TRACE_BYTES), min(offset + TRACE_BYTES, view.size)
+                if not (match := trace.pattern.search(view.read(begin, end - begin))):
+                    continue
+                if match.lastindex:
+                    return f"{trace.library} {match[1].decode()}"
+                without_version = without_version or trace.library
     except (OSError, PlaintapError):
         return None
-    return None
+    return without_version

@@ -101,7 +101,7 @@ class Http2Layer:
         """See Layer."""
         if sender is Side.SERVER:  # what the client sent before it may still be to come
             for stream in [stream for stream in self._streams.values() if not stream.response.ended]:
-                self._fail(stream, Outcome.CLOSED, time_ns)
+                self._cut_off(stream, Outcome.CLOSED, time_ns)
 
     def finish(self, time_ns: int, outcome: Outcome) -> None:
         """See Layer."""
@@ -350,14 +350,17 @@ class Http2Layer:
                 self._fail(stream, Outcome.CANCELLED, time_ns)
 
     def _fail_all(self, outcome: Outcome, time_ns: int) -> None:
-        """The connection is over. A client that has all of a response need not wait for the end of its stream."""
+        """The connection is over."""
         while self._streams:
-            stream = next(iter(self._streams.values()))
-            if stream.request.ended and stream.response.missing == 0:
-                stream.response.ended = True
-                self._end(stream, stream.last_ns)
-            else:
-                self._fail(stream, outcome, time_ns)
+            self._cut_off(next(iter(self._streams.values())), outcome, time_ns)
+
+    def _cut_off(self, stream: StreamExchange, outcome: Outcome, time_ns: int) -> None:
+        """No more comes. A client that has all of a response need not wait for the end of its stream."""
+        if stream.request.ended and stream.response.missing == 0:
+            stream.response.ended = True
+            self._end(stream, stream.last_ns)
+        else:
+            self._fail(stream, outcome, time_ns)
 
     def _fail(self, stream: StreamExchange, outcome: Outcome, time_ns: int) -> None:
         _, note = self._cancelled.get(stream.stream_id, (0, ""))

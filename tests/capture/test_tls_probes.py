@@ -105,6 +105,22 @@ def test_processes_that_have_keys_already_are_told_of(leases: Leases, tmp_path: 
     assert attached.keys == [7, 9]
 
 
+def test_code_in_a_file_of_another_kind_is_left_alone_without_a_word(leases: Leases, tmp_path: Path) -> None:
+    """SBCL's programs map an image of Lisp, .NET's and Wine's those of Windows."""
+    library, image = tmp_path / "libssl.so", tmp_path / "sbcl.core"
+    library.write_bytes(Path(LIBSSL).read_bytes()[:100])
+    image.write_bytes(b"LCBS" + bytes(1 << 16))
+    looks = [look for path in (library, image) for look in look_at(TlsFiles(ProbeCatalog(), leases), path)]
+    assert [look.probes for look in looks] == [None, None]
+    attached = Attached()
+    probes = TlsProbes(attached, attached)
+    probes.attach(looks)
+    (warning,) = probes.take_warnings()
+    assert f"{library}: no probes" in warning
+    # Whoever maps it next does not wait for a look.
+    assert {inode for _, inode in attached.known} == {library.stat().st_ino, image.stat().st_ino}
+
+
 def test_another_file_under_the_name_is_not_looked_at(leases: Leases, tmp_path: Path) -> None:
     library, other = tmp_path / "libssl.so", tmp_path / "other"
     for path in (library, other):

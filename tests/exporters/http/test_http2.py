@@ -237,8 +237,19 @@ def test_goaway_and_the_end_of_the_connection() -> None:
     assert refused == 5
 
 
-@pytest.mark.parametrize("ending", [None, Side.CLIENT, Side.SERVER])
-def test_a_client_that_has_all_content_need_not_wait_for_the_end_of_the_stream(ending: Side | None) -> None:
+@pytest.mark.parametrize(
+    ("ending", "reset", "failed"),
+    [
+        (None, False, Outcome.UNFINISHED),
+        (Side.CLIENT, True, Outcome.RESET),
+        (Side.SERVER, True, Outcome.RESET),
+        (Side.CLIENT, False, Outcome.CLOSED),
+        (Side.SERVER, False, Outcome.CLOSED),
+    ],
+)
+def test_a_client_that_has_all_content_need_not_wait_for_the_end_of_the_stream(
+    ending: Side | None, reset: bool, failed: Outcome
+) -> None:
     """curl closes as soon as Content-Length is met; END_STREAM may come in a frame of its own."""
     talk = H2Talk()
     streams = {name: talk.request(path=f"/{name}") for name in ("whole", "part", "unknown", "empty")}
@@ -253,9 +264,8 @@ def test_a_client_that_has_all_content_need_not_wait_for_the_end_of_the_stream(e
             talk.send(Side.SERVER, streams[name], b"hello")
     talk.pump()
     if ending is not None:
-        talk.conversation.closes(ending, reset=True)
+        talk.conversation.closes(ending, reset=reset)
     found = by_target(read_in_splits(talk.conversation.items))
-    failed = Outcome.UNFINISHED if ending is None else Outcome.RESET
     outcomes = {target: exchange.outcome for target, exchange in found.items()}
     assert outcomes == {
         b"/whole": Outcome.COMPLETE,

@@ -102,6 +102,13 @@ enum shape {
 	SHAPE_NAME_HOST2,	/* libc: (name, family, entry, buffer, n, result, error) */
 };
 
+/* What a call of a TLS library does. */
+enum call_kind {
+	CALL_OTHER = 0,	/* a handshake */
+	CALL_READS = 1,
+	CALL_WRITES = 2,
+};
+
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */
 enum reason {
 	REASON_NONE = 0,
@@ -215,7 +222,8 @@ enum counter {
 	COUNTER_TCP_EXCESS_RECEIVED = 30,
 	COUNTER_UNSEEN_RETURNS = 31,		/* calls on switched stacks whose return had no probe yet */
 	COUNTER_PLAINTEXT_UNSEEN_RETURN = 32,	/* plaintext of sessions that had one that moves bytes */
-	COUNTERS = 33,
+	COUNTER_UNSEEN_ENTRIES = 33,		/* calls of before the recording that moved bytes and were not understood */
+	COUNTERS = 34,
 };
 
 #define WANT_PIDS 1

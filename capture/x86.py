@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 # System V AMD64 psABI §3.2.3: where a function finds its integer arguments.
 ARGUMENT_REGISTERS = frozenset({RDI, RSI, RDX, RCX, R8, R9})
+MACHINE = 62  # EM_X86_64
 MAX_INSTRUCTION_BYTES = 15
 
 

@@ -48,7 +48,8 @@ INLINE void forget_older_read(u64 id)
 	d = older->direction & 1;
 	if (recording() && older->tgid == id >> 32 && socket_of(file_of(older->fd), &s))
 		c = connections.lookup(&s.sk);
-	if (c && c->inode == s.inode && c->protocol == PROTOCOL_TLS && c->position[d])
+	/* Its records' headers may be what was received unseen. */
+	if (c && c->inode == s.inode && c->protocol <= PROTOCOL_TLS && c->position[d])
 		count(COUNTER_UNSEEN_ENTRIES, 1);
 	older_reads.delete(&tid);
 }
@@ -66,6 +67,8 @@ INLINE int know_older_call(struct tls_call *call, u64 id)
 	if (call->older < 2 || call->connection || !socket_of(file_of(fd), &s))
 		return 1;
 	c = connection_of(&s, id >> 32, fd);
+	if (c && c->protocol == PROTOCOL_UNDECIDED && !c->opened)
+		c->protocol = PROTOCOL_TLS;
 	if (c && c->protocol == PROTOCOL_TLS) {
 		call->sk = s.sk;
 		call->connection = c->id;

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # read, write, readv, writev, sendto, recvfrom, sendmsg, recvmsg of x86-64: (descriptor, …); poll: ({descriptor, …}, …);
 # select, ppoll, pselect6.
 _ON_DESCRIPTOR = frozenset({0, 1, 19, 20, 44, 45, 46, 47})
+_WRITING = frozenset({1, 20, 44, 46})
 _POLL, _OTHERS = 7, frozenset({23, 270, 271})
 _WAITS = _ON_DESCRIPTOR | _OTHERS | {_POLL}
 # A thread takes some 2 ms, the first of a process 10.
@@ -183,15 +184,17 @@ class OlderCalls:
     def _is_clear(self, memory: ProcessMemory, tid: int, at: Waiting) -> bool:
         frames, whole = memory.frames(at)
         found = next(self._calls(memory, frames), None)
-        if found is None or found.site.call not in _UNDERSTOOD:
+        if found is None and not self._may_be_in_one(memory, frames):
             return whole
+        if found and found.site.call not in _UNDERSTOOD:
+            return True
         fd = _descriptor(memory, at)
-        call = found.understood(memory.pid, tid, fd)
-        if call and self._put_probe(memory, found.frame):
+        call = found.understood(memory.pid, tid, fd) if found else None
+        if found and call and self._put_probe(memory, found.frame):
             self._expect(call, at)
             return True
-        writes = found.site.call in _WRITES
-        self._count(memory.pid, tid, at, _NO_FD if fd is None else fd, 0, writes=writes)
+        fd = _NO_FD if fd is None else fd
+        self._count(memory.pid, tid, at, fd, 0, writes=at.call in _WRITING)
         return False
 
     def _count(self, pid: int, tid: int, at: Waiting, fd: int, buffer: int, *, writes: bool = False) -> None:
@@ -226,6 +229,15 @@ class OlderCalls:
                 site = file.functions.get(reached - mapping.begin + mapping.offset)
                 if site and (site[0].call not in _NSPR or _is_layered(memory, caller)):
                     yield _Found(frames[index], *site, None if target is None else caller)
+
+    def _may_be_in_one(self, memory: ProcessMemory, frames: Sequence[Frame]) -> bool:
+        """Whether a thread is in a probed library, nobody can tell by which function: by one that has jumped on."""
+        return any(
+            below.mapping.inode in self._files
+            and below.mapping.inode != frames[index].mapping.inode
+            and Caller(memory, frames, index).target() is None
+            for index, below in enumerate(frames[:-1], 1)
+        )
 
     def _expect(self, call: OlderCall, at: Waiting) -> None:
         """Have its return seen, unless the thread went on meanwhile: then it is in no such call any more."""

@@ -25,7 +25,6 @@ _MAX_STEPS = 32
 _MASK = (1 << 64) - 1
 _SEGMENTS_AND_SHORT_ADDRESSES = frozenset(b"\x64\x65\x67")
 _INDIRECT = 0xFF
-_CALL, _JUMP = 2, 4
 # Opcodes that change what ModRM.rm names, or ModRM.reg; and registers that are changed without being named.
 _ON_RM = frozenset({0x80, 0x81, 0x83, 0x88, 0x89, 0xC0, 0xC1, 0xC6, 0xC7, 0xD0, 0xD1, 0xD2, 0xD3, 0xFE})
 _ON_REG = frozenset({0x63, 0x69, 0x6B, 0x8A, 0x8B, 0x8D})
@@ -64,7 +63,7 @@ class Caller:
         call = self._body[last]
         if call.is_call and call.target is not None:
             return self._behind_stub(call.target)
-        if _is_indirect(call, _CALL):
+        if call.is_indirect_call:
             return self._operand(last)
         return None
 
@@ -77,7 +76,7 @@ class Caller:
         elf = self._frame.elf
         for following in x86.instructions(elf.read_at(target, 16), target):
             if not following.is_no_operation:
-                if _is_indirect(following, _JUMP) and following.rip_target is not None:
+                if following.leaves and following.rip_target is not None:
                     return self._memory.word(following.rip_target + self._frame.bias)
                 break
         return target + self._frame.bias
@@ -185,15 +184,11 @@ def _extended(value: int | None) -> int | None:
     return None if value is None else (value - (1 << 32) if value >> 31 else value) & _MASK
 
 
-def _is_indirect(i: Instruction, kind: int) -> bool:
-    return not i.map and not i.vector and i.opcode == _INDIRECT and i.modrm >> 3 & 7 == kind
-
-
 def _writes(i: Instruction, register: int) -> bool:
     """Whether it might change a general register: True for all that isn't known to leave it alone."""
     if i.is_no_operation or i.is_comparison or i.is_jump or i.is_conditional_jump:
         return register == x86.RCX and i.opcode & 0xFC == 0xE0 and not i.map  # LOOP
-    if i.is_call or _is_indirect(i, _CALL):
+    if i.is_call or i.is_indirect_call:
         return register not in KEPT_REGISTERS and register != x86.RSP
     if i.is_push:
         return register == x86.RSP

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 # From a program's main loop down to the system call there are some ten or twenty; interpreters have more above.
 MAX_FRAMES = 64
+_MAX_PROLOGUE_BYTES = 128
+# mov rbp, rsp in its two encodings; sub rsp, imm8 and imm32.
+_SET_FRAME_POINTER = (b"\x48\x89\xe5", b"\x48\x8b\xec")
+_TAKE_STACK = (b"\x48\x83\xec", b"\x48\x81\xec")
 
 
 class Waiting(NamedTuple):
@@ -38,8 +42,11 @@ class Waiting(NamedTuple):
     times: str
 
     def is_elsewhere(self, before: Waiting) -> bool:
-        """Whether this is another call than before; the same may have waited several times."""
-        return self[:-1] != before[:-1]
+        """Whether this is another call than before; the same may have waited several times.
+
+        Of its arguments there are more than the call has: what is behind them changes.
+        """
+        return (self.call, self.stack, self.address) != (before.call, before.stack, before.address)
 
 
 def waiting(pid: int, tid: int) -> Waiting | None:
@@ -159,6 +166,10 @@ class ProcessMemory:
 
     def _caller(self, frame: Frame, rules: FrameRules) -> Frame | None:
         base = frame.stack if rules.register == x86.RSP else frame.registers.get(rules.register)
+        guessed = base is None
+        if base is None and rules.register == x86.RBP:
+            size = frame_bytes(frame.elf, frame.place - 1)
+            base = frame.stack + size if size is not None else None
         if base is None:
             return None
         top = base + rules.offset
@@ -173,4 +184,39 @@ class ProcessMemory:
                 registers[number] = value
         address = registers.pop(RETURN_ADDRESS, None)
         # Stacks grow down.
-        return self._frame(address, top, registers) if address and top > frame.stack else None
+        found = self._frame(address, top, registers) if address and top > frame.stack else None
+        return found if found and not (guessed and not is_behind_call(found.elf, found.place)) else None
+
+
+def frame_bytes(elf: ElfFile, address: int) -> int | None:
+    """How far below RBP the stack pointer is in a function's calls, if it begins by setting RBP up.
+
+    A system call shows no RBP, and who makes one need not have it saved. Found by the function's first instructions,
+    which may be mistaken: it may take more from the stack later.
+    """
+    function = elf.function_at(address)
+    if function is None:
+        return None
+    code = elf.read_at(function.start, min(function.end - function.start, _MAX_PROLOGUE_BYTES))
+    size: int | None = None
+    for i in x86.instructions(code, function.start):
+        if i.is_call or i.target is not None or i.is_return:
+            break
+        at = i.address - function.start
+        if code[at : at + 3] in _SET_FRAME_POINTER:
+            size = 0
+        elif size is not None and i.is_push:
+            size += 8
+        elif size is not None and code[at : at + 3] in _TAKE_STACK:
+            size += int.from_bytes(code[at + 3 : at + i.length], "little", signed=True)
+    return size
+
+
+def is_behind_call(elf: ElfFile, place: int) -> bool:
+    """Whether the instruction before is a call."""
+    function = elf.function_at(place - 1)
+    code = elf.read_at(function.start, place - function.start) if function else b""
+    last = None
+    for last in x86.instructions(code, function.start if function else 0):  # noqa: B007 - the last is asked for
+        pass
+    return last is not None and last.end == place and (last.is_call or last.is_indirect_call)

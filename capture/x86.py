@@ -128,6 +128,11 @@ class Instruction(NamedTuple):
         return self.opcode == 0xFF and not self.map and not self.vector and self.modrm >> 3 & 7 in (4, 5)
 
     @property
+    def is_indirect_call(self) -> bool:
+        """A call through a register or memory."""
+        return self.opcode == 0xFF and not self.map and not self.vector and self.modrm >> 3 & 7 == 2
+
+    @property
     def is_comparison(self) -> bool:
         """CMP or TEST: flags change, no register and no memory does."""
         if self.map or self.vector:

@@ -199,10 +199,11 @@ class OlderCalls:
 
     def _count(self, pid: int, tid: int, at: Waiting, fd: int, buffer: int, *, writes: bool = False) -> None:
         """Have a call counted, should it have moved something."""
-        self._tables.expect_older_read(pid, tid, fd, buffer, writes=writes)
-        self._counted[tid] = (pid, at)
-        if waiting(pid, tid) != at:
-            self._tables.drop_older_read(tid)
+        if waiting(pid, tid) == at:
+            self._tables.expect_older_read(pid, tid, fd, buffer, writes=writes)
+            self._counted[tid] = (pid, at)
+            if waiting(pid, tid) != at:
+                self._tables.drop_older_read(tid)
 
     def _look_for_copies(self, unclear: dict[int, dict[int, Waiting]]) -> None:
         """Of threads whose callers tell too little: what their stacks may say of OpenSSL's reads."""

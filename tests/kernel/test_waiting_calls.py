@@ -76,6 +76,20 @@ for line in sys.stdin:
 """
 
 
+# A server of TLS that answers the one request it is asked with what it is told. Arguments: certificate, key.
+ANSWERS_LATER = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[1:])
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection = context.wrap_socket(listener.accept()[0], server_side=True)
+connection.recv(4096)
+body = sys.stdin.readline().strip().encode()
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+"""
+
+
 def say(program: subprocess.Popen[str], line: str) -> str:
     """A line of input, and the line that answers it."""
     assert program.stdin is not None
@@ -218,6 +232,34 @@ def test_threads_in_c(servers: Servers, tmp_path: Path, library: str) -> None:
         ledger = check(pair, tmp_path, "server")
     assert ledger["tls"]["lost"] == {}
     assert ledger["unseen_entries"] == 0
+
+
+def test_nss(servers: Servers, tmp_path: Path) -> None:
+    """It waits in poll(), and PR_Read is not on its stack: that has jumped to what the descriptor's layer says."""
+    program, account = tmp_path / "nss-waits", tmp_path / "ledger.json"
+    found = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "nss"], check=True, capture_output=True, text=True
+    )
+    command = ["gcc", "-O2", "-o", str(program), str(SUPPORT / "nss.c"), *found.stdout.split()]
+    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+    certificate = servers.certificate
+    serve = [PYTHON, "-c", ANSWERS_LATER, certificate, certificate.with_name("key.pem")]
+    with running(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        with running(
+            [program, server.stdout.readline().strip()], stdout=subprocess.PIPE, text=True
+        ) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "asked\n"
+            with record(tmp_path / "nss.pcapng", "-p", client.pid, "--ledger", account) as recording:
+                print("answered", file=server.stdin, flush=True)
+                assert client.stdout.readline() == "answered\n"
+                settle()
+                done = recording.stop()
+    assert "Warning" not in done.stderr
+    assert [body for _, body in answers(entries(recording.path))] == [b"answered"]
+    assert json.loads(account.read_text())["unseen_entries"] == 0
 
 
 @pytest.mark.parametrize("how", UNCLEAR)

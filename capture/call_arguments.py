@@ -8,6 +8,7 @@ function's begin, whose own caller is asked then. In doubt nothing is known.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from capture import x86
@@ -16,15 +17,15 @@ from capture.call_frames import KEPT_REGISTERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.thread_stacks import Frame, ProcessMemory
+    from capture.thread_stacks import Frame, FunctionCode, ProcessMemory
     from capture.x86 import Instruction
 
-# Functions that call TLS libraries; the largest of an interpreter's are some ten thousand bytes.
-_MAX_FUNCTION_BYTES = 1 << 17
 _MAX_STEPS = 32
 _MASK = (1 << 64) - 1
 _SEGMENTS_AND_SHORT_ADDRESSES = frozenset(b"\x64\x65\x67")
 _INDIRECT = 0xFF
+# call rel32; call [rip + rel32].
+_CALL, _CALL_THROUGH, _LONG_CALL_BYTES = b"\xe8", b"\xff\x15", 6
 # Opcodes that change what ModRM.rm names, or ModRM.reg; and registers that are changed without being named.
 _ON_RM = frozenset({0x80, 0x81, 0x83, 0x88, 0x89, 0xC0, 0xC1, 0xC6, 0xC7, 0xD0, 0xD1, 0xD2, 0xD3, 0xFE})
 _ON_REG = frozenset({0x63, 0x69, 0x6B, 0x8A, 0x8B, 0x8D})
@@ -38,48 +39,59 @@ class Caller:
         self._memory = memory
         self._frames = frames
         self._index = index
-        self._frame = frame = frames[index]
-        self._body: list[Instruction] = []
-        self._labels: set[int] = set()
+        self._frame = frames[index]
         self._steps = 0
-        self.start: int | None = None
-        function = frame.elf.function_at(frame.place - 1)
-        if function is None or function.end - function.start > _MAX_FUNCTION_BYTES:
-            return
-        self._code = frame.elf.read_at(function.start, function.end - function.start)
-        whole = list(x86.instructions(self._code, function.start))
-        body = [instruction for instruction in whole if instruction.end <= frame.place]
-        if not body or body[-1].end != frame.place or whole[-1].end != function.end:
-            return
-        self._labels = {i.target for i in whole if i.target is not None and not i.is_call}
-        self._body = body
-        self.start = function.start + frame.bias
 
     def target(self) -> int | None:
         """The address in the process of the function that it calls."""
-        if not self._body:
-            return None
-        last = len(self._body) - 1
-        call = self._body[last]
-        if call.is_call and call.target is not None:
-            return self._behind_stub(call.target)
-        if call.is_indirect_call:
-            return self._operand(last)
+        return self.plain_target() or self._decoded_target()
+
+    def plain_target(self) -> int | None:
+        """The same, if its call is one of the two that are most of all: to find that takes no time."""
+        place = self._frame.place
+        code = self._frame.elf.read_before(place, _LONG_CALL_BYTES)
+        operand = int.from_bytes(code[-4:], "little", signed=True)
+        if code[-5:-4] == _CALL and (found := self._function(place + operand)):
+            return found
+        if code == _CALL_THROUGH + code[-4:]:
+            return self._memory.word(place + operand + self._frame.bias)
         return None
+
+    def _decoded_target(self) -> int | None:
+        call = self._body[-1] if self._body else None
+        if call and call.is_call and call.target is not None:
+            return self._function(call.target) or call.target + self._frame.bias
+        return self._operand(len(self._body) - 1) if call and call.is_indirect_call else None
 
     def argument(self, register: int) -> int | None:
         """What was in a register at the call, if that is certain."""
         return self._before(len(self._body) - 1, register) if self._body else None
 
-    def _behind_stub(self, target: int) -> int | None:
-        """Where a call goes that may be one of a stub of the procedure linkage table."""
+    @cached_property
+    def _function_code(self) -> FunctionCode | None:
+        return self._memory.function_code(self._frame)
+
+    @cached_property
+    def _body(self) -> Sequence[Instruction]:
+        """The function up to the call; empty where that is not clear."""
+        code = self._function_code
+        count = code.counts.get(self._frame.place) if code else None
+        return code.instructions[:count] if code and count else ()
+
+    @cached_property
+    def _labels(self) -> frozenset[int]:
+        return self._function_code.labels if self._function_code else frozenset()
+
+    def _function(self, target: int) -> int | None:
+        """Which function is called there, itself or by a stub of the procedure linkage table; None if none begins."""
         elf = self._frame.elf
         for following in x86.instructions(elf.read_at(target, 16), target):
             if not following.is_no_operation:
                 if following.leaves and following.rip_target is not None:
                     return self._memory.word(following.rip_target + self._frame.bias)
                 break
-        return target + self._frame.bias
+        function = elf.function_at(target)
+        return target + self._frame.bias if function and function.start == target else None
 
     def _before(self, position: int, register: int) -> int | None:
         """A register's value before the instruction at a position of the body."""
@@ -110,7 +122,8 @@ class Caller:
             return None
         outer = Caller(self._memory, self._frames, self._index + 1)
         # It may have called another function that has jumped here, with arguments of its own.
-        return outer.argument(register) if outer.target() == self.start else None
+        start = self._body[0].address + self._frame.bias
+        return outer.argument(register) if outer.target() == start else None
 
     def _result(self, position: int, register: int) -> int | None:
         """What an instruction puts into a register."""
@@ -171,13 +184,11 @@ class Caller:
         return None if value is None else (total + value) & _MASK
 
     def _immediate(self, i: Instruction, size: int) -> int:
-        end = i.end - self._body[0].address
-        return int.from_bytes(self._code[end - size : end], "little")
+        return int.from_bytes(self._frame.elf.read_at(i.end - size, size), "little")
 
     def _is_odd(self, i: Instruction) -> bool:
         """Whether an address of it may be another than its operand says."""
-        first = i.address - self._body[0].address
-        return self._code[first] in _SEGMENTS_AND_SHORT_ADDRESSES
+        return self._frame.elf.read_at(i.address, 1)[0] in _SEGMENTS_AND_SHORT_ADDRESSES
 
 
 def _extended(value: int | None) -> int | None:

@@ -25,7 +25,7 @@ from capture.call_shapes import Call
 from capture.elf import ElfError, ElfFile
 from capture.older_reads import find_older_reads
 from capture.processes import PROC, locate_mapping
-from capture.thread_stacks import ProcessMemory, waiting
+from capture.thread_stacks import CodeMemory, ProcessMemory, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from capture.thread_stacks import Frame, Waiting
 
 # read, write, readv, writev, sendto, recvfrom, sendmsg, recvmsg of x86-64: (descriptor, …); poll: ({descriptor, …}, …);
-# select, ppoll, pselect6.
+# select, epoll_wait, ppoll, pselect6, epoll_pwait.
 _ON_DESCRIPTOR = frozenset({0, 1, 19, 20, 44, 45, 46, 47})
 _WRITING = frozenset({1, 20, 44, 46})
-_POLL, _OTHERS = 7, frozenset({23, 270, 271})
+_POLL, _OTHERS = 7, frozenset({23, 232, 270, 271, 281})
 _WAITS = _ON_DESCRIPTOR | _OTHERS | {_POLL}
 # A thread takes some 2 ms, the first of a process 10.
 _MAX_THREADS = 4096
@@ -140,6 +140,7 @@ class OlderCalls:
         self._lock = threading.Lock()
         self._probed: dict[int, ProbedFile] = {}  # by inode
         self._files = self._probed  # as of the last look
+        self._code = CodeMemory()
         self._links: dict[tuple[int, int], int] = {}  # by process and address
         self._counted: dict[int, tuple[int, Waiting]] = {}  # by thread, with its process
 
@@ -158,6 +159,7 @@ class OlderCalls:
         unclear: dict[int, dict[int, Waiting]] = {}
         with self._lock:
             self._files = dict(self._probed)
+            self._code = CodeMemory()
             for pid in pids:
                 with contextlib.suppress(ElfError, OSError):
                     found = ((tid, waiting(pid, tid)) for tid in _threads(pid))
@@ -176,7 +178,7 @@ class OlderCalls:
 
     def _look_at(self, pid: int, threads: Sequence[tuple[int, Waiting]]) -> dict[int, Waiting]:
         """The threads of which it is not clear what they are in."""
-        with ProcessMemory(pid) as memory:
+        with ProcessMemory(pid, self._code) as memory:
             if not any(mapping.inode in self._files for mapping in memory.code):
                 return {}
             return {tid: at for tid, at in threads if not self._is_clear(memory, tid, at)}
@@ -221,7 +223,9 @@ class OlderCalls:
         """Calls of probed functions, the outermost first: what is inside of one is the same bytes."""
         for index in range(len(frames) - 1, 0, -1):
             caller = Caller(memory, frames, index)
-            target = caller.target()
+            target = caller.plain_target()
+            if target is None and frames[index - 1].mapping.inode in self._files:
+                target = caller.target()
             # If nothing tells where it has called, it has come there all the same, maybe by way of another function.
             reached = target if target is not None else frames[index - 1].start(innermost=index == 1)
             mapping = memory.code_at(reached) if reached is not None else None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # From a program's main loop down to the system call there are some ten or twenty; interpreters have more above.
 MAX_FRAMES = 64
 _MAX_PROLOGUE_BYTES = 128
+# The largest of an interpreter are some ten thousand bytes.
+_MAX_FUNCTION_BYTES = 1 << 17
 # mov rbp, rsp in its two encodings; sub rsp, imm8 and imm32.
 _SET_FRAME_POINTER = (b"\x48\x89\xe5", b"\x48\x8b\xec")
 _TAKE_STACK = (b"\x48\x83\xec", b"\x48\x81\xec")
@@ -87,11 +89,42 @@ class Frame:
         return function.start + self.bias if function else None
 
 
+class FunctionCode(NamedTuple):
+    """A function; ``counts`` has how many instructions there are up to an address, ``labels`` where it jumps."""
+
+    instructions: list[x86.Instruction]
+    counts: dict[int, int]
+    labels: frozenset[int]
+
+
+class CodeMemory:
+    """Functions that were decoded: those of interpreters are long, and on many stacks. By inode and address."""
+
+    def __init__(self) -> None:
+        self._functions: dict[tuple[int, int], FunctionCode | None] = {}
+
+    def function(self, frame: Frame) -> FunctionCode | None:
+        """That of a frame; None where it cannot be decoded as a whole."""
+        function = frame.elf.function_at(frame.place - 1)
+        if function is None or function.end - function.start > _MAX_FUNCTION_BYTES:
+            return None
+        key = (frame.mapping.inode, function.start)
+        if key not in self._functions:
+            code = frame.elf.read_at(function.start, function.end - function.start)
+            found = list(x86.instructions(code, function.start))
+            labels = frozenset(i.target for i in found if i.target is not None and not i.is_call)
+            counts = {i.end: count for count, i in enumerate(found, 1)}
+            whole = bool(found) and found[-1].end == function.end
+            self._functions[key] = FunctionCode(found, counts, labels) if whole else None
+        return self._functions[key]
+
+
 class ProcessMemory:
     """Memory and code of one process. A context manager; reading raises OSError."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, code: CodeMemory | None = None) -> None:
         self.pid = pid
+        self._functions = code or CodeMemory()
         self._open = ExitStack()
         self._files: dict[tuple[bytes, int], ElfFile | None] = {}
         self._rules: dict[int, FrameRules | None] = {}
@@ -114,6 +147,10 @@ class ProcessMemory:
         except (OSError, OverflowError):
             return None
         return int.from_bytes(data, "little") if len(data) == size else None
+
+    def function_code(self, frame: Frame) -> FunctionCode | None:
+        """The code of a frame's function; None where it is not understood."""
+        return self._functions.function(frame)
 
     def frames(self, at: Waiting) -> tuple[list[Frame], bool]:
         """The thread's callers, the innermost first, as far as they can be followed; first the system call itself.
@@ -185,7 +222,13 @@ class ProcessMemory:
         address = registers.pop(RETURN_ADDRESS, None)
         # Stacks grow down.
         found = self._frame(address, top, registers) if address and top > frame.stack else None
-        return found if found and not (guessed and not is_behind_call(found.elf, found.place)) else None
+        return found if found and (not guessed or self._is_behind_call(found)) else None
+
+    def _is_behind_call(self, frame: Frame) -> bool:
+        code = self.function_code(frame)
+        count = code.counts.get(frame.place) if code else None
+        call = code.instructions[count - 1] if code and count else None
+        return call is not None and (call.is_call or call.is_indirect_call)
 
 
 def frame_bytes(elf: ElfFile, address: int) -> int | None:
@@ -210,13 +253,3 @@ def frame_bytes(elf: ElfFile, address: int) -> int | None:
         elif size is not None and code[at : at + 3] in _TAKE_STACK:
             size += int.from_bytes(code[at + 3 : at + i.length], "little", signed=True)
     return size
-
-
-def is_behind_call(elf: ElfFile, place: int) -> bool:
-    """Whether the instruction before is a call."""
-    function = elf.function_at(place - 1)
-    code = elf.read_at(function.start, place - function.start) if function else b""
-    last = None
-    for last in x86.instructions(code, function.start if function else 0):  # noqa: B007 - the last is asked for
-        pass
-    return last is not None and last.end == place and (last.is_call or last.is_indirect_call)

@@ -198,6 +198,7 @@ def test_openssl(servers: Servers, tmp_path: Path, cipher: str, who: str) -> Non
 BUILDS = {
     "openssl": ("-O2 -DUSE_OPENSSL", "-lssl -lcrypto"),
     "openssl-static": ("-O2 -DUSE_OPENSSL -static", "-lssl -lcrypto"),
+    "openssl-stripped": ("-O2 -DUSE_OPENSSL -static-pie -s", "-lssl -lcrypto"),
     "openssl-unoptimised": ("-O0 -DUSE_OPENSSL", "-lssl -lcrypto"),
     "gnutls": ("-O2 -DUSE_GNUTLS", "-lgnutls"),
     "mbedtls": ("-O2 -DUSE_MBEDTLS", "-lmbedtls -lmbedx509 -lmbedcrypto"),

@@ -156,6 +156,14 @@ class Tables:
         table[key] = leaf
         return True
 
+    def expects_older_call(self, call: OlderCall) -> bool:
+        """Whether it has not returned yet."""
+        table = self._kernel.table("tls_calls")
+        with contextlib.suppress(KeyError):
+            found = table[self._call_key(table, call.tid)]
+            return bool(found.older) and int(found.stack) == call.stack
+        return False
+
     def drop_older_call(self, call: OlderCall) -> None:
         """Forget it, if it has not returned and was seen to."""
         table = self._kernel.table("tls_calls")

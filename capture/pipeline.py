@@ -242,6 +242,7 @@ class Pipeline:
             self._collect_ends()
             self.tables.find_missed_ends(MAX_LOOKS)
             self._tls.distrust(self.tables.distrusted())
+            self._older_calls.release_ended()
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL_S
             self.tables.find_ends(MAX_LOOKS)

@@ -39,7 +39,7 @@ class Kernel:
     """The kernel side's tables and probes: what they were told."""
 
     def __init__(self, *, places=True, meanwhile=lambda: None):
-        self.calls, self.reads, self.places = {}, {}, []
+        self.calls, self.reads, self.places, self.released = {}, {}, [], []
         self._has_places = places
         self._meanwhile = meanwhile
 
@@ -47,6 +47,9 @@ class Kernel:
         self.calls[call.tid] = call
         self._meanwhile()
         return True
+
+    def expects_older_call(self, call):
+        return self.calls.get(call.tid) == call
 
     def drop_older_call(self, call):
         self.calls.pop(call.tid)
@@ -65,6 +68,9 @@ class Kernel:
             raise ProgramError("this kernel has no such probes")
         self.places.append((os.stat(path).st_ino, offset, pid))  # noqa: PTH116 - as the kernel resolves it
         return len(self.places)
+
+    def release(self, links):
+        self.released += links
 
 
 @pytest.fixture
@@ -113,7 +119,13 @@ def test_a_call_is_expected_where_it_returns_to(program, process):
     with ElfFile(str(program)) as elf:
         assert names["main"] < elf.address_of(offset) < names["main"] + 200
     assert kernel.reads == {}
-    go_on(process)
+    older.release_ended()
+    assert kernel.released == []
+    # The kernel side has seen it return.
+    kernel.calls.clear()
+    older.release_ended()
+    older.release_ended()
+    assert kernel.released == [1]
     assert older.unseen() == 0
 
 
@@ -136,6 +148,8 @@ def test_a_thread_that_goes_on_meanwhile_is_in_no_call(program, process):
     assert kernel.places
     assert kernel.calls == kernel.reads == {}
     assert older.unseen() == 0
+    older.release_ended()
+    assert kernel.released == [1]
 
 
 def test_what_was_let_go_is_not_looked_for(program, process):

@@ -156,6 +156,11 @@ class Tables:
         table[key] = leaf
         return True
 
+    def knows_call(self, tid: int) -> bool:
+        """Whether a call of the thread was seen entered, or is expected."""
+        table = self._kernel.table("tls_calls")
+        return self._call_key(table, tid) in table
+
     def expects_older_call(self, call: OlderCall) -> bool:
         """Whether it has not returned yet."""
         table = self._kernel.table("tls_calls")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -40,8 +41,11 @@ _ON_DESCRIPTOR = frozenset({0, 1, 19, 20, 44, 45, 46, 47})
 _WRITING = frozenset({1, 20, 44, 46})
 _POLL, _OTHERS = 7, frozenset({23, 232, 270, 271, 281})
 _WAITS = _ON_DESCRIPTOR | _OTHERS | {_POLL}
-# A thread takes some 2 ms, the first of a process 10.
-_MAX_THREADS = 4096
+# As many as the kernel side has room for. A thread takes 1 ms of a processor, the first of a process 10.
+_MAX_THREADS = 16384
+# A thread that runs may be in such a call as well, and wait in it, or have left it, a little later.
+_LOOKS = 4
+_PAUSE_S = 0.005
 # As of capture.switched_stacks: each is a link.
 _MAX_PLACES = 1024
 # PRFileDesc begins with a pointer to its methods, those with their type (bpf/nss.bpf.h).
@@ -63,6 +67,9 @@ class ExpectedCalls(Protocol):
 
     def expect_older_call(self, call: OlderCall) -> bool:
         """A probe will see it return; False if another call of the thread is known."""
+
+    def knows_call(self, tid: int) -> bool:
+        """Whether a call of the thread was seen entered, or is expected."""
 
     def expects_older_call(self, call: OlderCall) -> bool:
         """Whether it has not returned yet."""
@@ -144,6 +151,7 @@ class OlderCalls:
         self._probed: dict[int, ProbedFile] = {}  # by inode
         self._files = self._probed  # as of the last look
         self._code = CodeMemory()
+        self._left = 0  # threads that may still be looked at
         # Where they return to, by process and address: the probe, and which are to come.
         self._links: dict[tuple[int, int], int] = {}
         self._coming: dict[tuple[int, int], list[OlderCall]] = {}
@@ -160,18 +168,22 @@ class OlderCalls:
 
     def look(self, pids: Iterable[int]) -> None:
         """Find the calls that threads of these processes are in, of files that have probes."""
-        left = _MAX_THREADS
         unclear: dict[int, dict[int, Waiting]] = {}
         with self._lock:
             self._files = dict(self._probed)
             self._code = CodeMemory()
-            for pid in pids:
-                with contextlib.suppress(ElfError, OSError):
-                    found = ((tid, waiting(pid, tid)) for tid in _threads(pid))
-                    threads = [(tid, at) for tid, at in found if at and at.call in _WAITS]
-                    if threads and left > 0 and (missed := self._look_at(pid, threads[:left])):
-                        unclear[pid] = missed
-                    left -= len(threads)
+            self._left = _MAX_THREADS
+            running = {pid: _threads(pid) for pid in pids}
+            for attempt in range(_LOOKS):
+                if attempt:
+                    time.sleep(_PAUSE_S)
+                running = {
+                    pid: still
+                    for pid, tids in running.items()
+                    if (still := self._look_at(pid, tids, unclear))
+                }
+                if not running:
+                    break
             if unclear:
                 self._look_for_copies(unclear)
 
@@ -193,12 +205,18 @@ class OlderCalls:
         now = {tid: waiting(pid, tid) for tid, (pid, _) in self._counted.items() if tid in left}
         return sum(there is None or there.is_elsewhere(self._counted[tid][1]) for tid, there in now.items())
 
-    def _look_at(self, pid: int, threads: Sequence[tuple[int, Waiting]]) -> dict[int, Waiting]:
-        """The threads of which it is not clear what they are in."""
-        with ProcessMemory(pid, self._code) as memory:
-            if not any(mapping.inode in self._files for mapping in memory.code):
-                return {}
-            return {tid: at for tid, at in threads if not self._is_clear(memory, tid, at)}
+    def _look_at(self, pid: int, tids: Sequence[int], unclear: dict[int, dict[int, Waiting]]) -> list[int]:
+        """Those of a process's threads that run. ``unclear`` gets those of which it is not clear what they are in."""
+        found = [(tid, waiting(pid, tid)) for tid in tids]
+        threads = [(tid, at) for tid, at in found if at and at.call in _WAITS][: self._left]
+        self._left -= len(threads)
+        if threads:
+            with contextlib.suppress(ElfError, OSError), ProcessMemory(pid, self._code) as memory:
+                if any(mapping.inode in self._files for mapping in memory.code):
+                    missed = {tid: at for tid, at in threads if not self._is_clear(memory, tid, at)}
+                    if missed:
+                        unclear.setdefault(pid, {}).update(missed)
+        return [tid for tid, at in found if at is None]
 
     def _is_clear(self, memory: ProcessMemory, tid: int, at: Waiting) -> bool:
         frames, whole = memory.frames(at)
@@ -219,7 +237,7 @@ class OlderCalls:
 
     def _count(self, pid: int, tid: int, at: Waiting, fd: int, buffer: int, *, writes: bool = False) -> None:
         """Have a call counted, should it have moved something."""
-        if waiting(pid, tid) == at:
+        if waiting(pid, tid) == at and not self._tables.knows_call(tid):
             self._tables.expect_older_read(pid, tid, fd, buffer, writes=writes)
             self._counted[tid] = (pid, at)
             if waiting(pid, tid) != at:
@@ -302,4 +320,7 @@ def _descriptor(memory: ProcessMemory, at: Waiting) -> int | None:
 
 
 def _threads(pid: int) -> list[int]:
-    return [int(entry.name) for entry in (PROC / str(pid) / "task").iterdir()]
+    try:
+        return [int(entry.name) for entry in (PROC / str(pid) / "task").iterdir()]
+    except OSError:
+        return []

@@ -10,6 +10,7 @@ from compiled import symbols
 from processes import running, wait_until
 
 from bpf.program import ProgramError
+from capture import older_calls
 from capture.call_shapes import Call, ProbeSite
 from capture.elf import ElfFile
 from capture.older_calls import OlderCalls, ProbedFile
@@ -40,6 +41,7 @@ class Kernel:
 
     def __init__(self, *, places=True, meanwhile=lambda: None):
         self.calls, self.reads, self.places, self.released = {}, {}, [], []
+        self.seen = set()  # threads whose calls were seen entered
         self._has_places = places
         self._meanwhile = meanwhile
 
@@ -50,6 +52,9 @@ class Kernel:
 
     def expects_older_call(self, call):
         return self.calls.get(call.tid) == call
+
+    def knows_call(self, tid):
+        return tid in self.seen
 
     def drop_older_call(self, call):
         self.calls.pop(call.tid)
@@ -159,3 +164,24 @@ def test_what_was_let_go_is_not_looked_for(program, process):
     older.remove(program.stat().st_ino)
     older.look([process.pid])
     assert kernel.calls == {}
+
+
+def test_a_call_that_was_seen_entered_is_none_of_these(program, process):
+    kernel = Kernel(places=False)
+    kernel.seen.add(process.pid)
+    older = look(program, process, kernel)
+    assert kernel.calls == kernel.reads == {}
+    assert older.unseen() == 0
+
+
+def test_a_thread_that_runs_is_looked_at_again(program, process, monkeypatch):
+    asked = []
+
+    def runs_at_first(pid, tid):
+        asked.append(tid)
+        return waiting(pid, tid) if len(asked) > 2 else None
+
+    monkeypatch.setattr(older_calls, "waiting", runs_at_first)
+    kernel = Kernel()
+    look(program, process, kernel)
+    assert list(kernel.calls) == [process.pid]

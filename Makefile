@@ -11,7 +11,8 @@ RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc
 DEMO_PACKAGES := curl openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nghttp2-client nghttp2-server nginx shellcheck tshark
 # Compilers for the fixtures of ELF tests, and libraries that they look into.
-TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls28-dev libgnutls-openssl27 libnss3-tools libssl-dev
+TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls28-dev libgnutls-openssl27
+TEST_PACKAGES += libmbedtls-dev libnss3-dev libnss3-tools libssl-dev libwolfssl-dev
 # Programs of 32 bits, and io_uring.
 TEST_PACKAGES += gcc-multilib liburing-dev
 # Another C library, and networks of their own.
@@ -19,7 +20,7 @@ TEST_PACKAGES += iproute2 musl-tools
 STACKS_PACKAGES := apache2-bin aria2 caddy default-jdk-headless erlang-base erlang-inets erlang-ssl firefox-esr
 STACKS_PACKAGES += h2o haproxy hitch libcurl3-gnutls libcurl3-nss lua-sec lua5.4 ncat
 STACKS_PACKAGES += nghttp2-client nghttp2-proxy nghttp2-server php-curl socat w3m
-STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libmbedtls-dev libwolfssl-dev libwww-perl
+STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libwww-perl
 STACKS_PACKAGES += lighttpd lighttpd-mod-gnutls lighttpd-mod-mbedtls lighttpd-mod-nss lighttpd-mod-openssl
 STACKS_PACKAGES += gir1.2-soup-3.0 glib-networking puma python3-gi python3-pyqt6
 STACKS_PACKAGES += lighttpd-mod-wolfssl nss-plugin-pem php-cli ruby stunnel4 wget wget2

@@ -110,6 +110,13 @@ enum shape {
 	SHAPE_NAME_HOST2,	/* libc: (name, family, entry, buffer, n, result, error) */
 };
 
+/* What a call of a TLS library does. */
+enum call_kind {
+	CALL_OTHER = 0,	/* a handshake */
+	CALL_READS = 1,
+	CALL_WRITES = 2,
+};
+
 /* Why bytes are missing; REASON_NONE in a sample that lacks nothing. */
 enum reason {
 	REASON_NONE = 0,
@@ -219,7 +226,8 @@ enum counter {
 	COUNTER_TCP_EXCESS_RECEIVED = 26,
 	COUNTER_UNSEEN_RETURNS = 27,		/* calls that move bytes, on switched stacks, whose return had no probe */
 	COUNTER_PLAINTEXT_UNSEEN_RETURN = 28,	/* plaintext of sessions that had one that moves bytes */
-	COUNTERS = 29,
+	COUNTER_UNSEEN_ENTRIES = 29,		/* calls of before the recording that moved bytes and were not understood */
+	COUNTERS = 30,
 };
 
 #define WANT_PIDS 1

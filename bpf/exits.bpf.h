@@ -73,7 +73,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	pieces.delete(&tid);
 	splits.delete(&tid);
 	jobs.delete(&tid);
-	older_reads.delete(&tid);
+	forget_older_read(id);
 	/* The inner one's bytes are what the outer one writes. */
 	ready = tls_left(id, 1) || tls_left(id, 0) || go_left(id);
 	tls_calls.delete(&key);

@@ -133,7 +133,7 @@ struct tls_call {
 	u8 datagrams;		/* a nested system call touched a socket that has no stream */
 	u8 untold;		/* rustls: no application data, known by its record only */
 	u32 skip;		/* bytes of the first block that are not part of it */
-	u8 pad[4];
+	u32 older;		/* a call of before the recording: 2 above the descriptor that it waits on, or 1 */
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */
@@ -181,11 +181,12 @@ BPF_TABLE("lru_hash", struct session_key, struct session, sessions, MAX_SESSIONS
 /* key: {stack, depth}. Deleted at return, or when the thread exits. A coroutine may end in a call, and nobody tell. */
 BPF_TABLE("lru_hash", struct tls_call_key, struct tls_call, tls_calls, MAX_CALLS);
 
-/* A read of a TLS library that was waiting for a record when the recording began. key: tid. Filled by user space,
- * deleted when it hands over plaintext, or when the thread enters another function or exits. */
+/* A call of a TLS library that was waiting when the recording began, and whose return cannot be understood. key: tid.
+ * Filled by user space, deleted when it hands over plaintext, or when the thread enters another function or exits. */
 struct older_read {
-	u64 buffer;		/* where the record will begin */
+	u64 buffer;		/* where the record will begin, if it is a read; or 0 */
 	u32 fd, tgid;
+	u32 direction, pad;
 };
 BPF_HASH(older_reads, u32, struct older_read, 16384);
 

@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
+ * Calls of TLS libraries that threads were in when the recording began: no probe saw them entered. Mostly user space
+ * finds out what they were called with (capture/older_calls.py), and puts an entry where that would be; a probe waits
+ * where they return to. Here are those of which it finds out less.
+ *
  * OpenSSL and its kin decrypt a record where they have received it, and copy from there what they return. So a read that
  * was waiting for a record's header when the recording began, and which no probe saw entered, is understood when it
  * copies: user space has found where it receives (capture/older_reads.py), and the record is still around what it

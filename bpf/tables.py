@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,26 @@ class OpenConnection:
     peer_fin: int
     local_reset: int
     peer_reset: int
+
+
+@dataclass(frozen=True, slots=True)
+class OlderCall:
+    """A call of a TLS library that a thread was in before its probes were there, as a probe would have seen it.
+
+    ``stack`` is where its return address is, ``library`` has events.h's flags, ``fd`` is what it waits on, if known.
+    """
+
+    pid: int
+    tid: int
+    fd: int | None
+    shape: str
+    writes: bool
+    library: int
+    stack: int
+    ssl: int
+    buffer: int
+    count: int
+    done_pointer: int
 
 
 class Tables:
@@ -122,12 +143,67 @@ class Tables:
         table = self._kernel.table("known_files")
         table[_file_key(table, device, inode, version)] = table.Leaf(1)
 
-    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
-        """A thread is in a TLS library's read that no probe saw entered, and waits there for a record's header."""
+    def expect_older_call(self, call: OlderCall) -> bool:
+        """A probe will see it return; False if another call of the thread is known."""
+        table = self._kernel.table("tls_calls")
+        leaf = table.Leaf()
+        for name in ("ssl", "buffer", "count", "done_pointer", "stack", "library"):
+            setattr(leaf, name, getattr(call, name))
+        header = abi.header()
+        leaf.shape = header.enums["shape"][f"SHAPE_{call.shape}"]
+        leaf.kind = header.constants["CALL_WRITES" if call.writes else "CALL_READS"]
+        leaf.older = 1 if call.fd is None else call.fd + 2
+        leaf.entered = time.monotonic_ns()
+        key = self._call_key(table, call.tid)
+        if key in table:
+            return False
+        table[key] = leaf
+        return True
+
+    def knows_call(self, tid: int) -> bool:
+        """Whether a call of the thread was seen entered, or is expected."""
+        table = self._kernel.table("tls_calls")
+        return self._call_key(table, tid) in table
+
+    def expects_older_call(self, call: OlderCall) -> bool:
+        """Whether it has not returned yet."""
+        table = self._kernel.table("tls_calls")
+        with contextlib.suppress(KeyError):
+            found = table[self._call_key(table, call.tid)]
+            return bool(found.older) and int(found.stack) == call.stack
+        return False
+
+    def drop_older_call(self, call: OlderCall) -> None:
+        """Forget it, if it has not returned and was seen to."""
+        table = self._kernel.table("tls_calls")
+        key = self._call_key(table, call.tid)
+        with contextlib.suppress(KeyError):
+            if table[key].older:
+                del table[key]
+
+    @staticmethod
+    def _call_key(table: Any, tid: int) -> Any:
+        key = table.Key()
+        key.stack = tid
+        return key
+
+    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int, *, writes: bool = False) -> None:
+        """A thread is in a TLS library's call that no probe saw entered; of a read that waits for a record's header
+        ``buffer`` is where that will be, else it is 0."""
         table = self._kernel.table("older_reads")
         leaf = table.Leaf()
-        leaf.buffer, leaf.fd, leaf.tgid = buffer, fd, pid
+        leaf.buffer, leaf.fd, leaf.tgid, leaf.direction = buffer, fd, pid, not writes
         table[table.Key(tid)] = leaf
+
+    def drop_older_read(self, tid: int) -> None:
+        """It is in none."""
+        table = self._kernel.table("older_reads")
+        with contextlib.suppress(KeyError):
+            del table[table.Key(tid)]
+
+    def older_reads(self) -> set[int]:
+        """The threads that are in one of those still, or have not entered another since."""
+        return {int(tid.value) for tid in self._kernel.table("older_reads")}
 
     def know_return_place(self, pid: int, memory: int, address: int, *, probed: bool) -> None:
         """Where a call of a process on a switched stack returns to has a probe, or can have none."""

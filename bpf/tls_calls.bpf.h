@@ -13,12 +13,6 @@
 #define STACK_AT_RETURN(ctx) ((ctx)->sp)
 #endif
 
-enum {
-	CALL_OTHER,		/* a handshake */
-	CALL_READS,
-	CALL_WRITES,
-};
-
 /* Whether a call on `ssl`, at this depth of the stack, is a part of `outer`: the same bytes. A write inside a read is
  * none: Node calls back from within them, and what that writes is new. */
 INLINE int is_part_of(struct tls_call *outer, u64 ssl, u64 stack, u32 kind)
@@ -39,6 +33,48 @@ INLINE void lose_return(struct tls_call *call, u64 id)
 	s = session_of(call, id);
 	if (s)
 		s->unseen = 1;
+}
+
+/* The call that a thread was in when the recording began is over, if it still has an entry; and if its connection has
+ * moved anything, that is what nobody saw. */
+INLINE void forget_older_read(u64 id)
+{
+	u32 tid = id, d;
+	struct older_read *older = older_reads.lookup(&tid);
+	struct sock_reference s = {};
+	struct connection *c = NULL;
+
+	if (!older)
+		return;
+	d = older->direction & 1;
+	if (recording() && older->tgid == id >> 32 && socket_of(file_of(older->fd), &s))
+		c = connections.lookup(&s.sk);
+	/* Its records' headers may be what was received unseen. */
+	if (c && c->inode == s.inode && c->protocol <= PROTOCOL_TLS && c->position[d])
+		count(COUNTER_UNSEEN_ENTRIES, 1);
+	older_reads.delete(&tid);
+}
+
+/* A call of before the recording returns: which socket it has waited on, as the system call in it would have told. 0:
+ * it is not of a process that is wanted. */
+INLINE int know_older_call(struct tls_call *call, u64 id)
+{
+	struct sock_reference s = {};
+	struct connection *c;
+	u32 fd = call->older - 2;
+
+	if (!wanted(id))
+		return 0;
+	if (call->older < 2 || call->connection || !socket_of(file_of(fd), &s))
+		return 1;
+	c = connection_of(&s, id >> 32, fd);
+	if (c && c->protocol == PROTOCOL_UNDECIDED && !c->opened)
+		c->protocol = PROTOCOL_TLS;
+	if (c && c->protocol == PROTOCOL_TLS) {
+		call->sk = s.sk;
+		call->connection = c->id;
+	}
+	return 1;
 }
 
 /* A wanted process enters a function of a TLS library. 1: its return is to be seen. */
@@ -70,8 +106,7 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 	    names_window(key.stack))
 		lose_return(outer, id);
 	count(COUNTER_PROBE_HITS, 1);
-	if (older_reads.lookup(&tid))
-		older_reads.delete(&tid);
+	forget_older_read(id);
 	if (call->kind == CALL_READS)
 		find_feed(call, tid);
 	if (tls_calls.update(&key, call)) {

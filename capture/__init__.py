@@ -14,8 +14,9 @@ looks at every file that processes map (``processes``): ``tls_libraries`` has a 
 and ``golang`` read symbols, ``openssl_internals``, ``openssl_static``, ``boringssl`` and
 ``located_libraries`` find what has none, ``rustls`` what compilers have named, and ``probe_catalog``
 remembers. Where a probe may sit, ``probe_points`` and ``x86`` tell; ``call_shapes`` is the contract with the
-kernel side. ``older_connections`` asks who is connected already, ``older_reads`` which threads are waiting in
-a read, ``targets``, ``networks`` and ``containers`` which processes and connections are meant.
+kernel side. ``older_connections`` asks who is connected already, ``older_calls`` which threads are in a library's
+call already and with what (``thread_stacks``, ``call_frames``, ``call_arguments``; ``older_reads`` where that does not
+tell), ``targets``, ``networks`` and ``containers`` which processes and connections are meant.
 
 **While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what
 memory has no room for goes to the disk (``spool``). ``new_code`` answers processes that run code which was

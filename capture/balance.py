@@ -79,7 +79,12 @@ def balance(
         tally.unlisted_addresses,
         tally.without_address,
         counters["by_reference"],
-        replace(seen, probe_hits=counters["probe_hits"], unseen_returns=counters["unseen_returns"]),
+        replace(
+            seen,
+            probe_hits=counters["probe_hits"],
+            unseen_returns=counters["unseen_returns"],
+            unseen_entries=counters["unseen_entries"],
+        ),
         TcpTotals(
             counters["tcp_checked"],
             counters["tcp_unseen_sent"],

@@ -59,6 +59,7 @@ class CodeSearch:
     def __init__(self, elf: ElfFile) -> None:
         self.elf = elf
         self._extents: dict[int, Function | None] = {}
+        self._strings: dict[tuple[bytes, ...], frozenset[int]] = {}
 
     # Strings and what refers to them
 
@@ -67,13 +68,16 @@ class CodeSearch:
 
         Where a string follows other data with no NUL between, it begins with its first printable character.
         """
+        if endings in self._strings:
+            return self._strings[endings]
         found = set()
         for address, _ in self.elf.find_read_only([ending + b"\0" for ending in endings]):
             before = self.elf.read_before(address, MAX_BUILD_PATH_BYTES)
             path = _PRINTABLE_END.search(before)
             found.add(address - (len(path[0]) if path else 0))
             found.add(address - (len(before) - before.rfind(b"\0") - 1))
-        return frozenset(found)
+        self._strings[endings] = frozenset(found)
+        return self._strings[endings]
 
     def references(self, start: int, code: bytes, targets: Collection[int]) -> list[int]:
         """Addresses in ``code``, loaded at ``start``, that form one of the target addresses."""

@@ -273,7 +273,13 @@ class ElfFile:
 
     def function_at(self, address: int) -> Function | None:
         """The function around an address, by the unwind tables; None where they don't cover it."""
-        return elf_unwind.function_at(self, self._unwind, address)
+        found = elf_unwind.entry_at(self, self._unwind, address)
+        return found[0] if found else None
+
+    def unwind_entry_at(self, address: int) -> int | None:
+        """The address of the entry of the unwind tables that covers an address."""
+        found = elf_unwind.entry_at(self, self._unwind, address)
+        return found[1] if found else None
 
     @cached_property
     def _unwind(self) -> elf_unwind.UnwindTable:

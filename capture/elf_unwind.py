@@ -67,8 +67,8 @@ def _walk_eh_frame(elf: ElfFile) -> UnwindTable:
     return UnwindTable(section.address if section else 0, array("i", starts), array("i", entries))
 
 
-def function_at(elf: ElfFile, table: UnwindTable, address: int) -> Function | None:
-    """The function around an address; None where the table doesn't cover it."""
+def entry_at(elf: ElfFile, table: UnwindTable, address: int) -> tuple[Function, int] | None:
+    """The function around an address, and the address of its unwind entry; None where the table doesn't cover it."""
     base, starts, entries = table
     index = bisect_right(starts, address - base) - 1
     if index < 0:
@@ -81,4 +81,4 @@ def function_at(elf: ElfFile, table: UnwindTable, address: int) -> Function | No
     # pc_begin is pcrel sdata4 in all that compilers write; where it isn't, the two tables disagree.
     if length in (0, 0xFFFFFFFF) or entry + 8 + begin != start or address >= start + extent:
         return None
-    return Function(start, start + extent)
+    return Function(start, start + extent), entry

@@ -86,7 +86,8 @@ class Observation:
     not at the exits of the calls that were captured. ``probes`` are places in libraries, ``probe_hits`` calls of
     theirs, ``samples`` records that came out of the ring, ``skipped_runs`` those of programs that were running
     already, which the kernel leaves out, ``unseen_returns`` calls of libraries on switched stacks whose return had no
-    probe yet.
+    probe yet, ``unseen_entries`` calls of theirs that threads were in when the recording began, whose bytes are missing
+    and in no account.
     """
 
     counted_below: bool = True
@@ -95,6 +96,7 @@ class Observation:
     skipped_runs: int = 0
     probe_hits: int = 0
     unseen_returns: int = 0
+    unseen_entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class Ledger:
             "samples": self.seen.samples,
             "skipped_runs": self.seen.skipped_runs,
             "unseen_returns": self.seen.unseen_returns,
+            "unseen_entries": self.seen.unseen_entries,
             "connections": self.connections,
             "connections_without_address": self.without_address,
             "streams": self.streams,
@@ -201,7 +204,7 @@ class Ledger:
         return [
             f"{_count(self.connections, 'connection')}, {_count(self.streams, 'stream')} written{idle}",
             _account_line("sockets", self._reported_by, self.sockets),
-            _account_line("TLS", "returned by TLS libraries", self.tls),
+            _account_line("TLS", "returned by TLS libraries", self.tls, unseen=self.seen.unseen_entries > 0),
         ]
 
     @property
@@ -225,6 +228,19 @@ class Ledger:
                 "they are not in the file."
             )
 
+    def _unseen_calls(self) -> Iterator[str]:
+        """Calls of TLS libraries that were not seen from begin to end: how much they moved, nobody knows."""
+        if self.seen.unseen_returns:
+            yield (
+                f"{self.seen.unseen_returns} calls of TLS functions from coroutines were not seen to return: what they "
+                "read or wrote is missing. With --hold programs wait for the probes."
+            )
+        if n := self.seen.unseen_entries:
+            yield (
+                f"{_count(n, 'call')} of TLS libraries had begun before the recording, and could not be understood: "
+                "what they read or wrote is missing."
+            )
+
     def warnings(self) -> list[str]:
         """Everything that is not as the user would take for granted."""
         found = list(self._losses())
@@ -234,11 +250,7 @@ class Ledger:
             found.append(
                 f"the kernel skipped {self.seen.skipped_runs} runs of programs: some traffic was not seen."
             )
-        if self.seen.unseen_returns:
-            found.append(
-                f"{self.seen.unseen_returns} calls of TLS functions from coroutines were not seen to return: what they "
-                "read or wrote is missing. With --hold programs wait for the probes."
-            )
+        found += self._unseen_calls()
         if unseen := self.tcp.unseen_sent + self.tcp.unseen_received:
             found.append(
                 f"TCP moved {_bytes(unseen)} that no call was seen to move: they are missing in the file, "
@@ -303,7 +315,8 @@ def _account_json(account: Account) -> dict[str, object]:
     }
 
 
-def _account_line(name: str, reported: str, account: Account) -> str:
+def _account_line(name: str, reported: str, account: Account, *, unseen: bool = False) -> str:
+    """``unseen``: there were more, of which nothing was reported."""
     parts = [f"{_bytes(account.captured)} captured"]
     if account.suppressed:
         parts.append(f"{_bytes(account.suppressed)} suppressed as ciphertext")
@@ -311,7 +324,9 @@ def _account_line(name: str, reported: str, account: Account) -> str:
         parts.append(f"{_bytes(account.filtered)} filtered")
     if account.mirrored:
         parts.append(f"{_bytes(account.mirrored)} shown from the other end")
-    parts += [f"{_bytes(n)} lost ({reason})" for reason, n in account.lost.items()] or ["none lost"]
+    parts += [f"{_bytes(n)} lost ({reason})" for reason, n in account.lost.items()] or [
+        "none of them lost" if unseen else "none lost"
+    ]
     return f"{name}: {_bytes(account.reported)} {reported} = {' + '.join(parts)}"
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bpf.tables import Tables
+    from capture.older_calls import OlderCalls
     from capture.switched_stacks import SwitchedStacks
     from capture.tls_probes import TlsFiles, TlsProbes
 
@@ -56,12 +57,15 @@ _PARENT_S = 0.5
 class NewCode:
     """Answers to NewCodeUsed, and to ReturnExpected."""
 
-    def __init__(self, tables: Tables, files: TlsFiles, tls: TlsProbes, stacks: SwitchedStacks) -> None:
+    def __init__(
+        self, tables: Tables, files: TlsFiles, tls: TlsProbes, stacks: SwitchedStacks, older: OlderCalls
+    ) -> None:
         header = abi.header()
         self._tables = tables
         self._files = files
         self._tls = tls
         self._stacks = stacks
+        self._older = older
         self._ring = Ring(tables.new_code_map, header.constants["NEW_CODE_RING_BYTES"])
         self._decoder = Decoder(header.layouts, header.constants, 0)
         self._told: dict[int, list[NewCodeUsed | ReturnExpected]] = {}  # by process, in order
@@ -170,7 +174,9 @@ class NewCode:
 
     def _look(self, events: Sequence[NewCodeUsed]) -> None:
         self._tls.attach(self._files.look_again())
-        self._tls.attach(self._files.look_at({event.pid for event in events}))
+        if self._tls.attach(self._files.look_at({event.pid for event in events})):
+            # What is held has come to no call yet.
+            self._older.look({event.pid for event in events if not event.held})
         for event in events:
             version = Version(event.changed, event.size)
             if event.path and not self._files.has_seen(event.inode, version):

@@ -49,12 +49,9 @@ class OlderConnections:
     def _holders(self, targets: Targets) -> dict[int, _Holder]:
         """By the socket's inode, the first process that has it."""
         holders: dict[int, _Holder] = {}
-        for pid in process_ids():
+        for pid, comm in wanted_processes(targets).items():
             folder = PROC / str(pid)
             with contextlib.suppress(OSError):
-                comm = (folder / "comm").read_text(errors="backslashreplace").rstrip("\n")
-                if pid == os.getpid() or not targets.wants_process(pid, comm, _user(folder), _cgroup(folder)):
-                    continue
                 path = folder / "ns/net"
                 namespace = path.stat().st_ino
                 self._paths.setdefault(namespace, path)
@@ -114,6 +111,18 @@ class OlderConnections:
         except OSError:
             return set()
         return {s.cookie for s in now if s.cookie in before and before[s.cookie][0].moved == s.moved}
+
+
+def wanted_processes(targets: Targets) -> dict[int, str]:
+    """The names, by pid, of the processes that are to be recorded."""
+    found = {}
+    for pid in process_ids():
+        folder = PROC / str(pid)
+        with contextlib.suppress(OSError):
+            comm = (folder / "comm").read_text(errors="backslashreplace").rstrip("\n")
+            if pid != os.getpid() and targets.wants_process(pid, comm, _user(folder), _cgroup(folder)):
+                found[pid] = comm
+    return found
 
 
 def _sockets(folder: Path) -> Iterator[tuple[int, int]]:

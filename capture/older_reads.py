@@ -73,8 +73,7 @@ def find_older_reads(path: str, inode: int, pids: Collection[int]) -> OlderReads
     if not found:
         return OlderReads()
     with ElfFile(path) as elf:
-        copies = _copies(elf, places)
-    return OlderReads(tuple(found), copies) if copies else OlderReads()
+        return OlderReads(tuple(found), _copies(elf, places))
 
 
 def _reads_of(pid: int, inode: int) -> Iterator[tuple[OlderRead, set[int]]]:

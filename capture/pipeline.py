@@ -25,6 +25,8 @@ from capture.events import ConnectionEnded, ProgramExecuted, Protocol, Reason
 from capture.holes import Holes
 from capture.ledger import Ledger, Observation
 from capture.new_code import NewCode
+from capture.older_calls import OlderCalls
+from capture.older_connections import wanted_processes
 from capture.process_names import ProcessNames
 from capture.processes import descendants
 from capture.samples import Decoder
@@ -104,9 +106,10 @@ class Pipeline:
         self._older = older
         self.tables = Tables(kernel)
         self._probes = Probes(kernel)
-        self._tls = TlsProbes(self._probes, self.tables)
+        self._older_calls = OlderCalls(self.tables, self._probes)
+        self._tls = TlsProbes(self._probes, self.tables, self._older_calls)
         self._stacks = SwitchedStacks(self.tables, self._probes)
-        self._new_code = NewCode(self.tables, files, self._tls, self._stacks)
+        self._new_code = NewCode(self.tables, files, self._tls, self._stacks, self._older_calls)
         self._names = ProcessNames()
         self._clock = WallClock()
         self._warnings: list[str] = []
@@ -190,11 +193,17 @@ class Pipeline:
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
         self.tables.hold(on=self._plan.hold)
         self.tables.set(os.getpid(), flags, self._cgroups)
-        if self._plan.targets.follow:
-            self._follow()
+        followed = self._follow() if self._plan.targets.follow else set()
+        if not with_command:
+            # From now on what is entered is seen.
+            self._older_calls.look({*wanted_processes(self._plan.targets), *followed})
 
-    def _follow(self) -> None:
-        """Choose the children that chosen processes have: the kernel side follows those that are born from now on."""
+    def _follow(self) -> set[int]:
+        """Choose the children that chosen processes have: the kernel side follows those that are born from now on.
+
+        Those that are wanted.
+        """
+        followed: set[int] = set()
         targets = self._plan.targets
         named = {*targets.wanted.pids, *targets.excluded.pids}
         for selection, choice in ((targets.wanted, Choice.WANTED), (targets.excluded, Choice.EXCLUDED)):
@@ -203,6 +212,9 @@ class Pipeline:
                 for pid in new:
                     self.tables.choose_pid(pid, choice)
                 known |= new
+            if choice is Choice.WANTED:
+                followed = known
+        return followed
 
     def step(self, seconds: float) -> bool:
         """Handle the next batch; False if none comes within so many seconds."""
@@ -237,6 +249,7 @@ class Pipeline:
             self._collect_ends()
             self.tables.find_missed_ends(MAX_LOOKS)
             self._tls.distrust(self.tables.distrusted())
+            self._older_calls.release_ended()
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL_S
             self.tables.find_ends(MAX_LOOKS)
@@ -289,6 +302,7 @@ class Pipeline:
                 self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
         self._write(self._connections.finish(self._clock.now(), finals))
         counters = self.tables.counters()
+        counters["unseen_entries"] += self._older_calls.unseen()
         sent, received = self.tables.unfinished()
         counters["reported_sent"] += sent
         counters["reported_received"] += received

@@ -243,19 +243,48 @@ def executable_mappings(pid: int) -> list[Mapping]:
     return list(mappings.values())
 
 
-def code_at(pid: int, address: int) -> tuple[str, int] | None:
-    """The file that a process maps as code at an address, under a path that opens it, and the offset in it."""
+class CodeMapping(NamedTuple):
+    """A part of a file that a process maps as code: addresses, and the offset of the first byte in the file."""
+
+    begin: int
+    end: int
+    offset: int
+    device: bytes
+    inode: int
+    name: bytes
+
+
+def mappings_of_code(pid: int) -> list[CodeMapping]:
+    """All of a process that are of files; empty if it ended or may not be read."""
     try:
         lines = (PROC / str(pid) / "maps").read_bytes().splitlines()
     except OSError:
-        return None
+        return []
+    found = []
     for line in lines:
         addresses, permissions, offset, device, inode, *name = line.split(None, 5)
-        begin, end = (int(part, 16) for part in addresses.split(b"-"))
-        if begin <= address < end and b"x" in permissions and int(inode):
-            mapping = Mapping(addresses.decode(), device, int(inode), name[0] if name else b"")
-            file = _locate(PROC / str(pid), mapping, plain=False)
-            return (file.path, address - begin + int(offset, 16)) if file else None
+        if b"x" in permissions and int(inode):
+            begin, end = (int(part, 16) for part in addresses.split(b"-"))
+            found.append(
+                CodeMapping(begin, end, int(offset, 16), device, int(inode), name[0] if name else b"")
+            )
+    return found
+
+
+def locate_mapping(pid: int, mapping: CodeMapping) -> ExecutableFile | None:
+    """The mapped file under a path that opens it; None if the process is gone or denies it."""
+    addresses = f"{mapping.begin:x}-{mapping.end:x}"
+    return _locate(
+        PROC / str(pid), Mapping(addresses, mapping.device, mapping.inode, mapping.name), plain=False
+    )
+
+
+def code_at(pid: int, address: int) -> tuple[str, int] | None:
+    """The file that a process maps as code at an address, under a path that opens it, and the offset in it."""
+    for mapping in mappings_of_code(pid):
+        if mapping.begin <= address < mapping.end:
+            file = locate_mapping(pid, mapping)
+            return (file.path, address - mapping.begin + mapping.offset) if file else None
     return None
 
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from bpf import abi
 from bpf.probes import Probes, UprobeSite
 from bpf.system import is_overlay
-from capture.call_shapes import Call
 from capture.errors import PlaintapError
-from capture.older_reads import find_older_reads
+from capture.older_calls import ProbedFile
 from capture.processes import ExecutableFile, Version, discover_files
 from capture.tls_libraries import may_hold_tls
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from capture.call_shapes import LibraryProbes, ProbeSite
     from capture.leases import Lease, Leases
+    from capture.older_calls import OlderCalls
     from capture.probe_catalog import ProbeCatalog
 
 # Files that are remembered as looked at, as many as the kernel side remembers; one more look costs little.
@@ -229,9 +229,6 @@ class KnownFiles(Protocol):
     def forget_file(self, device: int, inode: int, version: Version) -> None:
         """It must be looked at again."""
 
-    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
-        """A thread is in a read that no probe saw entered."""
-
     def expect_keys(self, pid: int) -> None:
         """A process has a library whose objects are keys."""
 
@@ -239,9 +236,10 @@ class KnownFiles(Protocol):
 class TlsProbes:
     """Attaches, and knows the names of the libraries behind the samples' cookies."""
 
-    def __init__(self, probes: Probes, known: KnownFiles) -> None:
+    def __init__(self, probes: Probes, known: KnownFiles, older: OlderCalls) -> None:
         self._probes = probes
         self._known = known
+        self._older = older
         self._names: list[str] = []
         self._files: list[str] = []
         self._distrusted: set[int] = set()
@@ -264,13 +262,15 @@ class TlsProbes:
                 "its probes are ignored, and bytes that they told of may be wrong."
             )
 
-    def attach(self, looks: Iterable[Look]) -> None:
-        """Attach what was found; a file that cannot be probed is a warning."""
+    def attach(self, looks: Iterable[Look]) -> bool:
+        """Attach what was found; a file that cannot be probed is a warning. Whether any has probes now."""
+        attached = False
         for look in looks:
             file, problem = look.file, look.problem
             if look.probes and look.lease:
                 try:
                     look.lease.use(self._attacher(look.probes, look.lease.path, file))
+                    attached = True
                 except (PlaintapError, OSError) as error:
                     problem = str(error)
             # After its probes are there; a writer may have come meanwhile.
@@ -278,6 +278,7 @@ class TlsProbes:
                 self._known.know_file(file.device, file.inode, file.version)
             if problem:
                 self._warnings.append(f"{file.name}: no probes ({problem}).")
+        return attached
 
     def _attacher(
         self, found: LibraryProbes, path: str, file: ExecutableFile
@@ -290,6 +291,7 @@ class TlsProbes:
 
     def _undo(self, links: tuple[int, ...], file: ExecutableFile) -> None:
         self._probes.release(links)
+        self._older.remove(file.inode)
         self._known.forget_file(file.device, file.inode, file.version)
 
     def _attach(self, found: LibraryProbes, path: str, file: ExecutableFile) -> tuple[int, ...]:
@@ -303,22 +305,16 @@ class TlsProbes:
             )
             for site in found.sites
         ]
-        sites += self._older_reads(found, path, file)
         if any(_is_of_keys(site) for site in found.sites):
             for pid in file.pids:
                 self._known.expect_keys(pid)
         self._names.append(found.library)
         self._files.append(file.name)
-        return self._probes.attach_uprobes(path, sites, len(self._names))
-
-    def _older_reads(self, found: LibraryProbes, path: str, file: ExecutableFile) -> list[UprobeSite]:
-        """Where what threads are in already will be seen to copy."""
-        if found.level == "resolver":
-            return []
-        older = find_older_reads(path, file.inode, file.pids)
-        for read in older.reads:
-            self._known.expect_older_read(read.pid, read.tid, read.fd, read.buffer)
-        return [UprobeSite(Call.COPY.name, offset) for offset in older.copies]
+        number = len(self._names)
+        links = self._probes.attach_uprobes(path, sites, number)
+        numbered = tuple((site, number | _flags(site, found)) for site in found.sites)
+        self._older.add(ProbedFile(path, file.inode, number, numbered))
+        return links
 
 
 def _flags(site: ProbeSite, found: LibraryProbes) -> int:

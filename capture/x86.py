@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 # System V AMD64 psABI §3.2.3: where a function finds its integer arguments.
 ARGUMENT_REGISTERS = frozenset({RDI, RSI, RDX, RCX, R8, R9})
+MACHINE = 62  # EM_X86_64
 MAX_INSTRUCTION_BYTES = 15
 
 
@@ -125,6 +126,11 @@ class Instruction(NamedTuple):
     def leaves(self) -> bool:
         """An indirect jump: where to is not told."""
         return self.opcode == 0xFF and not self.map and not self.vector and self.modrm >> 3 & 7 in (4, 5)
+
+    @property
+    def is_indirect_call(self) -> bool:
+        """A call through a register or memory."""
+        return self.opcode == 0xFF and not self.map and not self.vector and self.modrm >> 3 & 7 == 2
 
     @property
     def is_comparison(self) -> bool:

@@ -202,12 +202,14 @@ def test_no_altered_file_raises_anything_else(originals, tmp_path_factory, data)
 
 
 @pytest.mark.parametrize("gap", [0, 1, 5, 8])
-def test_find_sees_hits_across_chunks_once(tmp_path, gap):
-    needle = b"needle\0"
-    content = bytearray(CHUNK_BYTES * 3)
+@pytest.mark.parametrize("needle", [b"needle\0", b"\xba\x01\0\0\0", b"plain", b"\1\0\1\0"])
+def test_find_sees_hits_across_chunks_once(tmp_path, needle, gap):
+    content = bytearray(b"\2") * (CHUNK_BYTES * 3)
     places = [0, CHUNK_BYTES - gap, 2 * CHUNK_BYTES - gap, len(content) - len(needle)]
     for place in places:
         content[place : place + len(needle)] = needle
+    # It begins so, and goes on otherwise.
+    content[1000 : 1000 + len(needle)] = needle[:-1] + b"\3"
     path = tmp_path / "data"
     path.write_bytes(content)
     with FileView(str(path)) as view:

@@ -14,6 +14,7 @@ from capture import boringssl, openssl_static
 from capture.call_shapes import Call
 from capture.code_search import CodeSearch
 from capture.elf import ElfError, ElfFile
+from capture.file_view import FileView
 from capture.located_libraries import locate
 from capture.openssl_internals import WANTED, find_internals
 from capture.tls_libraries import probes_for
@@ -170,6 +171,23 @@ def test_chromium():
         "BIO_write",
         "getaddrinfo",  # its own, around that of the C library
     }
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")
+def test_all_of_a_browsers_code_is_searched_once(monkeypatch):
+    searched = []
+    find = FileView.find
+
+    def counting(view, needles, offset, length):
+        searched.append((offset, length))
+        return find(view, needles, offset, length)
+
+    monkeypatch.setattr(FileView, "find", counting)
+    with ElfFile(str(CHROMIUM)) as elf:
+        assert locate(elf)
+        (code,) = (segment for segment in elf.segments if segment.executable)
+    inside = [n for offset, n in searched if code.offset <= offset < code.offset + code.size]
+    assert code.size <= sum(inside) < code.size * 1.5
 
 
 def test_strings_begin_after_a_nul_or_unprintable_bytes(tmp_path):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bpf.probes import UprobeSite
+    from capture.older_calls import ProbedFile
 
 LOAD = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print('loaded', flush=True); sys.stdin.read()"
 
@@ -36,6 +37,7 @@ class Attached:
 
     def __init__(self) -> None:
         self.inodes: list[int] = []
+        self.older: list[int] = []  # where calls of before the probes are looked for
         self.released: list[int] = []
         self.sites: list[UprobeSite] = []
         self.known: dict[tuple[int, int], Version] = {}
@@ -59,8 +61,11 @@ class Attached:
     def expect_keys(self, pid: int) -> None:
         self.keys.append(pid)
 
-    def expect_older_read(self, pid: int, tid: int, fd: int, buffer: int) -> None:
-        raise AssertionError("nobody waits")
+    def add(self, file: ProbedFile) -> None:
+        self.older.append(file.inode)
+
+    def remove(self, inode: int) -> None:
+        self.older.remove(inode)
 
 
 @pytest.fixture
@@ -101,7 +106,7 @@ def test_processes_that_have_keys_already_are_told_of(leases: Leases, tmp_path: 
         if not path.exists():
             shutil.copy(LIBSSL, path)
         (look,) = look_at(TlsFiles(ProbeCatalog(), leases), path)
-        TlsProbes(attached, attached).attach([replace(look, file=replace(look.file, pids=pids))])
+        TlsProbes(attached, attached, attached).attach([replace(look, file=replace(look.file, pids=pids))])
     assert attached.keys == [7, 9]
 
 
@@ -196,7 +201,7 @@ def test_containers_of_one_image_share_their_probes(leases: Leases, containers: 
     first, second = containers
     assert first.stat().st_dev != second.stat().st_dev
     files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
-    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes = TlsProbes(attached, attached, attached)  # type: ignore[arg-type]
     probes.attach([*look_at(files, first), *look_at(files, second)])
     assert attached.inodes == [first.stat().st_ino]
     # In the first one someone writes to it: the probes go with it, and the other gets its own.
@@ -215,7 +220,7 @@ def test_a_process_that_ends_leaves_no_warning(leases: Leases, tmp_path: Path, l
     shutil.copy(LIBSSL, library)
     inode = library.stat().st_ino
     files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
-    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes = TlsProbes(attached, attached, attached)  # type: ignore[arg-type]
     command = [sys.executable, "-c", LOAD, str(library)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
@@ -235,7 +240,7 @@ def test_a_deleted_file_is_let_go_when_nobody_maps_it_any_more(leases: Leases, t
     for path in (library, kept):
         shutil.copy(LIBSSL, path)
     files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
-    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes = TlsProbes(attached, attached, attached)  # type: ignore[arg-type]
     probes.attach(look_at(files, kept))
     command = [sys.executable, "-c", LOAD, str(library)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
@@ -259,14 +264,15 @@ def test_a_file_that_is_written_to_loses_its_probes_before_and_gets_others_after
     library = tmp_path / "own.so"
     shutil.copy(LIBSSL, library)
     files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
-    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes = TlsProbes(attached, attached, attached)  # type: ignore[arg-type]
     probes.attach(look_at(files, library))
     assert (len(attached.inodes), attached.released, len(attached.known)) == (1, [], 1)
+    assert attached.older == attached.inodes
     library.chmod(0o700)
     probes.attach(look_at(files, library))
     assert (len(attached.inodes), attached.released) == (1, [])
     with library.open("r+b") as writer:
-        assert (attached.released, attached.known) == ([1], {})
+        assert (attached.released, attached.known, attached.older) == ([1], {}, [])
         probes.attach([*files.look_again(), *look_at(files, library)])
         assert attached.known == {}
         writer.truncate(4096)
@@ -290,7 +296,7 @@ def test_what_is_written_over_counts_as_new_though_it_has_no_probes(leases: Leas
     file = tmp_path / "file"
     shutil.copy("/bin/true", file)
     files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
-    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes = TlsProbes(attached, attached, attached)  # type: ignore[arg-type]
     probes.attach(look_at(files, file))
     assert look_at(files, file) == []
     (before,) = attached.known.values()
@@ -307,7 +313,7 @@ def test_a_bio_is_for_the_library_that_writes_to_it(leases: Leases, tmp_path: Pa
     names = ("s2n_recv", "s2n_send", "s2n_negotiate", "SSL_read", "SSL_write", "BIO_read", "BIO_write")
     source = "".join(f"long {name}(void *o, void *b, long n) {{ return n; }}\n" for name in names)
     files, attached = TlsFiles(ProbeCatalog(), leases), Attached()
-    probes = TlsProbes(attached, attached)  # type: ignore[arg-type]
+    probes = TlsProbes(attached, attached, attached)  # type: ignore[arg-type]
     probes.attach(look_at(files, compile_library(tmp_path, source)))
     without_bio = abi.header().constants["WITHOUT_BIO"]
     flags = [(site.shape, bool(site.flags & without_bio)) for site in attached.sites]

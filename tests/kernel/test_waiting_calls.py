@@ -76,6 +76,20 @@ for line in sys.stdin:
 """
 
 
+# A server of TLS that answers the one request it is asked with what it is told. Arguments: certificate, key.
+ANSWERS_LATER = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[1:])
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection = context.wrap_socket(listener.accept()[0], server_side=True)
+connection.recv(4096)
+body = sys.stdin.readline().strip().encode()
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+"""
+
+
 def say(program: subprocess.Popen[str], line: str) -> str:
     """A line of input, and the line that answers it."""
     assert program.stdin is not None
@@ -178,3 +192,93 @@ def test_openssl(servers: Servers, tmp_path: Path, cipher: str, who: str) -> Non
         ledger = check(pair, tmp_path, who)
     requests = sum(len(path) for path in PATHS)
     assert ledger["tls"]["reported"] > requests
+
+
+# How tests/support/waiting/server.c is built: the compiler's options, and the linker's.
+BUILDS = {
+    "openssl": ("-O2 -DUSE_OPENSSL", "-lssl -lcrypto"),
+    "openssl-static": ("-O2 -DUSE_OPENSSL -static", "-lssl -lcrypto"),
+    "openssl-stripped": ("-O2 -DUSE_OPENSSL -static-pie -s", "-lssl -lcrypto"),
+    "openssl-unoptimised": ("-O0 -DUSE_OPENSSL", "-lssl -lcrypto"),
+    "gnutls": ("-O2 -DUSE_GNUTLS", "-lgnutls"),
+    "mbedtls": ("-O2 -DUSE_MBEDTLS", "-lmbedtls -lmbedx509 -lmbedcrypto"),
+    "wolfssl": ("-O2 -DUSE_WOLFSSL", "-lwolfssl"),
+}
+
+
+# The same in assembly: an argument is not known, and in the second what is called is not either.
+UNCLEAR = ('-DUNCLEAR="nop"', '-DUNCLEAR="xchg\\t%rax,%rbx;xchg\\t%rax,%rbx"')
+
+
+@contextlib.contextmanager
+def c_pair(build: tuple[str, str], servers: Servers, folder: Path) -> Iterator[Pair]:
+    """The server in C, the client TALK's."""
+    program = folder / "waits"
+    flags, libraries = (options.split() for options in build)
+    command = ["gcc", *flags, "-o", str(program), str(SUPPORT / "server.c"), *libraries]
+    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+    certificate = servers.certificate
+    serve = [program, certificate, certificate.with_name("key.pem")]
+    with running(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        ask = [PYTHON, "-c", TALK, "ask", server.stdout.readline().strip(), certificate]
+        with running(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert say(client, "/before") == "answer to /before"
+            yield server.pid, client.pid, client
+
+
+@pytest.mark.parametrize("library", BUILDS)
+def test_threads_in_c(servers: Servers, tmp_path: Path, library: str) -> None:
+    with c_pair(BUILDS[library], servers, tmp_path) as pair:
+        ledger = check(pair, tmp_path, "server")
+    assert ledger["tls"]["lost"] == {}
+    assert ledger["unseen_entries"] == 0
+
+
+def test_nss(servers: Servers, tmp_path: Path) -> None:
+    """It waits in poll(), and PR_Read is not on its stack: that has jumped to what the descriptor's layer says."""
+    program, account = tmp_path / "nss-waits", tmp_path / "ledger.json"
+    found = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "nss"], check=True, capture_output=True, text=True
+    )
+    command = ["gcc", "-O2", "-o", str(program), str(SUPPORT / "nss.c"), *found.stdout.split()]
+    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+    certificate = servers.certificate
+    serve = [PYTHON, "-c", ANSWERS_LATER, certificate, certificate.with_name("key.pem")]
+    with running(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        with running(
+            [program, server.stdout.readline().strip()], stdout=subprocess.PIPE, text=True
+        ) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "asked\n"
+            with record(tmp_path / "nss.pcapng", "-p", client.pid, "--ledger", account) as recording:
+                print("answered", file=server.stdin, flush=True)
+                assert client.stdout.readline() == "answered\n"
+                settle()
+                done = recording.stop()
+    assert "Warning" not in done.stderr
+    assert [body for _, body in answers(entries(recording.path))] == [b"answered"]
+    assert json.loads(account.read_text())["unseen_entries"] == 0
+
+
+@pytest.mark.parametrize("how", UNCLEAR)
+@pytest.mark.parametrize("asked", [0, 3])
+def test_what_cannot_be_understood_is_counted(servers: Servers, tmp_path: Path, asked: int, how: str) -> None:
+    account = tmp_path / "ledger.json"
+    build = (f"-O2 -DUSE_GNUTLS {how}", "-lgnutls")
+    with (
+        c_pair(build, servers, tmp_path) as (server, _, client),
+        record(tmp_path / "unclear.pcapng", "-p", server, "--ledger", account) as recording,
+    ):
+        for path in PATHS[:asked]:
+            assert say(client, path) == f"answer to {path}"
+        settle()
+        done = recording.stop()
+    # The first request was read by a call of before the recording; where there was none, it has moved nothing.
+    ledger = json.loads(account.read_text())
+    assert ledger["unseen_entries"] == (asked > 0)
+    assert ("had begun before the recording" in done.stderr) == (asked > 0)
+    assert ("none of them lost" in done.stderr) == (asked > 0)
+    assert not asked or [path_of(entry) for entry in entries(recording.path)][1:] == PATHS[1:asked]

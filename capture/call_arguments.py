@@ -1,0 +1,245 @@
+"""What a function was called with, long after: from its caller's code and what is known of its caller's frame.
+
+A call's arguments are in registers that nobody keeps (System V psABI, §3.2.3). But the instructions before the call
+have put them there, mostly from registers that are kept, from the stack or from constants, and these are what they
+were. Followed is only what can have been no other way: straight code back to where a value comes from, or to the
+function's begin, whose own caller is asked then. In doubt nothing is known.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from capture import x86
+from capture.call_frames import KEPT_REGISTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capture.thread_stacks import Frame, FunctionCode, ProcessMemory
+    from capture.x86 import Instruction
+
+_MAX_STEPS = 32
+_MASK = (1 << 64) - 1
+_SEGMENTS_AND_SHORT_ADDRESSES = frozenset(b"\x64\x65\x67")
+_INDIRECT = 0xFF
+# call rel32; call [rip + rel32].
+_CALL, _CALL_THROUGH, _LONG_CALL_BYTES = b"\xe8", b"\xff\x15", 6
+# Opcodes that change what ModRM.rm names, or ModRM.reg; and registers that are changed without being named.
+_ON_RM = frozenset({0x80, 0x81, 0x83, 0x88, 0x89, 0xC0, 0xC1, 0xC6, 0xC7, 0xD0, 0xD1, 0xD2, 0xD3, 0xFE})
+_ON_REG = frozenset({0x63, 0x69, 0x6B, 0x8A, 0x8B, 0x8D})
+_WRITTEN = {0x98: x86.RAX, 0x99: x86.RDX}  # CWDE and CDQE; CDQ and CQO
+
+
+class Caller:
+    """The function of ``frames[index]``, at its call of what is below it."""
+
+    def __init__(self, memory: ProcessMemory, frames: Sequence[Frame], index: int) -> None:
+        self._memory = memory
+        self._frames = frames
+        self._index = index
+        self._frame = frames[index]
+        self._steps = 0
+
+    def target(self) -> int | None:
+        """The address in the process of the function that it calls."""
+        return self.plain_target() or self._decoded_target()
+
+    def plain_target(self) -> int | None:
+        """The same, if its call is one of the two that are most of all: to find that takes no time."""
+        place = self._frame.place
+        code = self._frame.elf.read_before(place, _LONG_CALL_BYTES)
+        operand = int.from_bytes(code[-4:], "little", signed=True)
+        if code[-5:-4] == _CALL and (found := self._function(place + operand)):
+            return found
+        if code == _CALL_THROUGH + code[-4:]:
+            return self._memory.word(place + operand + self._frame.bias)
+        return None
+
+    def _decoded_target(self) -> int | None:
+        call = self._body[-1] if self._body else None
+        if call and call.is_call and call.target is not None:
+            return self._function(call.target) or call.target + self._frame.bias
+        return self._operand(len(self._body) - 1) if call and call.is_indirect_call else None
+
+    def argument(self, register: int) -> int | None:
+        """What was in a register at the call, if that is certain."""
+        return self._before(len(self._body) - 1, register) if self._body else None
+
+    @cached_property
+    def _function_code(self) -> FunctionCode | None:
+        return self._memory.function_code(self._frame)
+
+    @cached_property
+    def _body(self) -> Sequence[Instruction]:
+        """The function up to the call; empty where that is not clear."""
+        code = self._function_code
+        count = code.counts.get(self._frame.place) if code else None
+        return code.instructions[:count] if code and count else ()
+
+    @cached_property
+    def _labels(self) -> frozenset[int]:
+        return self._function_code.labels if self._function_code else frozenset()
+
+    def _function(self, target: int) -> int | None:
+        """Which function is called there, itself or by a stub of the procedure linkage table; None if none begins."""
+        elf = self._frame.elf
+        for following in x86.instructions(elf.read_at(target, 16), target):
+            if not following.is_no_operation:
+                if following.leaves and following.rip_target is not None:
+                    return self._memory.word(following.rip_target + self._frame.bias)
+                break
+        function = elf.function_at(target)
+        return target + self._frame.bias if function and function.start == target else None
+
+    def _before(self, position: int, register: int) -> int | None:
+        """A register's value before the instruction at a position of the body."""
+        self._steps += 1
+        if self._steps > _MAX_STEPS:
+            return None
+        since = self._body[position:-1]
+        if not any(_writes(instruction, register) for instruction in since):
+            if register == x86.RSP:
+                return self._frame.stack
+            if register in KEPT_REGISTERS and register in self._frame.registers:
+                return self._frame.registers[register]
+        return self._put_before(position, register)
+
+    def _put_before(self, position: int, register: int) -> int | None:
+        """The same by what has put it there last."""
+        while position and self._body[position].address not in self._labels:
+            position -= 1
+            instruction = self._body[position]
+            if instruction.is_jump or instruction.is_return or instruction.leaves:
+                return None
+            if _writes(instruction, register):
+                return self._result(position, register)
+        return self._at_entry(register) if self._body[position].address not in self._labels else None
+
+    def _at_entry(self, register: int) -> int | None:
+        if register not in x86.ARGUMENT_REGISTERS or self._index + 1 >= len(self._frames):
+            return None
+        outer = Caller(self._memory, self._frames, self._index + 1)
+        # It may have called another function that has jumped here, with arguments of its own.
+        start = self._body[0].address + self._frame.bias
+        return outer.argument(register) if outer.target() == start else None
+
+    def _result(self, position: int, register: int) -> int | None:
+        """What an instruction puts into a register."""
+        i = self._body[position]
+        if i.map or i.vector or i.prefix or self._is_odd(i):
+            return None
+        value: int | None = None
+        wide = i.rex & 8
+        if i.opcode == 0x8B and i.reg == register:  # MOV r, r/m
+            value = self._operand(position)
+        elif i.opcode == 0x89 and i.in_register and i.rm == register:  # MOV r/m, r
+            value = self._before(position, i.reg)
+        elif i.opcode == 0x8D and i.reg == register:  # LEA
+            value = self._address(position)
+        elif i.opcode == 0x63 and wide and i.reg == register:  # MOVSXD
+            value = _extended(self._operand(position, size=4))
+        elif i.opcode & 0xF8 == 0xB8:  # MOV r, imm
+            value = self._immediate(i, 8 if wide else 4)
+        elif i.opcode == 0xC7 and i.in_register and i.rm == register:  # MOV r/m, imm32
+            value = _extended(self._immediate(i, 4))
+        elif i.opcode in (0x31, 0x33) and i.in_register and i.reg == i.rm == register:  # XOR r, r
+            value = 0
+        return None if value is None else value & (_MASK if wide else _MASK >> 32)
+
+    def _operand(self, position: int, size: int | None = None) -> int | None:
+        """The value of ModRM.rm, of a size in bytes."""
+        i = self._body[position]
+        size = size or (8 if i.rex & 8 or i.opcode == _INDIRECT else 4)
+        if i.in_register:
+            value = self._before(position, i.rm)
+            return None if value is None else value & (1 << 8 * size) - 1
+        if self._is_odd(i):
+            return None
+        address = self._address(position)
+        return None if address is None else self._memory.word(address, size)
+
+    def _address(self, position: int) -> int | None:
+        """The address of an operand in memory (SDM §2.1.5)."""
+        i = self._body[position]
+        if i.in_register:
+            return None
+        if i.rip_target is not None:
+            return i.rip_target + self._frame.bias
+        total = i.displacement
+        if i.sib >= 0:
+            index = (i.sib >> 3 & 7) | (i.rex & 2) << 2
+            if index != x86.RSP:
+                value = self._before(position, index)
+                if value is None:
+                    return None
+                total += value << (i.sib >> 6)
+            base = (i.sib & 7) | (i.rex & 1) << 3
+            if i.sib & 7 == 5 and i.modrm >> 6 == 0:
+                return total & _MASK
+        else:
+            base = i.rm
+        value = self._before(position, base)
+        return None if value is None else (total + value) & _MASK
+
+    def _immediate(self, i: Instruction, size: int) -> int:
+        return int.from_bytes(self._frame.elf.read_at(i.end - size, size), "little")
+
+    def _is_odd(self, i: Instruction) -> bool:
+        """Whether an address of it may be another than its operand says."""
+        return self._frame.elf.read_at(i.address, 1)[0] in _SEGMENTS_AND_SHORT_ADDRESSES
+
+
+def _extended(value: int | None) -> int | None:
+    return None if value is None else (value - (1 << 32) if value >> 31 else value) & _MASK
+
+
+def _writes(i: Instruction, register: int) -> bool:
+    """Whether it might change a general register: True for all that isn't known to leave it alone."""
+    if i.is_no_operation or i.is_comparison or i.is_jump or i.is_conditional_jump:
+        return register == x86.RCX and i.opcode & 0xFC == 0xE0 and not i.map  # LOOP
+    if i.is_call or i.is_indirect_call:
+        return register not in KEPT_REGISTERS and register != x86.RSP
+    if i.is_push:
+        return register == x86.RSP
+    named = register == i.rm if i.in_register else False
+    if i.vector:
+        return i.map != 1 or named or register == i.reg
+    if i.map == 1:
+        return _writes_two_bytes(i, register, named=named)
+    return i.map > 1 or _writes_one_byte(i, register, named=named)
+
+
+def _writes_two_bytes(i: Instruction, register: int, *, named: bool) -> bool:
+    if i.modrm < 0:
+        return i.opcode not in (0x0B, 0x77)
+    if i.opcode in (0xB0, 0xB1, 0xC7, 0x00, 0x01, 0xAE):  # CMPXCHG and what has many meanings
+        return True
+    return named or register == i.reg
+
+
+def _writes_one_byte(i: Instruction, register: int, *, named: bool) -> bool:
+    if i.modrm < 0:
+        return _writes_unnamed(i, register)
+    field = i.modrm >> 3 & 7
+    if i.opcode in _ON_RM or (i.opcode < 0x40 and i.opcode & 7 < 2):
+        return named
+    if i.opcode in _ON_REG or i.opcode < 0x40:
+        return register == i.reg
+    if i.opcode in (0x86, 0x87):  # XCHG
+        return named or register == i.reg
+    if i.opcode in (0xF6, 0xF7):  # MUL, DIV and their kin
+        return named or (field > 3 and register in (x86.RAX, x86.RDX))
+    return named or i.opcode != _INDIRECT or field > 1
+
+
+def _writes_unnamed(i: Instruction, register: int) -> bool:
+    low = (i.opcode & 7) | (i.rex & 1) << 3
+    if i.opcode & 0xF0 == 0xB0:  # MOV r, imm
+        return register == low
+    if i.opcode & 0xF8 == 0x58:  # POP
+        return register in (low, x86.RSP)
+    if i.opcode < 0x40:
+        return register == x86.RAX
+    return _WRITTEN.get(i.opcode, register) == register

@@ -93,9 +93,13 @@ INLINE void receives(u64 id, u64 skb, u32 length)
 /* (skb, length), before it is copied to the program. */
 int on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
 {
+	return go_on_if_wanted(ctx, WANTED_on_skb_copy_datagram_iovec);
+}
+
+int wanted_on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
+{
 	u64 id = bpf_get_current_pid_tgid();
 
-	end_in_unwanted_call(id);
 	if (wanted(id))
 		receives(id, ctx->args[0], ctx->args[1]);
 	return 0;
@@ -183,11 +187,15 @@ INLINE int unseen(u64 sk, u32 tid, u32 now)
 /* (sk), after each packet that was copied to a program, and after others have taken packets. */
 int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 {
+	return go_on_if_wanted(ctx, WANTED_on_tcp_rcv_space_adjust);
+}
+
+int wanted_on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
+{
 	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
 	u32 tid = id, now = 0;
 	struct syscall *call;
 
-	end_in_unwanted_call(id);
 	call = syscalls.lookup(&tid);
 	if (call && (!call->skb || call->sk != sk))
 		return 0;

@@ -234,7 +234,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=4, help="of each flood (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="of floods (default: %(default)s)")
+    parser.add_argument("--calls", action="store_true", help="only print what is not recorded; write nothing")
     options = parser.parse_args()
+    if options.calls:
+        with tempfile.TemporaryDirectory(prefix="plaintap-bench-") as name:
+            print(calls.call_table(Path(name)).markdown())
+        return
     with tempfile.TemporaryDirectory(prefix="plaintap-bench-") as name, sample_servers() as samples:
         folder = Path(name)
         with nginx(folder / "nginx", samples.certificate) as server:

@@ -59,11 +59,15 @@ INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int uns
 /* (sk, result, flags), once a message. */
 int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 {
+	return go_on_if_wanted(ctx, WANTED_on_sock_send_length);
+}
+
+int wanted_on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
+{
 	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
 	s64 n = (int)ctx->args[1];
 	struct syscall *call;
 
-	end_in_unwanted_call(id);
 	if (!recording())
 		return 0;
 	call = transferred(sk, id, n, DIRECTION_SENT, SENDS_UNSHOWN);
@@ -78,12 +82,16 @@ int on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 /* (sk, result, flags), once a message. */
 int on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 {
+	return go_on_if_wanted(ctx, WANTED_on_sock_recv_length);
+}
+
+int wanted_on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
+{
 	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
 	s64 n = (int)ctx->args[1];
 	u32 flags = ctx->args[2];
 	struct syscall *call;
 
-	end_in_unwanted_call(id);
 	if (!recording())
 		return 0;
 	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))

@@ -76,9 +76,13 @@ INLINE int sends(u64 id, u64 sk, u64 message)
 /* (sk, msghdr, …), for every packet that TCP fills. */
 int on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
 {
+	return go_on_if_wanted(ctx, WANTED_on_tcp_sendmsg_locked);
+}
+
+int wanted_on_tcp_sendmsg_locked(struct bpf_raw_tracepoint_args *ctx)
+{
 	u64 id = bpf_get_current_pid_tgid();
 
-	end_in_unwanted_call(id);
 	if (wanted(id) && sends(id, ctx->args[0], ctx->args[1]))
 		move_below.call(ctx, 0);
 	return 0;

@@ -93,9 +93,13 @@ INLINE void receives(u64 id, u64 skb, u32 length)
 /* (skb, length), before it is copied to the program. */
 int on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
 {
+	return go_on_if_wanted(ctx, WANTED_on_skb_copy_datagram_iovec);
+}
+
+int wanted_on_skb_copy_datagram_iovec(struct bpf_raw_tracepoint_args *ctx)
+{
 	u64 id = bpf_get_current_pid_tgid();
 
-	end_in_unwanted_call(id);
 	if (wanted(id))
 		receives(id, ctx->args[0], ctx->args[1]);
 	return 0;
@@ -180,14 +184,48 @@ INLINE int unseen(u64 sk, u32 tid, u32 now)
 	return 1;
 }
 
+#if defined(__x86_64__)
+#define NR32_getsockopt 365
+#define NR32_socketcall 102
+#define SYS_GETSOCKOPT 15
+#else
+#define NR32_getsockopt 295
+#endif
+
+/* TCP_ZEROCOPY_RECEIVE maps whole pages, and then copies what it was given room for: of that the packet was shown, and more
+ * than that has moved. Where there is no whole page it receives all as others do, but nobody counts it. */
+INLINE int is_getsockopt(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	u64 number = 0;
+
+#if defined(__x86_64__)
+	u64 first = 0;
+
+	READ_KERNEL(number, &regs->orig_ax);
+	READ_KERNEL(first, &regs->bx);
+	/* Of 32 bits there are two ways. The numbers are of calls that receive nothing where they are others'. */
+	return number == NR_getsockopt || number == NR32_getsockopt ||
+		(number == NR32_socketcall && (u32)first == SYS_GETSOCKOPT);
+#else
+	bpf_probe_read_kernel(&number, sizeof(regs->syscallno), &regs->syscallno);
+	return number == NR_getsockopt || number == NR32_getsockopt;
+#endif
+}
+
 /* (sk), after each packet that was copied to a program, and after others have taken packets. */
 int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
-	u32 tid = id, now = 0;
-	struct syscall *call;
+	return go_on_if_wanted(ctx, WANTED_on_tcp_rcv_space_adjust);
+}
 
-	end_in_unwanted_call(id);
+int wanted_on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], id = bpf_get_current_pid_tgid();
+	u32 tid = id, now = 0, n;
+	struct syscall *call;
+	int asks;
+
 	call = syscalls.lookup(&tid);
 	if (call && (!call->skb || call->sk != sk))
 		return 0;
@@ -197,9 +235,14 @@ int on_tcp_rcv_space_adjust(struct bpf_raw_tracepoint_args *ctx)
 			move_below.call(ctx, 1);
 		return 0;
 	}
+	n = now - call->sequence;
+	asks = n >= call->most && is_getsockopt();
 	/* Peeked at: nothing has moved. */
-	if (now - call->sequence == call->most && !has_upper_layer(sk)) {
-		call->moved = call->most;
+	if ((asks || n == call->most) && !has_upper_layer(sk)) {
+		call->moved = call->most = n;
+		/* No count will end it. */
+		if (asks)
+			call->reported = n;
 		call->flags = from_packet(call, tid) ? 0 : NOT_IN_USER_SPACE;
 		call->skb = 0;
 		move_below.call(ctx, 0);

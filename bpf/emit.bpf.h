@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * Records into the ring. A call's bytes go straight from the program's memory into reserved records of six
- * size classes, block after block, in a bounded loop that continues by tail call: 33 rounds of MAX_PIECES.
+ * size classes, block after block, in a bounded loop that continues by tail call: some 30 rounds of MAX_PIECES.
  * Nothing wakes a reader: user space polls.
  *
  * The job lives in a map and is read through a volatile pointer, so that the verifier sees the same unknown

@@ -30,6 +30,20 @@ enum value_of {
 	VALUE_OF_unwanted_calls = 2,
 };
 
+/* Programs that are on everybody's way are in two parts (targets.bpf.h): NAME, and where it goes on, wanted_NAME. */
+enum wanted_tracepoint {
+	WANTED_enter_io,
+	WANTED_enter_io_flags,
+	WANTED_exit_io,
+};
+enum wanted_raw_tracepoint {
+	WANTED_on_tcp_sendmsg_locked,
+	WANTED_on_sock_send_length,
+	WANTED_on_sock_recv_length,
+	WANTED_on_skb_copy_datagram_iovec,
+	WANTED_on_tcp_rcv_space_adjust,
+};
+
 enum sample_kind {
 	SAMPLE_CONNECTION = 1,	/* struct connection_sample: a connection is worth showing; before its first data */
 	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */

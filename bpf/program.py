@@ -58,7 +58,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
 
 LONG_TO_VERIFY = (
     ("move_below_program", "RAW_TRACEPOINT"),
-    ("exit_io", "TRACEPOINT"),
+    ("wanted_exit_io", "TRACEPOINT"),
     ("continue_from_tracepoint", "TRACEPOINT"),
     ("continue_from_raw_tracepoint", "RAW_TRACEPOINT"),
 )
@@ -176,6 +176,7 @@ class Kernel:
         self.set_tail_call("emit_from_tracepoint", self.load("exit_keyed", "TRACEPOINT"), 2)
         emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
         self.set_tail_call("emit_from_raw_tracepoint", emit)
+        self._link_parts()
         if self.below.lengths:
             self.set_tail_call("move_below", self.load("move_below_program", "RAW_TRACEPOINT"))
             self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
@@ -197,6 +198,16 @@ class Kernel:
             names = [name for name in LONG_TO_VERIFY if self.below.lengths or name[1] == "TRACEPOINT"]
             loaded = pool.map(lambda name: self.load(*name), names)
             self._loaded.update(zip(names, loaded, strict=True))
+
+    def _link_parts(self) -> None:
+        """Of programs that are in two parts, where the first goes on."""
+        for kind in ("TRACEPOINT", "RAW_TRACEPOINT"):
+            array = f"wanted_{kind.lower()}"
+            for name, index in abi.header().enums[array].items():
+                program = name.replace("WANTED_", "wanted_")
+                # What is not attached is not compiled.
+                if program in self._code:
+                    self.set_tail_call(array, self.load(program, kind), index)
 
     def set_tail_call(self, array: str, program: int, index: int = 0) -> None:
         """Where programs that copy bytes go on."""

@@ -76,7 +76,6 @@ INLINE int io_exit(long result)
 	struct connection *c;
 	int ready = 0, step = 0, keyed = 0;
 
-	end_unwanted_call(id);
 	call = syscalls.lookup(&tid);
 	/* After the end the entry stays: user space takes back what was counted of it. */
 	if (!call || call->below || !recording())
@@ -116,6 +115,13 @@ INLINE int io_exit(long result)
 /* At the exit of every call that moves bytes. */
 int exit_io(struct exit_arguments *ctx)
 {
+	end_unwanted_call(bpf_get_current_pid_tgid());
+	wanted_tracepoint.call(ctx, WANTED_exit_io);
+	return 0;
+}
+
+int wanted_exit_io(struct exit_arguments *ctx)
+{
 	return finish_tracepoint(ctx, io_exit(ctx->result));
 }
 
@@ -149,6 +155,13 @@ INLINE void message_enter(u32 fd, u64 message, u8 direction, u32 flags)
 /* At the entry of every call that moves bytes: one program, for each costs 0.1 s to compile. NR_* are the
  * architecture's, from system_calls.py. */
 int enter_io(struct enter_arguments *ctx)
+{
+	end_if_unwanted_before(bpf_get_current_pid_tgid());
+	wanted_tracepoint.call(ctx, WANTED_enter_io);
+	return 0;
+}
+
+int wanted_enter_io(struct enter_arguments *ctx)
 {
 	u64 fd = ctx->args[0], second = ctx->args[1], third = ctx->args[2];
 	u32 blocks = 0, flags = 0;
@@ -193,6 +206,13 @@ int enter_io(struct enter_arguments *ctx)
 /* The same for calls with flags as their fourth argument: the kernel refuses a program that could read more
  * arguments than its tracepoint has. */
 int enter_io_flags(struct enter_arguments *ctx)
+{
+	end_if_unwanted_before(bpf_get_current_pid_tgid());
+	wanted_tracepoint.call(ctx, WANTED_enter_io_flags);
+	return 0;
+}
+
+int wanted_enter_io_flags(struct enter_arguments *ctx)
 {
 	u8 direction = ctx->number == NR_recvfrom ? DIRECTION_RECEIVED : DIRECTION_SENT;
 

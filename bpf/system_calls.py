@@ -1,4 +1,4 @@
-"""The system calls that move bytes: a row each, with their numbers on x86-64 and arm64."""
+"""The system calls that move bytes, a row each, and what else is recognised, with numbers on x86-64 and arm64."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ MOVING_CALLS: dict[str, tuple[int, int]] = {
     "sendmsg": (46, 211),
     "recvmsg": (47, 212),
 }
+# What has no tracepoint of ours.
+OTHER_CALLS: dict[str, tuple[int, int]] = {"getsockopt": (55, 209)}
 # (fd, buffer, length, flags, …)
 CALLS_WITH_FLAGS = frozenset({"sendto", "recvfrom"})
 
@@ -24,4 +26,4 @@ CALLS_WITH_FLAGS = frozenset({"sendto", "recvfrom"})
 def call_number_flags() -> list[str]:
     """-D flags for the numbers of system calls on this architecture."""
     arm = platform.machine() == "aarch64"
-    return [f"-DNR_{call}={numbers[arm]}" for call, numbers in MOVING_CALLS.items()]
+    return [f"-DNR_{call}={numbers[arm]}" for call, numbers in (MOVING_CALLS | OTHER_CALLS).items()]

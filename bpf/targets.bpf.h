@@ -107,9 +107,14 @@ INLINE struct unwanted_call *unwanted_call_of(u64 id)
 	return (struct unwanted_call *)VALUE_OF(unwanted_calls) + (id & (UNWANTED_CALLS - 1));
 }
 
-/* Ends the program, here: what is on everybody's way is to be short. The kernel puts a program's epilogue where its first
- * exit is, and the compiler its only one at the far end, on other lines of the cache and another page. With `to`, it
- * is set to `value` before. */
+/* What is on everybody's way is to be short, for most of its cost are lines of the cache that it takes from others. So it is
+ * in a program of its own, which goes on in another: a program saves all registers that it uses and clears its
+ * stack before anything else. */
+BPF_PROG_ARRAY(wanted_tracepoint, 3);
+BPF_PROG_ARRAY(wanted_raw_tracepoint, 5);
+
+/* Ends the program, here: the kernel puts a program's epilogue where its first exit is, and the compiler its only one at
+ * the far end. With `to`, it is set to `value` before. */
 #define END_IF_SAME(a, b) asm volatile("if %0 != %1 goto +2; r0 = 0; exit" :: "r"(a), "r"(b) : "memory")
 #define SET_AND_END_IF_SAME(a, b, to, value) \
 	asm volatile("if %0 != %1 goto +3; *(u64 *)(%2 + 0) = %3; r0 = 0; exit" \
@@ -119,6 +124,13 @@ INLINE struct unwanted_call *unwanted_call_of(u64 id)
 INLINE void end_in_unwanted_call(u64 id)
 {
 	END_IF_SAME(unwanted_call_of(id)->id, id);
+}
+
+INLINE int go_on_if_wanted(struct bpf_raw_tracepoint_args *ctx, int program)
+{
+	end_in_unwanted_call(bpf_get_current_pid_tgid());
+	wanted_raw_tracepoint.call(ctx, program);
+	return 0;
 }
 
 /* 0: what else was decided by is the same. */
@@ -134,17 +146,26 @@ INLINE u64 is_another(struct unwanted_call *call)
 }
 
 /* Ends the program if it was decided before that the thread is not wanted. */
+INLINE void end_if_unwanted_before(u64 id)
+{
+	struct decisions *now = VALUE_OF(decisions);
+	struct unwanted_call *call = unwanted_call_of(id);
+	u64 differs = (call->decided ^ id) | (call->epoch ^ now->epoch);
+
+	SET_AND_END_IF_SAME(differs | call->checks, 0ULL, &call->id, id);
+	if (!differs)
+		SET_AND_END_IF_SAME(is_another(call), 0ULL, &call->id, id);
+}
+
+/* And keeps it. */
 INLINE int wanted_at_entry(u64 id)
 {
 	int zero = 0;
 	struct decisions *now = VALUE_OF(decisions);
 	struct unwanted_call *call = unwanted_call_of(id);
 	struct settings *s;
-	u64 epoch = now->epoch, differs = (call->decided ^ id) | (call->epoch ^ epoch);
+	u64 epoch = now->epoch;
 
-	SET_AND_END_IF_SAME(differs | call->checks, 0ULL, &call->id, id);
-	if (!differs)
-		SET_AND_END_IF_SAME(is_another(call), 0ULL, &call->id, id);
 	/* A call that is waiting when the recording begins is not decided yet. */
 	s = settings.lookup(&zero);
 	if (!s || !s->self)

@@ -101,7 +101,10 @@ class OutputFile:
         if self._path is None or not self.is_file:
             return
         fd = self.file.fileno()
-        os.ftruncate(fd, 0)
+        # ext4 writes what was emptied to the disk when it is closed (auto_da_alloc), even if nothing was in it: half a
+        # second for a GiB.
+        if os.fstat(fd).st_size:
+            os.ftruncate(fd, 0)
         with contextlib.suppress(OSError):
             os.fchmod(fd, _OWNER_ONLY)
         if not self._created:

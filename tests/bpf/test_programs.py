@@ -17,7 +17,7 @@ from kernel_state import UNMOUNT_TRACEFS, verified_instructions
 from processes import PYTHON
 from recording import entries, path_of, warnings
 
-from bpf import below, program, system
+from bpf import abi, below, program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
 from bpf.program import IN_PAIRS, Kernel
 from bpf.tables import Tables
@@ -102,6 +102,11 @@ def kinds(kernel):
         dict.fromkeys((name for _, name in TRACEPOINTS), "TRACEPOINT")
         | dict.fromkeys(("continue_from_tracepoint", "tell_step_from_tracepoint", "exit_keyed"), "TRACEPOINT")
         | dict.fromkeys((name for _, name in raw), "RAW_TRACEPOINT")
+        | {
+            name.replace("WANTED_", "wanted_"): kind
+            for kind in ("TRACEPOINT", "RAW_TRACEPOINT")
+            for name in abi.header().enums[f"wanted_{kind.lower()}"]
+        }
         | dict.fromkeys(
             ("continue_from_raw_tracepoint", "move_below_program", "check_below_program", "calibrate"),
             "RAW_TRACEPOINT",
@@ -181,8 +186,19 @@ def test_no_uprobe_program_asks_for_a_return_that_it_does_not_mean():
 
 
 def test_the_stack_is_measured(kernel):
-    assert stack_bytes(kernel, "exit_io") > PRIVATE_STACK_BYTES
-    assert helpers(kernel, "exit_io")[TAIL_CALL] == 1
+    assert stack_bytes(kernel, "wanted_exit_io") > PRIVATE_STACK_BYTES
+    assert helpers(kernel, "wanted_exit_io")[TAIL_CALL] == 1
+
+
+@pytest.mark.parametrize("name", [name.removeprefix("WANTED_") for kind in ("tracepoint", "raw_tracepoint")
+                                  for name in abi.header().enums[f"wanted_{kind}"]])  # fmt: skip
+def test_what_is_on_everybodys_way_is_short(kernel, name):
+    code = kernel.instructions(name)
+    assert len(code) < len(kernel.instructions(f"wanted_{name}"))
+    assert stack_bytes(kernel, name) <= 32
+    assert helpers(kernel, name)[TAIL_CALL] == 1
+    # Nothing is looked up: the address of the one map that is asked is in the code.
+    assert helpers(kernel, name)[1] == 0
 
 
 def test_nothing_needs_a_newer_kernel_than_is_said(kernel):

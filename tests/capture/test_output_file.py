@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from capture import output_file
 from capture.errors import UsageError
 from capture.output_file import OutputFile
 
@@ -42,3 +43,18 @@ def test_only_a_new_file_is_given_to_the_user_behind_sudo(tmp_path, monkeypatch)
         with OutputFile(str(tmp_path / "a"), "-w") as output:
             output.write(b"data")
     assert given == [(1234, 5678)]
+
+
+@pytest.mark.parametrize("before", [None, b"", b"an older capture"])
+def test_only_what_has_something_in_it_is_emptied(tmp_path, monkeypatch, before):
+    """ext4 writes a file that was emptied to the disk when it is closed, even one that had nothing in it."""
+    emptied = []
+    monkeypatch.setattr(os, "ftruncate", lambda fd, size: emptied.append(os.pread(fd, 99, size)))
+    path = tmp_path / "a.pcapng"
+    if before is not None:
+        path.write_bytes(before)
+    # Readable, to look into it.
+    monkeypatch.setattr(output_file, "_FLAGS", os.O_RDWR | os.O_CREAT)
+    with OutputFile(str(path), "-w") as out:
+        out.begin()
+    assert emptied == ([before] if before else [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -103,6 +104,10 @@ def _where(listener: socket.socket) -> tuple[str, int]:
     return (name if isinstance(name, str) else f"@{name[1:].decode()}"), UNIX_PORT
 
 
+# What fits into a pipe.
+PIPE_BYTES = 1 << 16
+
+
 class Peer:
     """The other end: sends ``response`` at once, reads to the end, and closes."""
 
@@ -112,7 +117,10 @@ class Peer:
         connections: int = 1,
         urgent: bool = False,
         listener: socket.socket | None = None,
+        pages: bool = False,
     ) -> None:
+        """``pages``: sends whole pages, which a receiver may map."""
+        self._pages = pages
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.where, self.port = _where(self._listener)
         # Urgent bytes too, where they are sent: what is accepted inherits it, and so has it when the first one comes.
@@ -135,6 +143,8 @@ class Peer:
     def _talk(self, accepted: socket.socket) -> None:
         accepted.settimeout(SECONDS)
         chunks, at = random.Random(11), 0
+        if self._pages:
+            at = self._send_pages(accepted)
         while at < len(self._response):
             n = chunks.randrange(1, 20_000)
             accepted.sendall(self._response[at : at + n])
@@ -146,6 +156,19 @@ class Peer:
         while piece := accepted.recv(1 << 18):
             self.received[-1].update(piece)
             self.bytes += piece
+
+    def _send_pages(self, accepted: socket.socket) -> int:
+        """The pages of a pipe become TCP's own. How much of the response that was."""
+        reader, writer = os.pipe()
+        try:
+            for at in range(0, len(self._response), PIPE_BYTES):
+                left = os.write(writer, self._response[at : at + PIPE_BYTES])
+                while left:
+                    left -= os.splice(reader, accepted.fileno(), left)
+        finally:
+            os.close(reader)
+            os.close(writer)
+        return len(self._response)
 
     def join(self) -> None:
         """Wait for the end."""

@@ -534,6 +534,67 @@ static void receive_oob(int s)
 }
 
 
+/* Whole pages are mapped, where the peer sent such; what is between them is copied by the same call if there is room for
+ * it, else received by another. */
+#define MAPPED_BYTES (16 * 4096)
+static char room_between_pages[4096];
+static size_t mapped_bytes;
+
+/* linux/tcp.h's struct tcp_zerocopy_receive (Linux 5.12); the C library's ends before the copy. */
+struct mapping {
+	uint64_t address;
+	uint32_t length, recv_skip_hint, inq;
+	int32_t err;
+	uint64_t copybuf_address;
+	int32_t copybuf_len;
+	uint32_t flags;
+};
+
+static ssize_t by_mapping(int s, char *p, size_t most_copied)
+{
+	static char *pages;
+	struct pollfd wait = {.fd = s, .events = POLLIN};
+	struct mapping z = {.length = MAPPED_BYTES};
+	socklen_t size = sizeof(z);
+
+	if (!pages)
+		pages = mmap(NULL, MAPPED_BYTES, PROT_READ, MAP_SHARED, s, 0);
+	if (pages == MAP_FAILED)
+		die("mmap");
+	z.address = (uintptr_t)pages;
+	z.copybuf_address = (uintptr_t)room_between_pages;
+	z.copybuf_len = most_copied;
+	poll(&wait, 1, -1);
+	if (getsockopt(s, IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, &z, &size)) {
+		/* The peer's end. */
+		if (errno == EIO)
+			return 0;
+		die("TCP_ZEROCOPY_RECEIVE");
+	}
+	if (z.copybuf_len < 0)
+		die("copybuf");
+	if (!z.length && !z.copybuf_len)
+		return recv(s, p, z.recv_skip_hint ? z.recv_skip_hint : 1, 0);
+	mapped_bytes += z.length;
+	memcpy(p, pages, z.length);
+	memcpy(p + z.length, room_between_pages, z.copybuf_len);
+	return z.length + z.copybuf_len;
+}
+
+static ssize_t from_mapping(int s, char *p, size_t n) { (void)n; return by_mapping(s, p, 0); }
+static ssize_t from_mapping_copied(int s, char *p, size_t n) { return by_mapping(s, p, n); }
+
+static void receive_mapped_by(int s, ssize_t (*one)(int, char *, size_t))
+{
+	was_received(room(), check(recv(s, room(), 101, 0), "recv"));
+	until_end(s, one, sizeof(room_between_pages));
+	if (!mapped_bytes)
+		die("nothing was mapped");
+}
+
+static void receive_mapped(int s) { receive_mapped_by(s, from_mapping); }
+static void receive_mapped_copied(int s) { receive_mapped_by(s, from_mapping_copied); }
+
 static struct way {
 	const char *name;
 	void (*run)(int);
@@ -544,6 +605,7 @@ static struct way {
 	S(splice_of_file), S(splice_of_pipe), S(vmsplice), S(tee), S(aio), S(aio_vector), S(int80), S(socketcall), S(bytes),
 	S(big), S(many_blocks), S(big_blocks), S(partial), S(interrupted), R(interrupted), R(fault), R(read), R(recv), R(waitall), R(dontwait), R(aio), R(int80), R(socketcall),
 	R(readv), R(preadv2), R(recvmsg), R(recvmmsg), R(peek), R(splice), R(spliced_body), R(bytes), R(big), R(trunc), R(oob),
+	R(mapped), R(mapped_copied),
 };
 
 int main(int count, char **arguments)

@@ -210,8 +210,7 @@ def _transcript_lines(entry: Json) -> Iterator[str]:
         mark = ">" if message["type"] == "send" else "<"
         yield f"{mark} [{message['opcode']}] {message['data']}"
         if "comment" in message:
-            lost = f": {message['_lostBytes']}" if "_lostBytes" in message else ""
-            yield f"{mark} [{message['comment']}{lost}]"
+            yield f"{mark} [{message['comment']}]"
     if "comment" in entry:
         yield f"* {entry['comment']}"
 

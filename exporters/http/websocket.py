@@ -75,11 +75,14 @@ class _Message:
 
     def shortfall(self) -> str | None:
         """Why it is not all there."""
-        if self.problem is None and self.lost:
-            return _LOST
-        if self.problem is None and self.omitted:
-            return f"cut: {self.omitted} {_OMITTED}"
-        return self.problem
+        reasons = []
+        if self.problem is not None and not (self.lost and self.problem == _LOST):
+            reasons.append(self.problem)
+        if self.lost:
+            reasons.append(f"{self.lost} {_LOST}")
+        if self.omitted and self.problem != _OMITTED:
+            reasons.append(f"cut: {self.omitted} {_OMITTED}")
+        return "; ".join(reasons) or None
 
 
 class _Inflater:

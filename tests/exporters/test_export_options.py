@@ -819,8 +819,12 @@ def lossy_socket(lost: int) -> list[Exchange]:
 
 def test_a_transcript_says_what_a_message_lacks() -> None:
     shown = written(lossy_socket(5), "text")
-    assert "< [1] 0123\\x0a\n< [1] MDEyMzk=\n< [bytes were lost: 5]\n< [1] more\n" in shown
+    assert "< [1] 0123\\x0a\n< [1] MDEyMzk=\n< [5 bytes were lost]\n< [1] more\n" in shown
     assert "* 5 bytes of its messages lost (ring-full)\n" in shown
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n")
+    talk.server(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n\x81\x0a0123").gap(Side.SERVER, 5)
+    shown = written(read(talk.items), "text")
+    assert "< [it is not whole: the recording ended; 5 bytes were lost]\n" in shown
 
 
 def test_an_archive_says_that_a_sockets_messages_are_lost() -> None:

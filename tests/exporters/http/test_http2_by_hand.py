@@ -49,7 +49,7 @@ def test_a_loss_over_frames_reaches_the_socket_inside() -> None:
     for number in range(4):
         conversation.server(frame(DATA, 0, 1, text(b"message %d" % number)))
     (exchange,) = read_in_splits(conversation.items)
-    assert messages(exchange) == [(b"." * 49, "bytes were lost")]
+    assert messages(exchange) == [(b"." * 49, "51 bytes were lost")]
     assert exchange.notes == ("the messages after a loss of up to 10 bytes (ring-full) are not known",)
 
 

@@ -190,7 +190,7 @@ def test_a_loss_inside_a_payload_costs_its_message() -> None:
         socket().client(whole[:10]).gap(Side.CLIENT, 3).client(whole[13:], frame(TEXT, b"next", mask=b"1234"))
     )
     exchange, (hit, following) = only(talk)
-    assert (hit.data, hit.lost_bytes, hit.problem) == (b"0123789", 3, "bytes were lost")
+    assert (hit.data, hit.lost_bytes, hit.problem) == (b"0123789", 3, "3 bytes were lost")
     assert (following.data, following.problem) == (b"next", None)
     assert exchange.lost == (Lost(10, 3, "ring-full"),)
     assert exchange.lost_bytes == 3
@@ -266,7 +266,7 @@ def test_a_loss_in_a_kept_deflate_context_is_told(extensions: bytes, later: byte
     second = frame(TEXT, deflate(kept, b"text"), first=0xC0)
     talk = socket(extensions).server(first[:4]).gap(Side.SERVER, 2).server(first[6:], second)
     _, (hit, following) = only(talk)
-    assert hit.problem == "bytes were lost"
+    assert hit.problem == "2 bytes were lost"
     if later is None:
         assert following.problem == "its deflate context was lost"
     else:
@@ -343,7 +343,7 @@ def test_a_message_inside_another_one() -> None:
 def test_what_came_of_a_message_before_a_loss_over_its_end() -> None:
     talk = socket().server(frame(TEXT, b"0123456789")[:7]).gap(Side.SERVER, 50)
     exchange, (message,) = only(talk)
-    assert (message.data, message.lost_bytes, message.problem) == (b"01234", 5, "bytes were lost")
+    assert (message.data, message.lost_bytes, message.problem) == (b"01234", 5, "5 bytes were lost")
     assert exchange.notes == ("the messages after a loss of 50 bytes (ring-full) are not known",)
 
 

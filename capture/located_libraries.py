@@ -2,7 +2,7 @@
 code.
 
 Asks capture.boringssl, then capture.openssl_static. Most files answer no after a search of their read-only
-data for one string, half a millisecond per megabyte; a yes takes up to half a second in a browser, and is
+data for one string, half a millisecond per megabyte; a yes takes a quarter of a second in a browser, and is
 worth a cache (capture.probe_catalog). x86-64 only.
 """
 

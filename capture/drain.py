@@ -76,7 +76,9 @@ class Drain:
             stopping = self._stopping.is_set()
             batch = self._ring.drain()
             if batch is None:
-                if stopping:
+                # A record that is being written hides those behind it, and will be complete: a program that has begun
+                # one cannot but end it.
+                if stopping and not self._ring.backlog():
                     return
                 time.sleep(POLL_INTERVAL_S)
                 continue

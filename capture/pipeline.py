@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -66,8 +65,6 @@ MAX_LAST_LOOKS = 10_000
 # Where processors are short, a recorder that is as patient as what it records loses: what it takes is little,
 # and what it misses never comes back.
 NICE = -10
-# How long calls in flight may still report after the kernel side was told to stop.
-_SETTLE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,10 +281,8 @@ class Pipeline:
         self._new_code.stop()
         skipped = self._kernel.skipped_runs() + self._probes.skipped_runs()
         self._tls.distrust(self.tables.distrusted())
-        detaching = threading.Thread(target=self._probes.detach)
+        detaching = threading.Thread(target=self._detach_and_drain)
         detaching.start()
-        time.sleep(_SETTLE_S)
-        self._drain.stop()
         outbox = self._exporter.outbox
         outbox.end()
         while not self._drain.finished:
@@ -314,6 +309,15 @@ class Pipeline:
         self._exporter.finish(ledger)
         detaching.join()
         return ledger
+
+    def _detach_and_drain(self) -> None:
+        """When the probes are gone no program runs any more that had begun before it was told to stop (a grace period
+        of RCU): what it reports is in the ring.
+        """
+        try:
+            self._probes.detach()
+        finally:
+            self._drain.stop()
 
     def detach(self) -> None:
         """Let go of all probes; nothing is reported from now on."""

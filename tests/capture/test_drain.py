@@ -35,6 +35,9 @@ class Ring:
         self.given += 1
         return self.batches.pop(0)
 
+    def backlog(self):
+        return sum(len(batch.buffer) for batch in self.batches if batch)
+
 
 class NoSpool:
     """A disk without room."""
@@ -59,6 +62,15 @@ def taken(under_test, count):
         if batch:
             found.append(batch.number)
     return found
+
+
+def test_a_record_that_is_being_written_at_the_end_is_waited_for():
+    """Until then nothing can be read of those behind it either."""
+    under_test = Drain(Ring([Batch(1, 10), None, None, Batch(2, 10)]), Spool())
+    under_test.stop()
+    under_test.start()
+    assert taken(under_test, 2) == [1, 2]
+    wait_until(lambda: under_test.finished, "the thread to end")
 
 
 def test_batches_come_in_order_and_all_of_them():

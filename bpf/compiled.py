@@ -17,15 +17,14 @@ import os
 import stat
 from array import array
 from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpf.maps import Declaration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
-FOLDER = Path("/var/cache/plaintap")
 _NAME = "programs-{}.json"
 # One for each set of options, and those of the version before.
 MAX_FILES = 8
@@ -77,7 +76,7 @@ def key_of(source: str, flags: Iterable[str], compiler: str) -> str:
     return hashlib.sha256("\0".join((source, *flags, compiler)).encode()).hexdigest()[:32]
 
 
-def read(key: str, folder: Path = FOLDER) -> Compiled | None:
+def read(key: str, folder: Path) -> Compiled | None:
     """What was kept under this key; None for nothing that can be trusted."""
     try:
         with (folder / _NAME.format(key)).open("rb") as file:
@@ -109,7 +108,7 @@ def from_json(text: bytes) -> Compiled:
     return found
 
 
-def write(key: str, compiled: Compiled, folder: Path = FOLDER) -> None:
+def write(key: str, compiled: Compiled, folder: Path) -> None:
     """Keep it, if that is possible."""
     path = folder / _NAME.format(key)
     partial = path.with_suffix(f".{os.getpid()}")

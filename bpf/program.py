@@ -17,6 +17,7 @@ from pathlib import Path
 from bpf import abi, bcc_module, below, btf, compiled, compiler, direct_map, system
 from bpf.maps import Map
 from bpf.system_calls import call_number_flags
+from capture.cache_folder import cache_folder
 from capture.errors import PlaintapError
 
 FOLDER = Path(__file__).parent.resolve()
@@ -237,13 +238,14 @@ class Kernel:
 def _compiled(text: str, flags: list[str]) -> compiled.Compiled:
     """What an earlier recording kept, or what is compiled now."""
     key = compiled.key_of(text + compiler.headers(), flags, bcc_module.identity())
-    if kept := compiled.read(key):
+    folder = cache_folder()
+    if kept := compiled.read(key, folder):
         return kept
     try:
         fresh = compiler.compile_source(text, flags)
     except MemoryError:
         raise ProgramError(NO_MEMORY) from None
-    compiled.write(key, fresh)
+    compiled.write(key, fresh, folder)
     return fresh
 
 

@@ -89,6 +89,11 @@ class Ring:
         self._consumer.value = consumed + at
         return Batch(buffer, starts)
 
+    @property
+    def produced(self) -> int:
+        """The position of the next record, those that are being written before it: bytes since the ring was made."""
+        return int(self._producer[0])
+
     def backlog(self) -> int:
         """Bytes that wait in the ring."""
         return int(self._producer[0] - self._consumer.value)

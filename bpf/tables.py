@@ -7,7 +7,7 @@ import ctypes
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,10 @@ class Choice(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class OpenConnection:
-    """What the kernel side knows of a connection that user space was told of; ``ended``: its end was not told."""
+    """What the kernel side knows of a connection that user space was told of; ``ended``: its end was not told.
+
+    ``written_to``: as far as was asked, whether a call that writes to its session has not returned.
+    """
 
     key: int
     connection: int
@@ -40,6 +43,7 @@ class OpenConnection:
     peer_fin: int
     local_reset: int
     peer_reset: int
+    written_to: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,10 +335,21 @@ class Tables:
             with contextlib.suppress(KeyError):
                 c = table[table.Key.from_buffer_copy(key)]
                 if c.id == number and c.ended and c.announced:
-                    yield _open_connection(key, c)
+                    yield replace(_open_connection(key, c), written_to=self._is_written_to(c))
                     continue
             # The address is another socket's by now, whose first sight told of the end.
             self.drop_ended(int.from_bytes(key, sys.byteorder), number)
+
+    def _is_written_to(self, c: Any) -> bool:
+        """Whether a call is in flight that will tell what it wrote only when it returns (Go's)."""
+        table = self._kernel.table("sessions")
+        key = table.Key()
+        key.ssl, key.tgid = c.ssl, c.ssl_tgid
+        try:
+            session = table[key]
+        except KeyError:
+            return False
+        return bool(session.connection == c.id and session.writing)
 
     def find_ends(self, most: int) -> None:
         """Let the kernel side report connections whose end it is told by nobody: AF_UNIX's and MPTCP's.

@@ -13,17 +13,19 @@ Data goes one way::
 looks at every file that processes map (``processes``): ``tls_libraries`` has a row for each library, ``elf*``
 and ``golang`` read symbols, ``openssl_internals``, ``openssl_static``, ``boringssl`` and
 ``located_libraries`` find what has none, ``rustls`` what compilers have named, and ``probe_catalog``
-remembers. Where a probe may sit, ``probe_points`` and ``x86`` tell; ``call_shapes`` is the contract with the
-kernel side. ``older_connections`` asks who is connected already, ``older_calls`` which threads are in a library's
-call already and with what (``thread_stacks``, ``call_frames``, ``call_arguments``; ``older_reads`` where that does not
-tell), ``targets``, ``networks`` and ``containers`` which processes and connections are meant.
+remembers (``cache_folder``: where). Where a probe may sit, ``probe_points`` and ``x86`` tell; ``call_shapes`` is the
+contract with the kernel side. ``older_connections`` asks who is connected already, ``older_calls`` which threads are in
+a library's call already and with what (``thread_stacks``, ``call_frames``, ``call_arguments``; ``older_reads`` where
+that does not tell), ``targets``, ``networks`` and ``containers`` which processes and connections are meant. What
+``rights`` are missing decides what is left out, and said.
 
 **While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what
 memory has no room for goes to the disk (``spool``). ``new_code`` answers processes that run code which was
 never looked at, or calls TLS from coroutines (``switched_stacks``), and ``guard``, a process of its own, lets them
 go on if nobody answers; ``leases`` makes who writes to a probed file wait until its probes are gone. ``pipeline``
 does the rest: samples become values (``samples``, ``events``), and these stream items (``connections``), which an
-exporter makes packets of. ``outbox`` hands them to the file, or to a reader that may pause.
+exporter makes packets of; ends that found no room in the ring are told after what it had (``late_ends``).
+``outbox`` hands them to the file, or to a reader that may pause.
 
 ``connections`` binds TLS sessions to connections (``sessions``, ``inner_sessions`` for TLS in TLS), puts pieces
 in order (``flows``, ``answers``), says why bytes are missing (``holes``), chooses which end of a local

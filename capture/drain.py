@@ -38,6 +38,7 @@ class Drain:
         self._spooled = 0  # entries of the queue that are in the file
         self._queue: deque[Batch | Spooled] = deque()
         self._queued_bytes = 0
+        self.taken = 0  # bytes of the ring that were handed out
         self._ready = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
@@ -54,11 +55,18 @@ class Drain:
             entry = self._queue.popleft()
             if not isinstance(entry, Spooled):
                 self._queued_bytes -= len(entry.buffer)
+                self.taken += len(entry.buffer)
                 return entry
         batch = self._spool.take(entry)
+        self.taken += entry.size
         with self._ready:
             self._spooled -= 1
         return batch
+
+    @property
+    def reported(self) -> int:
+        """Bytes that the kernel side has put into the ring: they are handed out when ``taken`` is as many."""
+        return self._ring.produced
 
     def stop(self) -> None:
         """End the thread when the ring is empty. Nothing may be reporting into it any more."""

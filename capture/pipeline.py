@@ -22,6 +22,7 @@ from capture.connections import Connections, Final
 from capture.drain import Drain
 from capture.events import ConnectionEnded, ProgramExecuted, Protocol, Reason
 from capture.holes import Holes
+from capture.late_ends import LateEnds
 from capture.ledger import Ledger, Observation
 from capture.new_code import NewCode
 from capture.older_calls import OlderCalls
@@ -127,7 +128,6 @@ class Pipeline:
         )
         self._cgroups = (0, 0)
         self._next_sweep = self._next_look = 0.0
-        self._ends_collected = 0
         # The time up to which events were handled: while they queue, the clock on the wall says nothing of them.
         self._now = self._clock.now()
         self._spool = Spool()
@@ -135,6 +135,7 @@ class Pipeline:
         self._kernel = kernel
         self._samples = 0
         self._drain = Drain(Ring(kernel.table("ring").map_fd, plan.ring_bytes), self._spool)
+        self._late_ends = LateEnds(self.tables, self._drain)
 
     def _likely_side(self, event: ConnectionAnnounced) -> Side | None:
         return self._older.side(
@@ -243,10 +244,11 @@ class Pipeline:
         self._write(self._connections.tick(self._now))
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
-            self._collect_ends()
+            self._late_ends.look(now)
             self.tables.find_missed_ends(MAX_LOOKS)
             self._tls.distrust(self.tables.distrusted())
             self._older_calls.release_ended()
+        self._tell_late_ends()
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL_S
             self.tables.find_ends(MAX_LOOKS)
@@ -264,14 +266,10 @@ class Pipeline:
             for name in ("lost_ring_full", "plaintext_ring_full", "events_ring_full")
         )
 
-    def _collect_ends(self) -> None:
-        """Ends that found no room in the ring wait in the kernel's table."""
-        pending = self.tables.counter("ends_pending")
-        if pending != self._ends_collected:
-            self._ends_collected = pending
-            for c in self.tables.late_ends():
-                self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
-                self.tables.drop_ended(c.key, c.connection)
+    def _tell_late_ends(self) -> None:
+        for c in self._late_ends.take():
+            self._write(self._connections.handle(self._missed_end(c, self._clock.now())))
+            self.tables.drop_ended(c.key, c.connection)
 
     def end(self) -> Ledger:
         """Stop reporting, take what was reported, and draw up the ledger."""

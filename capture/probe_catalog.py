@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from capture.cache_folder import cache_folder
 from capture.call_shapes import Call, LibraryProbes, ProbeSite
 from capture.elf import ElfFile
 from capture.tls_libraries import find_probes
@@ -52,12 +53,8 @@ _LEVELS = ("internal", "exports", "located", "resolver")
 
 
 def default_cache_file() -> Path:
-    """Root's in /var/cache, another user's in the XDG cache folder."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/plaintap/probes.json")
-    folder = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(folder) if folder.startswith("/") else Path.home() / ".cache"
-    return base / "plaintap" / "probes.json"
+    """Beside what else one recording keeps for the next."""
+    return cache_folder() / "probes.json"
 
 
 class ProbeCatalog:

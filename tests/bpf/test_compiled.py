@@ -11,6 +11,7 @@ import pytest
 from bpf import compiled, compiler, program
 from bpf.compiled import Compiled
 from bpf.maps import Declaration
+from capture import cache_folder
 
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_MAP, REST = INSTRUCTION.pack(0x18, 0x11, 0, 7), INSTRUCTION.pack(0, 0, 0, 0)
@@ -100,11 +101,20 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     assert compiled.read("k", tmp_path / "file" / "folder") is None
 
 
+def test_who_is_not_root_compiles_once_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_folder.os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(program.bcc_module, "identity", lambda: "bcc")
+    compiling = [Compiled((A,), {"p": PLAIN})]
+    monkeypatch.setattr(compiler, "compile_source", lambda *_: compiling.pop())
+    assert program._compiled("text", []) == program._compiled("text", []) == Compiled((A,), {"p": PLAIN})
+    assert [path.parent for path in tmp_path.rglob("programs-*")] == [tmp_path / "plaintap"]
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("below_calls", [False, True])
 def test_the_second_kernel_side_is_the_first_one(tmp_path, monkeypatch, below_calls):
-    monkeypatch.setattr(compiled.read, "__defaults__", (tmp_path,))
-    monkeypatch.setattr(compiled.write, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(program, "cache_folder", lambda: tmp_path)
     kernels = [program.Kernel(1 << 16, below_calls=below_calls)]
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(compiler, "compile_source", lambda *_: pytest.fail("compiled again"))

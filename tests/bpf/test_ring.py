@@ -97,7 +97,9 @@ def test_records_come_in_order_and_make_room(pair):
     for record in records:
         producer.write(record)
     backlog = consumer.backlog()
+    assert consumer.produced == backlog
     batch = consumer.drain()
+    assert len(batch.buffer) == backlog
     assert payloads(batch, map(len, records)) == records
     assert producer.consumed == backlog
     assert consumer.backlog() == 0
@@ -127,6 +129,7 @@ def test_nothing_passes_a_record_that_is_being_written(pair):
     assert payloads(consumer.drain(), (3,)) == [b"one"]
     assert consumer.drain() is None
     assert producer.consumed == busy
+    assert consumer.produced == busy + consumer.backlog()
     producer.settle(busy)
     assert payloads(consumer.drain(), (3, 5)) == [b"two", b"three"]
 

@@ -135,8 +135,11 @@ def test_what_memory_has_no_room_for_waits_on_disk_in_order(monkeypatch):
     under_test = Drain(ring, spool)
     under_test.start()
     wait_until(lambda: not ring.batches, "the ring to be empty although nobody takes")
+    assert under_test._spooled > 0
+    assert under_test.taken == 0
     found = [under_test.take(1) for _ in payloads]
     assert [batch.buffer for batch in found] == payloads
+    assert under_test.taken == sum(map(len, payloads))
     assert [batch.starts for batch in found] == [[number] for number in range(50)]
     assert under_test._spooled == 0
     ring.batches += [RealBatch(payload, []) for payload in payloads]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,8 @@ from clients import curl
 from https_client import sample_body
 from judges import expert_problems, rows
 from recording import decoded, entries, record, settle, warnings
+
+from capture.pipeline import SWEEP_INTERVAL_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +134,50 @@ def test_a_recorder_that_stands_still(
     assert "please report" not in done.stderr
     # Of a response whose head is lost, Wireshark takes what remains of the body for one.
     assert expert_problems(recording.path, "!http") == []
+
+
+def test_an_end_without_room_does_not_overtake_its_own_bytes(tmp_path: Path) -> None:
+    """What the ring holds already is handled in batches of 4 MiB, and ends are looked for in between."""
+    path = tmp_path / "ends.pcapng"
+    block = bytes(1 << 20)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, contextlib.ExitStack() as ends:
+
+        def pair() -> tuple[socket.socket, socket.socket]:
+            client = ends.enter_context(socket.create_connection(listener.getsockname()))
+            return client, ends.enter_context(listener.accept()[0])
+
+        def send(client: socket.socket, server: socket.socket, blocks: int) -> None:
+            with ThreadPoolExecutor(1) as beside:
+                done = beside.submit(lambda: [client.sendall(block) for _ in range(blocks)])
+                left = blocks * len(block)
+                while left:
+                    left -= len(server.recv(min(left, len(block))))
+                done.result()
+
+        port = listener.getsockname()[1]
+        with record(path, "--port", port, "--protocol", "all", "--no-hold") as recording:
+            big, small = pair(), [pair() for _ in range(20)]
+            for number, (client, server) in enumerate(small):
+                client.sendall(b"first of %d" % number)
+                server.recv(100)
+            settle()
+            recording.process.send_signal(signal.SIGSTOP)
+            send(*big, 5)
+            words = [b"last words of %d." % number for number in range(len(small))]
+            for (client, server), word in zip(small, words, strict=True):
+                client.sendall(word)
+                server.recv(100)
+            send(*big, 30)
+            for both in small:
+                for end in both:
+                    end.close()
+            settle(SWEEP_INTERVAL_S)
+            recording.process.send_signal(signal.SIGCONT)
+            settle()
+            done = recording.stop()
+    assert accounts(done.stderr)["sockets"][1]["lost"] > 0, "the ring was not full"
+    captured = path.read_bytes()
+    assert [word for word in words if word not in captured] == []
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -84,6 +84,28 @@ def test_an_end_that_was_told_late_takes_nobody_s_entry_but_its_own(kernel: Kern
     assert list(kernel.table("late_ends")) == []
 
 
+@pytest.mark.parametrize(("writing", "connection"), [(1, 16), (0, 16), (1, 17)])
+def test_an_end_says_whether_its_session_is_being_written_to(
+    kernel: Kernel, writing: int, connection: int
+) -> None:
+    """The TLS object may be another connection's by now."""
+    tables = Tables(kernel)
+    ended(kernel, 6, 16)
+    table, sessions = kernel.table("connections"), kernel.table("sessions")
+    value = table[table.Key(6)]
+    value.ssl, value.ssl_tgid = 0x1000, 99
+    table[table.Key(6)] = value
+    key, session = sessions.Key(), sessions.Leaf()
+    key.ssl, key.tgid = 0x1000, 99
+    session.connection, session.writing = connection, writing
+    sessions[key] = session
+    (late,) = tables.late_ends()
+    assert late.written_to is (writing > 0 and connection == 16)
+    tables.drop_ended(6, 16)
+    del sessions[key]
+    assert list(tables.late_ends()) == []
+
+
 FIN_WAIT1, LAST_ACK = 4, 9
 
 

@@ -139,7 +139,6 @@ def test_a_recorder_that_stands_still(
 def test_an_end_without_room_does_not_overtake_its_own_bytes(tmp_path: Path) -> None:
     """What the ring holds already is handled in batches of 4 MiB, and ends are looked for in between."""
     path = tmp_path / "ends.pcapng"
-    block = bytes(1 << 20)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, contextlib.ExitStack() as ends:
 
         def pair() -> tuple[socket.socket, socket.socket]:
@@ -148,10 +147,10 @@ def test_an_end_without_room_does_not_overtake_its_own_bytes(tmp_path: Path) -> 
 
         def send(client: socket.socket, server: socket.socket, blocks: int) -> None:
             with ThreadPoolExecutor(1) as beside:
-                done = beside.submit(lambda: [client.sendall(block) for _ in range(blocks)])
-                left = blocks * len(block)
+                done = beside.submit(client.sendall, bytes(blocks << 20))
+                left = blocks << 20
                 while left:
-                    left -= len(server.recv(min(left, len(block))))
+                    left -= len(server.recv(min(left, 1 << 20)))
                 done.result()
 
         port = listener.getsockname()[1]

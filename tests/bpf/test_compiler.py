@@ -62,7 +62,7 @@ def test_a_compiler_that_crashes_is_told_apart(interpreter):
 
 def test_what_is_compiled_is_kept_by_what_it_includes(monkeypatch, tmp_path):
     keys = []
-    monkeypatch.setattr(compiled, "read", lambda key: keys.append(key) or Compiled((), {}))
+    monkeypatch.setattr(compiled, "read", lambda key, _: keys.append(key) or Compiled((), {}))
     folder = tmp_path / "headers"
     shutil.copytree(compiler._HEADERS, folder)
     monkeypatch.setattr(compiler, "_HEADERS", folder)

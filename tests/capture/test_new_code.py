@@ -62,7 +62,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> tuple[NewCode, Tables]:
     monkeypatch.setattr("capture.new_code.Ring", NoRing)
     monkeypatch.setattr("capture.new_code._await_stop", lambda _pid: None)
     tables, nothing = Tables(), cast("Any", Anything())
-    new_code = NewCode(cast("Any", tables), nothing, nothing, nothing)
+    new_code = NewCode(cast("Any", tables), nothing, nothing, nothing, nothing)
     new_code._told[77] = [NewCodeUsed(77, 0, 1, 2, 3, 4, "", True)]
     return new_code, tables
 

@@ -118,7 +118,7 @@ def test_code_in_a_file_of_another_kind_is_left_alone_without_a_word(leases: Lea
     looks = [look for path in (library, image) for look in look_at(TlsFiles(ProbeCatalog(), leases), path)]
     assert [look.probes for look in looks] == [None, None]
     attached = Attached()
-    probes = TlsProbes(attached, attached)
+    probes = TlsProbes(attached, attached, attached)
     probes.attach(looks)
     (warning,) = probes.take_warnings()
     assert f"{library}: no probes" in warning

@@ -79,6 +79,7 @@ def pipeline_of(
         "_decoder": SimpleNamespace(decode=lambda buffer, _starts: events[len(buffer)]),
         "_clock": SimpleNamespace(now=lambda: START_NS + SECOND_NS, adjust=lambda: 0, offset=0),
         "_tls": SimpleNamespace(distrust=lambda _: None),
+        "_older_calls": SimpleNamespace(release_ended=lambda: None),
         "_now": START_NS, "_samples": 0, "_next_sweep": 0.0, "_next_look": 0.0,
     }  # fmt: skip
     for name, part in parts.items():

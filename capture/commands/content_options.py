@@ -15,7 +15,7 @@ _CONTENT: dict[str, dict[str, Any]] = {
         "metavar": "BYTES",
         "help": "Show at most this much of a body",
     },
-    "--no-bodies": {"is_flag": True, "help": "Leave bodies out"},
+    "--no-bodies": {"is_flag": True, "help": "Show no bodies"},
     "--redact": {
         "multiple": True,
         "metavar": "NAME",

@@ -44,11 +44,15 @@ _ENDINGS = {"har": ".har", "curl": ".sh", "text": ".txt"}
     "hosts",
     multiple=True,
     metavar="HOST",
-    help="Only this host; *.example.com for those below, 10.0.0.0/8 for an address at either end.",
+    help="Only this host (may be repeated); *.example.com for those below, 10.0.0.0/8 for an address at either end.",
 )
 @click.option("--url", "urls", multiple=True, metavar="GLOB", help="Only URLs that match.")
 @click.option(
-    "--status", "statuses", multiple=True, metavar="N", help="Only this status: 404, 400-499 or 4xx."
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="N",
+    help="Only this status (may be repeated): 404, 400-499 or 4xx.",
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
 @click.option("--pid", "pids", type=PID, multiple=True, metavar="PID", help="Only this process.")
@@ -74,7 +78,7 @@ def export(
       plaintap export a.pcapng                  writes a.har
       plaintap export --sensitive --host api.example.com a.pcapng
       plaintap export --format jsonl -o - a.pcapng | jq .request.url
-      plaintap export --format curl --status 5xx -o - a.pcapng
+      plaintap export --format curl --status 5xx --sensitive -o - a.pcapng
       tcpdump -w - port 80 | plaintap export - -o web.har
     """
     name = output or beside(file, _ENDINGS.get(form, f".{form}"))

@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     metavar="FILE.json",
     help="Also write what became of every byte, for machines.",
 )
-@content_options(" of --har")
+@content_options(" in the archive of --har")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: str | None,

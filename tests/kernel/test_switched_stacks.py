@@ -109,8 +109,9 @@ def test_without_hold_they_live_and_what_was_not_seen_is_counted(
     # All connections begin at once: where the probes come after that, nothing of a coroutine's is read.
     exported = plaintap("export", recording.path)
     assert exported.returncode == 0 or "has no HTTP" in exported.stderr
-    found = recorded(entries(recording.path)) if exported.returncode == 0 else {}
-    read = {path: sha256 for path, sha256 in found.items() if path in answers}
+    found = entries(recording.path) if exported.returncode == 0 else []
+    # A request may have been written before there was a probe where the read of its answer returns: that is marked.
+    read = recorded([entry for entry in found if path_of(entry) in answers and "_outcome" not in entry])
     assert read == {path: answers[path] for path in read}, "answers are with their own requests"
     if not threads:
         assert {path for path in answers if "?0." in path} <= read.keys(), "the main stack's"

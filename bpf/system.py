@@ -47,6 +47,8 @@ _PROGRAM_TYPES = {
     "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
 }
 _BPF_F_UPROBE_MULTI_RETURN = 1
+# As many signals may come while one program is verified: Ctrl-C, again and again.
+_LOAD_ATTEMPTS = 20
 # Of a program that is refused the verifier tells each way that it went, up to where it stopped.
 _LOG_BYTES = 16 << 20
 _ATTRIBUTE_BYTES = 160  # covers the members used here; the kernel checks that the rest is zero
@@ -122,15 +124,21 @@ def _load_program(kind: int, instructions: bytes, name: str, attach_type: int) -
         )  # fmt: skip
         return _bpf(_BPF_PROG_LOAD, attributes)
 
-    try:
-        return load(0, 0, 0)
-    except OSError:
-        if "PLAINTAP_BPF_LOG" in os.environ:
-            log = ctypes.create_string_buffer(_LOG_BYTES)
-            with contextlib.suppress(OSError):
-                os.close(load(1, _LOG_BYTES, ctypes.addressof(log)))
-            sys.stderr.write(f"{name}\n{log.value.decode()}\n")
-        raise
+    attempts = _LOAD_ATTEMPTS
+    while True:
+        try:
+            return load(0, 0, 0)
+        except BlockingIOError:  # a signal came: the verifier has given up
+            attempts -= 1
+            if not attempts:
+                raise
+        except OSError:
+            if "PLAINTAP_BPF_LOG" in os.environ:
+                log = ctypes.create_string_buffer(_LOG_BYTES)
+                with contextlib.suppress(OSError):
+                    os.close(load(1, _LOG_BYTES, ctypes.addressof(log)))
+                sys.stderr.write(f"{name}\n{log.value.decode()}\n")
+            raise
 
 
 def skipped_runs(program: int) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -145,6 +147,22 @@ def test_a_kernel_side_that_cannot_be_loaded_leaves_nothing(monkeypatch):
     with pytest.raises(program.ProgramError):
         Kernel(RING_BYTES, unix=True)
     assert descriptors() == before
+
+
+def test_a_signal_does_not_end_a_load(kernel):
+    """Ctrl-C while a program is verified: the kernel asks to try again (EAGAIN)."""
+    came = []
+    before = signal.signal(signal.SIGALRM, lambda *_: came.append(time.monotonic()))
+    try:
+        for after in (0.01, 0.03, 0.06):
+            signal.setitimer(signal.ITIMER_REAL, after)
+            os.close(
+                system.load_program("TRACEPOINT", kernel.instructions("wanted_exit_io"), "wanted_exit_io")
+            )
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert came
 
 
 def test_the_verifier_says_why_it_refuses_a_program(monkeypatch, capsys):

@@ -12,7 +12,7 @@ DEMO_PACKAGES := curl openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool chromium nghttp2-client nghttp2-server nginx shellcheck tshark
 # Compilers for the fixtures of ELF tests, and libraries that they look into.
 TEST_PACKAGES += android-libboringssl binutils gcc golang-go gnutls-bin libc6-dev libgnutls28-dev libgnutls-openssl27
-TEST_PACKAGES += libmbedtls-dev libnss3-dev libnss3-tools libssl-dev libwolfssl-dev
+TEST_PACKAGES += libmbedtls-dev libnss3-dev libnss3-tools libssl-dev libwolfssl-dev pkg-config
 # Programs of 32 bits, and io_uring.
 TEST_PACKAGES += gcc-multilib liburing-dev
 # Another C library, and networks of their own.

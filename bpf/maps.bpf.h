@@ -157,7 +157,7 @@ struct job {
 	u8 unreadable;		/* why the blocks themselves cannot be read */
 };
 
-BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+BPF_RINGBUF_OUTPUT(ring, 1);		/* program.py makes it as large as it is to be */
 
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(counters, u64, COUNTERS);

@@ -84,6 +84,9 @@ class Map:
         if not system.delete_from_map(self.map_fd, bytes(key)):
             raise KeyError(bytes(key))
 
+    def __contains__(self, key: Any) -> bool:
+        return system.read_map(self.map_fd, key, self.Leaf())
+
     def __iter__(self) -> Iterator[Any]:
         """The keys of a hash map."""
         for key, _ in system.read_hash_map(self.map_fd, ctypes.sizeof(self.Key), ctypes.sizeof(self.Leaf)):

@@ -125,8 +125,8 @@ int nss_call_by_cookie(struct pt_regs *ctx)
 	return shows_return(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx));
 }
 
-/* Where a call on a switched stack returns to, or one of before the recording. Not a program that the kernel asks about returns: it takes one that is
- * not run, as those for other processes are not, for one that wants them. */
+/* Where a call on a switched stack returns to, or one of before the recording. Not a program that the kernel asks about
+ * returns: it takes one that is not run, as those for other processes are not, for one that wants them. */
 int return_place(struct pt_regs *ctx)
 {
 	u64 stack = STACK_AT_RETURN(ctx);

@@ -12,6 +12,7 @@ import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from bpf import abi, bcc_module, below, btf, compiled, compiler, direct_map, system
@@ -22,7 +23,6 @@ from capture.errors import PlaintapError
 
 FOLDER = Path(__file__).parent.resolve()
 MAIN = FOLDER / "plaintap.bpf.c"
-PAGE_BYTES = 4096
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
@@ -125,13 +125,13 @@ def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
 
 
 class Kernel:
-    """The compiled module: maps by name, programs by name."""
+    """Maps by name, programs by name."""
 
     def __init__(self, ring_bytes: int, *, below_calls: bool = True, unix: bool = False) -> None:
         """Make the maps and load. ``ring_bytes`` is a power of two of at least a page.
 
-        ``below_calls`` is whether to see what moves below the system calls, where the kernel shows it; compiling
-        and verifying that takes 2 s. ``unix`` is whether to see streams of AF_UNIX.
+        ``below_calls`` is whether to see what moves below the system calls, where the kernel shows it. ``unix`` is
+        whether to see streams of AF_UNIX.
 
         Raises CompilerError, BtfError, ProgramError.
         """
@@ -140,8 +140,7 @@ class Kernel:
         types = btf.read_vmlinux({*OFFSETS, *self.below.offsets, "page"})
         self.page_struct_bytes = types.size("page")
         flags = [
-            "-w", f"-DRING_PAGES={ring_bytes // PAGE_BYTES}",
-            *offset_flags(types, self.below), *self.below.flags(), *call_number_flags(),
+            "-w", *offset_flags(types, self.below), *self.below.flags(), *call_number_flags(),
         ]  # fmt: skip
         if unix:
             flags.append("-DRECORD_UNIX=1")
@@ -151,18 +150,21 @@ class Kernel:
         self._loaded: dict[tuple[str, str], int] = {}
         self._maps: dict[str, Map] = {}
         try:
-            self._code = self._make_maps(_compiled(source(), flags))
+            self._code = self._make_maps(_compiled(source(), flags), ring_bytes)
             self._load_all()
             self.reads_pages = direct_map.calibrate(self)
         except BaseException:
             self.close()
             raise
 
-    def _make_maps(self, kept: compiled.Compiled) -> dict[str, bytes]:
-        """Make the maps, and link the programs to them."""
+    def _make_maps(self, kept: compiled.Compiled, ring_bytes: int) -> dict[str, bytes]:
+        """Make the maps, and link the programs to them. Code does not depend on how large the ring is."""
         try:
             for declaration in kept.maps:
-                self._maps[declaration.name] = Map(declaration)
+                is_ring = declaration.name == "ring"
+                self._maps[declaration.name] = Map(
+                    replace(declaration, entries=ring_bytes) if is_ring else declaration
+                )
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 raise ProgramError(NO_MEMORY) from None

@@ -157,7 +157,7 @@ INLINE void end_if_unwanted_before(u64 id)
 		SET_AND_END_IF_SAME(is_another(call), 0ULL, &call->id, id);
 }
 
-/* And keeps it. */
+/* Whether the thread is wanted: decided anew, and kept where it is not. */
 INLINE int wanted_at_entry(u64 id)
 {
 	int zero = 0;

@@ -28,9 +28,8 @@ class LateEnds:
         self._pending = 0  # the kernel side's count when the table was last read
         self._found: Sequence[OpenConnection] = ()
         self._position = 0  # in the ring: what is before it was reported before they were found
-        self._written_since: dict[
-            int, float
-        ] = {}  # by connection: when a write was first seen to be in flight
+        # By connection: when a write was first seen to be in flight.
+        self._written_since: dict[int, float] = {}
 
     def look(self, now: float) -> None:
         """Find what has come to the table; ``now`` is time.monotonic()'s."""

@@ -188,14 +188,21 @@ class OlderCalls:
                 self._look_for_copies(unclear)
 
     def release_ended(self) -> None:
-        """Let go of the probes where all have returned: what comes there now is seen without. Takes 0.1 s."""
-        with self._lock:
+        """Let go of the probes where all have returned: what comes there now is seen without. Takes 0.1 s.
+
+        Who asks does not wait for a look: there is another time.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             for place, calls in list(self._coming.items()):
                 self._coming[place] = [call for call in calls if self._tables.expects_older_call(call)]
             ended = [place for place, calls in self._coming.items() if not calls]
             links = [self._links.pop(place) for place in ended]
             for place in ended:
                 del self._coming[place]
+        finally:
+            self._lock.release()
         if links:
             self._probes.release(links)
 

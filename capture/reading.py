@@ -57,16 +57,16 @@ def _say_notes(say: Callable[[str], None], met: Sequence[str], notes: Notes) -> 
     for note in met:
         say(f"Note: {note}")
     parts = [
-        f"{number:,} {what}"
-        for number, what in (
-            (notes.lost_bytes, "bytes were lost"),
-            (notes.skipped_bytes, "bytes could not be read"),
-            (notes.malformed, "messages were malformed"),
+        f"{what}: {number:,}"
+        for what, number in (
+            ("bytes lost", notes.lost_bytes),
+            ("bytes that could not be read", notes.skipped_bytes),
+            ("malformed messages", notes.malformed),
         )
         if number
     ]
     if parts:
-        say(f"Note: of what may be HTTP, {', '.join(parts)}.")
+        say(f"Note: of what may be HTTP: {'; '.join(parts)}.")
 
 
 @contextlib.contextmanager

@@ -98,17 +98,19 @@ class FunctionCode(NamedTuple):
 
 
 class CodeMemory:
-    """Functions that were decoded: those of interpreters are long, and on many stacks. By inode and address."""
+    """What files say of their code: functions of interpreters are long, and many processes wait at the same places."""
 
     def __init__(self) -> None:
-        self._functions: dict[tuple[int, int], FunctionCode | None] = {}
+        # By device, inode and address.
+        self._functions: dict[tuple[bytes, int, int], FunctionCode | None] = {}
+        self._rules: dict[tuple[bytes, int, int], FrameRules | None] = {}
 
     def function(self, frame: Frame) -> FunctionCode | None:
         """That of a frame; None where it cannot be decoded as a whole."""
         function = frame.elf.function_at(frame.place - 1)
         if function is None or function.end - function.start > _MAX_FUNCTION_BYTES:
             return None
-        key = (frame.mapping.inode, function.start)
+        key = (frame.mapping.device, frame.mapping.inode, function.start)
         if key not in self._functions:
             code = frame.elf.read_at(function.start, function.end - function.start)
             found = list(x86.instructions(code, function.start))
@@ -118,16 +120,24 @@ class CodeMemory:
             self._functions[key] = FunctionCode(found, counts, labels) if whole else None
         return self._functions[key]
 
+    def rules(self, frame: Frame, *, innermost: bool) -> FrameRules | None:
+        """Where a frame's caller is; ``innermost`` is what has called nobody."""
+        # What is returned to may be behind the function's last instruction: the call itself is in it.
+        asked = frame.place if innermost else frame.place - 1
+        key = (frame.mapping.device, frame.mapping.inode, asked)
+        if key not in self._rules:
+            self._rules[key] = call_frames.frame_rules(frame.elf, asked)
+        return self._rules[key]
+
 
 class ProcessMemory:
     """Memory and code of one process. A context manager; reading raises OSError."""
 
     def __init__(self, pid: int, code: CodeMemory | None = None) -> None:
         self.pid = pid
-        self._functions = code or CodeMemory()
+        self._code = code or CodeMemory()
         self._open = ExitStack()
         self._files: dict[tuple[bytes, int], ElfFile | None] = {}
-        self._rules: dict[int, FrameRules | None] = {}
         self._memory = os.open(PROC / str(pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
         self._open.callback(os.close, self._memory)
         self.code = mappings_of_code(pid)
@@ -150,7 +160,7 @@ class ProcessMemory:
 
     def function_code(self, frame: Frame) -> FunctionCode | None:
         """The code of a frame's function; None where it is not understood."""
-        return self._functions.function(frame)
+        return self._code.function(frame)
 
     def frames(self, at: Waiting) -> tuple[list[Frame], bool]:
         """The thread's callers, the innermost first, as far as they can be followed; first the system call itself.
@@ -161,7 +171,7 @@ class ProcessMemory:
         frame = self._frame(at.address, at.stack, {})
         while frame and len(found) < MAX_FRAMES:
             found.append(frame)
-            rules = self._rules_of(frame, innermost=len(found) == 1)
+            rules = self._code.rules(frame, innermost=len(found) == 1)
             if rules is None:
                 break
             if RETURN_ADDRESS in rules.lost:
@@ -192,14 +202,6 @@ class ProcessMemory:
             except ElfError:
                 pass
         return self._files[key]
-
-    def _rules_of(self, frame: Frame, *, innermost: bool) -> FrameRules | None:
-        # What is returned to may be behind the function's last instruction: the call itself is in it.
-        asked = frame.place if innermost else frame.place - 1
-        key = frame.bias + asked
-        if key not in self._rules:
-            self._rules[key] = call_frames.frame_rules(frame.elf, asked)
-        return self._rules[key]
 
     def _caller(self, frame: Frame, rules: FrameRules) -> Frame | None:
         base = frame.stack if rules.register == x86.RSP else frame.registers.get(rules.register)

@@ -72,6 +72,8 @@ def test_entries_of_a_hash_map():
         table[table.Key(3)] = table.Leaf(4)
         assert table[table.Key(3)].value == 4
         assert sorted(key.value for key in table) == [1, 3]
+        assert table.Key(3) in table
+        assert table.Key(2) not in table
         del table[table.Key(1)]
         with pytest.raises(KeyError):
             table[table.Key(1)]

@@ -110,7 +110,7 @@ def test_what_comes_before_the_damage_is_shown_and_what_could_not_be_read_is_sai
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "/whole" in done.stdout
-    assert "Note: of what may be HTTP, 2 bytes could not be read." in done.stderr
+    assert "Note: of what may be HTTP: bytes that could not be read: 2." in done.stderr
 
 
 def test_lines_can_be_piped_to_jq(capture):

@@ -20,7 +20,7 @@ from recording import record
 from bpf import probes, system
 from bpf.probes import RAW_TRACEPOINTS, Probes
 from bpf.program import Kernel
-from bpf.tables import Choice, Tables
+from bpf.tables import Choice, OlderCall, Tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +104,25 @@ def test_an_end_says_whether_its_session_is_being_written_to(
     tables.drop_ended(6, 16)
     del sessions[key]
     assert list(tables.late_ends()) == []
+
+
+def test_a_call_that_was_seen_entered_is_not_taken_for_an_older_one(kernel: Kernel) -> None:
+    """The thread went on, and entered another, while its older call was looked at."""
+    tables, calls = Tables(kernel), kernel.table("tls_calls")
+    older = OlderCall(7, 8, None, "READ_LONG", False, 1, 0x7000, 0x1000, 0x2000, 100, 0)
+    assert not tables.knows_call(8)
+    key, seen = calls.Key(), calls.Leaf()
+    key.stack, seen.ssl = 8, 0x3000
+    calls[key] = seen
+    assert tables.knows_call(8)
+    assert not tables.expect_older_call(older)
+    tables.drop_older_call(older)
+    assert calls[key].ssl == 0x3000
+    del calls[key]
+    assert tables.expect_older_call(older)
+    assert (calls[key].ssl, tables.expects_older_call(older)) == (0x1000, True)
+    tables.drop_older_call(older)
+    assert key not in calls
 
 
 FIN_WAIT1, LAST_ACK = 4, 9

@@ -64,7 +64,7 @@ class FrameOwner(Protocol):
     """Who gives frames their meaning."""
 
     def frame(self, side: Side, frame: Frame, payload: bytes | None) -> None:
-        """A collected frame; ``payload`` is None where bytes of it were lost (``frame.lost``)."""
+        """A collected frame; ``payload`` is None where bytes were lost (``frame.lost``), or there are too many."""
 
     def data_began(self, side: Side, frame: Frame, length: int) -> None:
         """A DATA frame's header has come in, which announces ``length`` bytes without the padding."""
@@ -116,6 +116,11 @@ class FieldBlock:
         self.lost: Lost | None = None
         self.size = frame.wire_bytes
         self.too_big = False
+
+    def miss(self, lost: Lost | None) -> None:
+        """A frame's payload is not there: it was ``lost``, or is over the limit."""
+        self.lost = lost or self.lost
+        self.too_big = self.too_big or lost is None
 
 
 class FrameReader(Cursor):
@@ -205,9 +210,7 @@ class FrameReader(Cursor):
         if kind == FrameType.DATA:
             return self._begin_data(frame, source, position)
         if kind in _COLLECTED:
-            self.state, self._payload = State.PAYLOAD, bytearray()
-            if length > MAX_COLLECTED_BYTES:
-                self._lose_payload(length, "over the limit")
+            self.state, self._payload = State.PAYLOAD, None if length > MAX_COLLECTED_BYTES else bytearray()
         else:
             self.state = State.IGNORE
         if not length:

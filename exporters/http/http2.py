@@ -198,7 +198,7 @@ class Http2Layer:
     def _begin_block(self, side: Side, frame: Frame, payload: bytes | None) -> None:
         block = self._blocks[side] = FieldBlock(frame)
         if payload is None:
-            block.lost = frame.lost
+            block.miss(frame.lost)
         else:
             block.data += self._fragment(side, frame, payload)
         if frame.flags & END_HEADERS:
@@ -227,7 +227,7 @@ class Http2Layer:
     def _extend_block(self, side: Side, block: FieldBlock, frame: Frame, payload: bytes | None) -> None:
         block.size += frame.wire_bytes
         if payload is None:
-            block.lost = frame.lost
+            block.miss(frame.lost)
         elif len(block.data) + len(payload) <= MAX_BLOCK_BYTES:
             block.data += payload
         else:

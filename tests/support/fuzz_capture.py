@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from compiled import SHARED, compile_library
 from go_like import MAGIC_16, GoLike
 
-from capture import code_search, golang, name_lookups, openssl_internals, rustls, sock_diag, x86
+from capture import call_frames, code_search, golang, name_lookups, openssl_internals, rustls, sock_diag, x86
 from capture.elf import ElfError, ElfFile
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _code(file: ElfFile) -> None:
     for start, code in search.code_pieces():
         search.references(start, code, targets)
         for place in range(0, len(code), max(len(code) // _FUNCTIONS, 1)):
+            call_frames.frame_rules(file, start + place)
             function = search.function(start + place)
             if function is not None:
                 search.owners([function])

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.errors import PlaintapError
@@ -43,6 +44,9 @@ def printing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
+        # What is buffered still would fail once more, and without a name, when Python ends.
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
         raise PlaintapError(f"Writing to stdout failed ({error.strerror}).") from None
 
 

@@ -30,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("plaintap", hypothesis.settings.default, deadline=None)
     hypothesis.settings.load_profile("plaintap")
     os.environ[RUN_VARIABLE] = uuid.uuid4().hex
+    # Programs under test buffer their output, as users' do.
+    os.environ.pop("PYTHONUNBUFFERED", None)
     config.stash[MISSING_RIGHT] = kernel_state.missing_right()
     config.stash[NOT_RUN] = []
 

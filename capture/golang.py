@@ -62,6 +62,7 @@ _MODULE_TEXT_WORD = 22
 # The longest of these functions, serverHandshake with everything inlined, has about 10 kB.
 MAX_FUNCTION_BYTES = 1 << 18
 _PROLOGUE_BYTES = 24
+_MAX_WRAPPER_BYTES = 32
 # cmp rsp, [r14+16] or cmp r12, [r14+16]; ldr x16, [x28, #16]
 _STACK_CHECK = {X86_64: re.compile(rb"[\x49\x4d]\x3b\x66\x10"), AARCH64: re.compile(rb"\x90\x0b\x40\xf9")}
 _AARCH64_RET = b"\xc0\x03\x5f\xd6"
@@ -115,8 +116,9 @@ def find_go_tls(elf: ElfFile) -> GoTls | None:
     version = _version(elf)
     for text in _text_starts(elf, table):
         functions = _functions(elf, table._replace(text=text), offsets)
-        if functions and all(_checks_stack(elf, function) for function in functions):
-            return _sites(elf, version, functions)
+        probed = [function for function in functions if not _only_jumps(elf, function, functions)]
+        if probed and all(_checks_stack(elf, function) for function in probed):
+            return _sites(elf, version, probed)
     return GoTls(version, (), (_UNLIKE_GO,))
 
 
@@ -223,6 +225,17 @@ def _text_starts(elf: ElfFile, table: _Table) -> Iterator[int]:
 def _checks_stack(elf: ElfFile, function: Symbol) -> bool:
     code = elf.read_at(function.address, _PROLOGUE_BYTES)
     return elf.is_code(function.address) and _STACK_CHECK[elf.machine].search(code) is not None
+
+
+def _only_jumps(elf: ElfFile, function: Symbol, others: list[Symbol]) -> bool:
+    """Whether it is a method that a struct has of an embedded one, and only goes on to that: Go 1.18 makes such ones
+    for shared libraries of amd64, without a stack of their own.
+    """
+    if elf.machine != X86_64 or function.size > _MAX_WRAPPER_BYTES:
+        return False
+    body = x86.instructions(elf.read_at(function.address, function.size), function.address)
+    leads_to = {i.target for i in body if i.target is not None}
+    return len(leads_to) == 1 and leads_to <= {other.address for other in others if other is not function}
 
 
 def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:

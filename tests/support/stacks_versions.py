@@ -90,6 +90,22 @@ def _go_servers(version: str) -> tuple[Stack, ...]:
     )
 
 
+# PyPI's tls-client by version, and the Go inside: libraries of versions that PyPI has no compiler of.
+TLS_CLIENTS = {"0.1.9": "1.18", "1.0.1": "1.20"}
+
+
+def _older_tls_client(version: str) -> Stack:
+    environment = {"PYTHONPATH": f"{{built}}/tls-client-{version}"}
+    return Stack(
+        f"tls-client {version}",
+        ("{python}", "{programs}/utls_client.py", *_PROGRAM),
+        rf"^Go {TLS_CLIENTS[version]}(\.\d+)? crypto/tls",
+        ("echo", version),
+        environment,
+        http2=True,
+    )
+
+
 def _older(name: str, package: str, openssl: str, *command: str, http2: bool = False) -> Stack:
     environment = {"PYTHONPATH": "{built}/older"}
     told = ("env", "PYTHONPATH={built}/older", *python_version(package))
@@ -101,6 +117,7 @@ def _older(name: str, package: str, openssl: str, *command: str, http2: bool = F
 VERSIONS: tuple[Stack, ...] = (
     _older("pyOpenSSL (an older cryptography)", "cryptography", "1.1.0", "streams", "pyopenssl"),
     _older("pycurl, older", "pycurl", "1.1.1", "pycurl", http2=True),
+    *map(_older_tls_client, TLS_CLIENTS),
     *(row for major in _NODES for row in _node_clients(major)),
     *(row for version in GO_VERSIONS for row in _go_clients(version)),
 )

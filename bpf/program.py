@@ -14,12 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bpf import abi, bcc_module, below, btf, compiled, compiler, direct_map, system
 from bpf.maps import Map
 from bpf.system_calls import call_number_flags
 from capture.cache_folder import cache_folder
 from capture.errors import PlaintapError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FOLDER = Path(__file__).parent.resolve()
 MAIN = FOLDER / "plaintap.bpf.c"
@@ -127,11 +131,18 @@ def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
 class Kernel:
     """Maps by name, programs by name."""
 
-    def __init__(self, ring_bytes: int, *, below_calls: bool = True, unix: bool = False) -> None:
+    def __init__(
+        self,
+        ring_bytes: int,
+        *,
+        below_calls: bool = True,
+        unix: bool = False,
+        compiling: Callable[[], None] = lambda: None,
+    ) -> None:
         """Make the maps and load. ``ring_bytes`` is a power of two of at least a page.
 
         ``below_calls`` is whether to see what moves below the system calls, where the kernel shows it. ``unix`` is
-        whether to see streams of AF_UNIX.
+        whether to see streams of AF_UNIX. ``compiling`` is called before what takes seconds, and is needed once.
 
         Raises CompilerError, BtfError, ProgramError.
         """
@@ -150,7 +161,7 @@ class Kernel:
         self._loaded: dict[tuple[str, str], int] = {}
         self._maps: dict[str, Map] = {}
         try:
-            self._code = self._make_maps(_compiled(source(), flags), ring_bytes)
+            self._code = self._make_maps(_compiled(source(), flags, compiling), ring_bytes)
             self._load_all()
             self.reads_pages = direct_map.calibrate(self)
         except BaseException:
@@ -237,12 +248,13 @@ class Kernel:
             self._maps.popitem()[1].close()
 
 
-def _compiled(text: str, flags: list[str]) -> compiled.Compiled:
+def _compiled(text: str, flags: list[str], compiling: Callable[[], None]) -> compiled.Compiled:
     """What an earlier recording kept, or what is compiled now."""
     key = compiled.key_of(text + compiler.headers(), flags, bcc_module.identity())
     folder = cache_folder()
     if kept := compiled.read(key, folder):
         return kept
+    compiling()
     try:
         fresh = compiler.compile_source(text, flags)
     except MemoryError:

@@ -42,6 +42,7 @@ FLUSH_INTERVAL_S = 0.5
 READER_INTERVAL_S = 0.003
 # The first PID namespace's inode, the same on every machine (include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
+_COMPILING = "Compiling for this kernel, once: some seconds."
 _STDIN = 0  # sys.stdin is None where it is closed
 
 
@@ -76,7 +77,12 @@ class Recorder:
                 looks = beside.submit(files.look_everywhere)
                 # A command has none, and what else is recorded beside it does not wait for it.
                 looked = None if command else beside.submit(older.look, self._plan.targets)
-                kernel = Kernel(self._plan.ring_bytes, below_calls=self._plan.below, unix=self._plan.unix)
+                kernel = Kernel(
+                    self._plan.ring_bytes,
+                    below_calls=self._plan.below,
+                    unix=self._plan.unix,
+                    compiling=lambda: self._say(_COMPILING),
+                )
             try:
                 if looked:
                     looked.result()

@@ -107,7 +107,10 @@ def test_who_is_not_root_compiles_once_too(tmp_path, monkeypatch):
     monkeypatch.setattr(program.bcc_module, "identity", lambda: "bcc")
     compiling = [Compiled((A,), {"p": PLAIN})]
     monkeypatch.setattr(compiler, "compile_source", lambda *_: compiling.pop())
-    assert program._compiled("text", []) == program._compiled("text", []) == Compiled((A,), {"p": PLAIN})
+    said = []
+    first, second = (program._compiled("text", [], lambda: said.append(1)) for _ in range(2))
+    assert first == second == Compiled((A,), {"p": PLAIN})
+    assert said == [1]
     assert [path.parent for path in tmp_path.rglob("programs-*")] == [tmp_path / "plaintap"]
 
 

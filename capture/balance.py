@@ -75,6 +75,10 @@ def balance(
                 for (pid, comm, library), n in tally.unreadable.items()
             ),
             *(Unreadable(pid, comm, None, n, relayed=True) for (pid, comm), n in tally.relayed.items()),
+            *(
+                Unreadable(pid, comm, library, n, direction=direction.name.lower())
+                for (pid, comm, library, direction), n in tally.one_way.items()
+            ),
         ),
         tally.unlisted_addresses,
         tally.without_address,

@@ -55,7 +55,8 @@ class Unreadable:
     """A process whose TLS was seen and not read.
 
     ``late``: it has a library that can be, whose probes came when the process had begun. ``relayed``: it passed on,
-    between two others, what it has no keys for, as a proxy that tunnels does.
+    between two others, what it has no keys for, as a proxy that tunnels does. ``direction``: only what it sent, or
+    received, was not read.
     """
 
     pid: int
@@ -64,6 +65,7 @@ class Unreadable:
     ciphertext: int
     late: bool = False
     relayed: bool = False
+    direction: str | None = None
 
     def said(self) -> str:
         """For people."""
@@ -71,6 +73,8 @@ class Unreadable:
         who = f"{self.comm} (pid {self.pid})"
         if self.relayed:
             return f"{who} relayed TLS of others, which only their own processes show: {seen}"
+        if self.direction:
+            return f"What {who} {self.direction} by {self.library} was not read, but the other direction was: {seen}"
         if self.late:
             return (
                 f"{who} used TLS before its probes were in place: {seen} With --hold programs wait for them."

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from capture.events import ConnectionAnnounced
+    from capture.events import ConnectionAnnounced, Direction
     from capture.views import Content, View
 
 # In the ledger, by connection: who loses on more has a problem that this many show.
@@ -51,6 +51,8 @@ class Tally:
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
     # (pid, comm) → bytes of TLS that the process passed on, between two others
     relayed: dict[tuple[int, str], int] = field(default_factory=dict)
+    # (pid, comm, library, direction) → bytes of TLS of which only the other direction was read
+    one_way: dict[tuple[int, str, str | None, Direction], int] = field(default_factory=dict)
     # The same of processes beyond MAX_LISTED_PROCESSES.
     unlisted_unread: int = 0  # connections
     unlisted_ciphertext: int = 0

@@ -1,4 +1,4 @@
-"""TLS connections of which no plaintext was seen: whose they are, and what is said of them.
+"""TLS connections of which no plaintext was seen, or none of one direction: whose they are, and what is said of them.
 
 Not of what a process only passes on between two others, nor of what its other end, on the same machine, was read at.
 Sans-IO.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from capture.events import Direction
 from capture.relays import Relays
 from capture.streams import Side
+from capture.views import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,10 @@ PROBE_WINDOW_NS = 10_000_000
 # What a client's side of a handshake ends with: key exchange, Finished and their records (RFC 8446 §4.4.4, RFC 5246
 # §7.4.7), without certificates. A process may end before its library says that it is done.
 MAX_FINISH_BYTES = 160
+# More than handshakes, tickets and key updates take, and than records of one byte that are padded to a cipher's blocks:
+# what is above both had content.
+MAX_HANDSHAKES_BYTES = 1 << 16
+MAX_RECORD_EXPANSION = 100
 
 
 class UnreadConnections:
@@ -50,6 +56,8 @@ class UnreadConnections:
             self._unexplained.pop(view.announced.connection, None)
         elif not view.readable:
             self._note(view, sum(moved))
+        elif view.state is not State.HIDDEN:
+            self._note_one_way(view, moved)
 
     def tick(self, now: int) -> None:
         """Ask while the processes are still there."""
@@ -68,6 +76,16 @@ class UnreadConnections:
             return
         self._explain(view)
         self._tally.note_unread(self._tally.unreadable, (a.pid, a.comm, view.tls.library), ciphertext)
+
+    def _note_one_way(self, view: View, moved: tuple[int, int]) -> None:
+        """Count a direction whose records no probe explains: its library has a way that is not known here."""
+        a = view.announced
+        for direction in Direction:
+            ciphertext = moved[direction] - view.flows[0][direction].position
+            plaintext = sum(flows[direction].position for session, flows in view.flows.items() if session)
+            if ciphertext > MAX_HANDSHAKES_BYTES + MAX_RECORD_EXPANSION * plaintext:
+                process = (a.pid, a.comm, view.tls.library, direction)
+                self._tally.note_unread(self._tally.one_way, process, ciphertext)
 
     def _explain(self, view: View) -> None:
         self._unexplained.pop(view.announced.connection, None)

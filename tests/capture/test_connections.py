@@ -568,6 +568,23 @@ def test_tls_that_the_other_end_can_read_is_not_counted_as_unreadable():
     assert not recording.tally.unreadable
 
 
+@pytest.mark.parametrize("direction", [SENT, RECEIVED])
+@pytest.mark.parametrize(("content", "said"), [(b"", True), (RESPONSE, True), (bytes(10_000), False)])
+def test_a_direction_whose_records_nothing_explains_is_not_silent(direction, content, said):
+    """As where a library writes by a function that has no probe; records of one byte are mostly overhead."""
+    pieces = [plaintext(7, Direction(1 - direction), 0, REQUEST, 1), plaintext(7, direction, 0, content, 1)]
+    totals = (1_000_000, 1_000) if direction is SENT else (1_000, 1_000_000)
+    last = (len(content), len(REQUEST)) if direction is SENT else (len(REQUEST), len(content))
+    recording = Recording().feed(
+        tls_connection(),
+        *(piece for piece in pieces if piece.length),
+        ended(1, *totals, session=7, session_moved=last, protocol=Protocol.TLS),
+    )
+    assert recording.tally.one_way == (
+        {(1001, "client", "libssl.so.3", direction): 1_000_000} if said else {}
+    )
+
+
 def hello_of(connection, direction, random):
     """A ClientHello's record."""
     message = b"\x03\x03" + random + b"\0" + b"\0\2\x13\1" + b"\1\0" + b"\0\0"

@@ -235,6 +235,13 @@ def test_tls_that_came_too_early_or_is_others_is_called_that():
     assert all("cannot be read" not in said for said in (early, proxy))
 
 
+def test_a_direction_that_was_not_read_is_said():
+    tally = Tally(one_way={(7, "proxy", "s2n-tls", Direction.SENT): 900_000})
+    (said,) = balance(counters(), tally).warnings()
+    assert said.startswith("What proxy (pid 7) sent by s2n-tls was not read")
+    assert "900,000 bytes" in said
+
+
 def test_of_processes_that_come_by_the_thousand_the_worst_are_said():
     tally = Tally()
     for pid in range(3 * MAX_LISTED_PROCESSES):

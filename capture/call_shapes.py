@@ -122,12 +122,8 @@ class ProbeSite:
 
 @dataclass(frozen=True, slots=True)
 class LibraryProbes:
-    """The probes of one file; ``device`` and ``inode`` are fstat(2)'s, ``library`` is for people."""
+    """The probes of one file; ``library`` is for people, and so are ``notes``: what could not be placed."""
 
-    path: str
-    device: int
-    inode: int
-    build_id: str | None
     library: str
     level: Level
     sites: tuple[ProbeSite, ...]

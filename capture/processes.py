@@ -128,9 +128,7 @@ def read_process(pid: int) -> RunningProcess | None:
         # A thread's id opens too, though /proc doesn't list it.
         if group is None or int(group[1]) != pid:
             return None
-        return RunningProcess(
-            pid, int(fields[19]), _text(comm), _executable(folder), _command_line(folder)
-        )
+        return RunningProcess(pid, int(fields[19]), _text(comm), _executable(folder), _command_line(folder))
     except (OSError, IndexError):
         return None
 

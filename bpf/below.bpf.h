@@ -11,7 +11,7 @@
  * A transfer has its entry in `syscalls` like a system call, marked as `below`. A hooked call that covers the
  * bytes has made its own before, and then nothing is done here but counting.
  */
-#ifdef BELOW
+#if BELOW
 /* Ours: not known yet whether the process is wanted. */
 #define UNCHECKED 0x40000000
 #define PF_KTHREAD 0x00200000
@@ -36,7 +36,7 @@ INLINE void begin_below(struct syscall *call, u64 sk, u64 id)
 
 	if (c) {
 		call->id = c->id;
-		begins(call, c);
+		call_begins(call, c);
 	}
 }
 

@@ -51,11 +51,8 @@ class Features:
 
     def flags(self) -> Iterator[str]:
         """-D flags for the kernel side."""
-        if self.lengths:
-            yield "-DBELOW"
-            yield "-DCOUNTS_BELOW=1"
-            if self.messages:
-                yield "-DMESSAGES"
+        yield f"-DBELOW={int(self.lengths)}"
+        yield f"-DMESSAGES={int(self.messages)}"
 
     def raw_tracepoints(self) -> Iterator[tuple[str, str]]:
         """(event, program)."""

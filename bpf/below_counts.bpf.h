@@ -2,13 +2,7 @@
  * The socket layer's own count of what was sent and received, which is the ledger's independent one, and the end of
  * transfers that no hooked call covers: what the programs of below_messages, below_packets and unix_below have prepared.
  */
-#ifdef BELOW
-#ifdef MESSAGES
-#define SENDS_UNSHOWN 0
-#else
-#define SENDS_UNSHOWN 1
-#endif
-
+#if BELOW
 INLINE int was_unseen(u64 sk, u64 n)
 {
 	struct connection *c = connections.lookup(&sk);
@@ -70,7 +64,7 @@ int wanted_on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!recording())
 		return 0;
-	call = transferred(sk, id, n, DIRECTION_SENT, SENDS_UNSHOWN);
+	call = transferred(sk, id, n, DIRECTION_SENT, !MESSAGES);
 	if (!call)
 		return 0;
 	if (n > call->most || call->unsequenced)
@@ -150,7 +144,7 @@ INLINE int below_moved(void)
 		} else if (!call->below) {
 			count(COUNTER_REPORTED_SENT, n);
 		} else if (call->id == c->id) {
-			ended(call, c);
+			call_ended(call, c);
 		}
 		ready = moved(call, c, n, id);
 		if (!call->below) {

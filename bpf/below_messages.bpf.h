@@ -2,7 +2,7 @@
  * What TCP is about to be sent, whoever asked for it (Linux 6.16): tcp_sendmsg_locked shows the message before TCP takes
  * from it. Under the socket's lock, so in TCP's order.
  */
-#ifdef MESSAGES
+#if MESSAGES
 /* enum iter_type, since Linux 6.6 */
 #define ITER_UBUF 0
 #define ITER_IOVEC 1

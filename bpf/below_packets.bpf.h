@@ -2,7 +2,7 @@
  * What is received below the system calls: skb_copy_datagram_iovec shows a packet before it is copied,
  * tcp_rcv_space_adjust comes after it; what no packet showed, TCP's sequence tells the length of.
  */
-#ifdef BELOW
+#if BELOW
 /* struct sk_buff_head: the first packet, the last. */
 #define QUEUE_HEAD(sk) ((sk) + OFFSET_sock_sk_receive_queue)
 #define QUEUE_TAIL(sk) ((sk) + OFFSET_sock_sk_receive_queue + 8)

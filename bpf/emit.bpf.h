@@ -156,7 +156,7 @@ INLINE int emit_round(u32 tid)
 		u64 n = j->length - j->offset;
 		if (n > CLASS5_BYTES)
 			n = CLASS5_BYTES;
-		if (j->split != ~0ULL) {
+		if (j->split) {
 			if (j->left == j->split) {
 				next_split(j, tid);
 				continue;
@@ -224,11 +224,8 @@ int continue_from_raw_tracepoint(void *ctx)
 	return 0;
 }
 
-/* What programs of uprobes return: that a function's return is not to be shown. The kernel asks since Linux 6.13, and
- * would change the stack of any function for a 0; before, it is told at attachment. */
-#ifndef NO_RETURN
-#define NO_RETURN 0
-#endif
+/* What a uprobe program returns: whether the kernel is to show it the function's return. It asks since Linux 6.13, where
+ * NO_RETURN is 1 (program.py), and changes the stack of any function for SHOW_RETURN; before, attachment says it. */
 #define SHOW_RETURN 0
 
 int continue_from_uprobe(struct pt_regs *ctx)

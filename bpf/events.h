@@ -44,6 +44,13 @@ enum wanted_raw_tracepoint {
 	WANTED_on_tcp_rcv_space_adjust,
 };
 
+/* Where programs go on in emit_from_*, by tail call. */
+enum continuation {
+	COPY_JOB = 0,		/* by copying a call's bytes */
+	TELL_STEP = 1,		/* with the next step of a long call */
+	LOOK_FOR_KEYS = 2,	/* with what is left to do on a connection that may be one of keys */
+};
+
 enum sample_kind {
 	SAMPLE_CONNECTION = 1,	/* struct connection_sample: a connection is worth showing; before its first data */
 	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */

@@ -144,7 +144,7 @@ struct job {
 	u64 left;
 	u64 captured, ring_full;
 	u64 total;		/* `left` at first */
-	u64 split;		/* bytes left at which others' bytes come between; ~0: none do */
+	u64 split;		/* bytes left at which others' bytes come between; 0: none do */
 	u64 queue, skb;		/* what is copied is there while this points to it; 0: for as long as it takes */
 	u32 tgid, tid, library;
 	u32 skip;		/* bytes of the first block that are not part of it */
@@ -220,11 +220,7 @@ BPF_LPM_TRIE(excluded_hosts, struct host_key, u8, 4096);
 BPF_CGROUP_ARRAY(wanted_cgroups, MAX_CGROUPS);
 BPF_CGROUP_ARRAY(excluded_cgroups, MAX_CGROUPS);
 
-/* Tail calls: [0] the copying programs, one for each program type, [1] the next step of a long call, [2] what is left to
- * do on a connection that may be one of keys. */
-#define COPY_JOB 0
-#define TELL_STEP 1
-#define LOOK_FOR_KEYS 2
+/* Tail calls, by events.h's indices: copying programs, one for each program type, and what else is to be done. */
 BPF_PROG_ARRAY(emit_from_tracepoint, 3);
 BPF_PROG_ARRAY(emit_from_raw_tracepoint, 1);
 BPF_PROG_ARRAY(emit_from_uprobe, 2);

@@ -132,7 +132,6 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	job->time = d == DIRECTION_SENT ? call->entered : bpf_ktime_get_ns();
 	job->position = position;
 	job->left = job->total = n;
-	job->split = ~0ULL;
 	job->overlapped = call->sequenced && overlapped;
 	job->by_reference = d == DIRECTION_SENT && (call->memory == MEMORY_PAGES || (call->flags & MSG_ZEROCOPY));
 	job->memory = call->memory;

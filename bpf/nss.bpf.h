@@ -124,27 +124,3 @@ int nss_call_by_cookie(struct pt_regs *ctx)
 		return NO_RETURN;
 	return shows_return(bpf_get_current_pid_tgid(), STACK_AT_ENTRY(ctx));
 }
-
-/* Where a call on a switched stack returns to, or one of before the recording. Not a program that the kernel asks about
- * returns: it takes one that is not run, as those for other processes are not, for one that wants them. */
-int return_place(struct pt_regs *ctx)
-{
-	u64 stack = STACK_AT_RETURN(ctx);
-	struct tls_call_key key = {};
-	struct tls_call *call = tls_returning(bpf_get_current_pid_tgid(), stack, &key);
-	int ready;
-
-	if (!call)
-		return 0;
-	if (call->older && !know_older_call(call, bpf_get_current_pid_tgid())) {
-		tls_calls.delete(&key);
-		return 0;
-	}
-	if (call->shape >= SHAPE_NSPR_READ)
-		ready = nss_return(ctx, call->shape, call->library, stack);
-	else
-		ready = shape_return(ctx, stack);
-	if (ready)
-		emit_from_place.call(ctx, 0);
-	return 0;
-}

@@ -27,7 +27,7 @@ INLINE u64 split_slot(u64 at)
 	return at & (MAX_SPLITS - 1);
 }
 
-INLINE void begins(struct syscall *call, struct connection *c)
+INLINE void call_begins(struct syscall *call, struct connection *c)
 {
 	u32 d = call->direction & 1;
 
@@ -38,7 +38,7 @@ INLINE void begins(struct syscall *call, struct connection *c)
 	call->overlaps = c->overlaps[d];
 }
 
-INLINE void ended(struct syscall *call, struct connection *c)
+INLINE void call_ended(struct syscall *call, struct connection *c)
 {
 	__sync_fetch_and_add(&c->in_flight[call->direction & 1], -1);
 }
@@ -111,9 +111,9 @@ INLINE void comes_to_nothing(struct syscall *call, u32 tid)
 	u64 sk = call->sk;
 	struct connection *c = connections.lookup(&sk);
 
-	/* begins() was for a connection that is known. */
+	/* call_begins() was for a connection that is known. */
 	if (c && c->id == call->id)
-		ended(call, c);
+		call_ended(call, c);
 	drop_notes(call, tid);
 }
 
@@ -162,7 +162,7 @@ INLINE void next_split(volatile struct job *j, u32 tid)
 	struct splits *s = splits.lookup(&tid);
 	u32 at, before = 0;
 
-	j->split = ~0ULL;
+	j->split = 0;
 	if (!s)
 		return;
 	at = s->next;

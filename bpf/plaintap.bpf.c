@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * The one translation unit of the kernel side. program.py splices the parts in (BCC rewrites map calls only in
- * the main file), in this order: what crosses the ring, limits, maps, then from helpers to programs.
+ * the main file), in this order: what crosses the ring, limits, maps, then from helpers to programs. It also defines, as
+ * 1 or 0, what this kernel has and this recording wants: BELOW, MESSAGES (below.py), RECORD_UNIX, NO_RETURN.
  *
  *   unix.bpf.h       streams of AF_UNIX
  *   ends.bpf.h       telling that a connection has ended
@@ -32,6 +33,7 @@
  *   golang.bpf.h     the same for Go's calling convention
  *   rustls.bpf.h     the same for rustls, whose objects are keys
  *   nss.bpf.h        the same for NSS, whose functions are for any file
+ *   return_places.bpf.h  returns of calls on switched stacks, and of calls of before the recording
  *   exits.bpf.h      threads that end, maybe inside a call
  *   names.bpf.h      host names, as the C library's resolver finds their addresses
  */
@@ -51,7 +53,7 @@
 #define RINGBUF_NO_WAKEUP 1
 #define RINGBUF_FORCE_WAKEUP 2
 
-/* Connections open at once; an entry is about 300 bytes of kernel memory. */
+/* Connections open at once; an entry takes about 400 bytes of kernel memory. */
 #define MAX_CONNECTIONS 131072
 #define MAX_SESSIONS 131072
 /* Threads inside a hooked call at once. */
@@ -93,5 +95,6 @@
 #include "golang.bpf.h"
 #include "rustls.bpf.h"
 #include "nss.bpf.h"
+#include "return_places.bpf.h"
 #include "exits.bpf.h"
 #include "names.bpf.h"

@@ -68,6 +68,13 @@ LONG_TO_VERIFY = (
     ("continue_from_raw_tracepoint", "RAW_TRACEPOINT"),
 )
 
+# Where programs of tracepoints go on, by the names of events.h.
+CONTINUED_TRACEPOINTS = (
+    ("continue_from_tracepoint", "COPY_JOB"),
+    ("tell_step_from_tracepoint", "TELL_STEP"),
+    ("exit_keyed", "LOOK_FOR_KEYS"),
+)
+
 # The kernel skips a program that runs already, as when a softirq tells of TCP's sockets in the middle of it: of these
 # there are two, one after the other, so that one of them is free.
 IN_PAIRS = frozenset({"on_inet_sock_set_state", "on_tcp_destroy_sock"})
@@ -151,12 +158,13 @@ class Kernel:
         types = btf.read_vmlinux({*OFFSETS, *self.below.offsets, "page"})
         self.page_struct_bytes = types.size("page")
         flags = [
-            "-w", *offset_flags(types, self.below), *self.below.flags(), *call_number_flags(),
-        ]  # fmt: skip
-        if unix:
-            flags.append("-DRECORD_UNIX=1")
-        if self.uprobes is system.Uprobes.SESSIONS:
-            flags.append("-DNO_RETURN=1")
+            "-w",
+            *offset_flags(types, self.below),
+            *self.below.flags(),
+            *call_number_flags(),
+            f"-DRECORD_UNIX={int(unix)}",
+            f"-DNO_RETURN={int(self.uprobes is system.Uprobes.SESSIONS)}",
+        ]
         self._fds: dict[int, str] = {}
         self._loaded: dict[tuple[str, str], int] = {}
         self._maps: dict[str, Map] = {}
@@ -185,9 +193,9 @@ class Kernel:
     def _load_all(self) -> None:
         """What every recording needs, and where programs that copy bytes go on."""
         self._load_side_by_side()
-        self.set_tail_call("emit_from_tracepoint", self.load("continue_from_tracepoint", "TRACEPOINT"))
-        self.set_tail_call("emit_from_tracepoint", self.load("tell_step_from_tracepoint", "TRACEPOINT"), 1)
-        self.set_tail_call("emit_from_tracepoint", self.load("exit_keyed", "TRACEPOINT"), 2)
+        continuations = abi.header().enums["continuation"]
+        for program, name in CONTINUED_TRACEPOINTS:
+            self.set_tail_call("emit_from_tracepoint", self.load(program, "TRACEPOINT"), continuations[name])
         emit = self.load("continue_from_raw_tracepoint", "RAW_TRACEPOINT")
         self.set_tail_call("emit_from_raw_tracepoint", emit)
         self._link_parts()
@@ -196,7 +204,7 @@ class Kernel:
             self.set_tail_call("move_below", self.load("check_below_program", "RAW_TRACEPOINT"), 1)
 
     def load(self, program: str, kind: str) -> int:
-        """Load a program (TRACEPOINT, RAW_TRACEPOINT, KPROBE); its descriptor. Raises ProgramError."""
+        """Load a program (TRACEPOINT, RAW_TRACEPOINT); its descriptor. Raises ProgramError."""
         if (program, kind) in self._loaded:
             return self._loaded[program, kind]
         try:
@@ -224,7 +232,7 @@ class Kernel:
                     self.set_tail_call(array, self.load(program, kind), index)
 
     def set_tail_call(self, array: str, program: int, index: int = 0) -> None:
-        """Where programs that copy bytes go on."""
+        """Let a tail call by this index of an array lead to a program."""
         table = self.table(array)
         table[table.Key(index)] = table.Leaf(program)
 
@@ -281,7 +289,7 @@ def _newest_uprobes() -> system.Uprobes:
         ) from None
 
 
-def _reason(error: Exception) -> str:
-    if (os.geteuid() != 0 and "ermission" in str(error)) or "EPERM" in str(error):
+def _reason(error: OSError) -> str:
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
         return NO_RIGHTS
-    return f"{error}".replace("b'", "'")
+    return error.strerror or str(error)

@@ -56,7 +56,7 @@ INLINE int has_upper_layer(u64 sk)
 /* How far TCP has given received bytes away. MPTCP counts otherwise. */
 INLINE void note_copied(struct connection *c, u64 sk)
 {
-#ifdef BELOW
+#if BELOW
 	READ_KERNEL(c->copied, sk + OFFSET_tcp_sock_copied_seq);
 	c->copied_known = 1;
 #endif

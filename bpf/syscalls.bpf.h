@@ -16,10 +16,6 @@ struct exit_arguments {
 	long result;
 };
 
-#ifndef COUNTS_BELOW
-#define COUNTS_BELOW 0
-#endif
-
 /* What is received with MSG_OOB is not part of the stream; what is sent with it is. */
 INLINE int is_urgent(struct syscall *call)
 {
@@ -29,7 +25,7 @@ INLINE int is_urgent(struct syscall *call)
 /* Each packet is seen as it is discarded (below_packets.bpf.h), if no other thread receives meanwhile. */
 INLINE int shows_discarded(struct connection *c, u64 sk, u32 flags)
 {
-	return COUNTS_BELOW && c->copied_known && !c->untold && !c->in_flight[1] && !(flags & MSG_OOB) &&
+	return BELOW && c->copied_known && !c->untold && !c->in_flight[1] && !(flags & MSG_OOB) &&
 		!has_upper_layer(sk);
 }
 
@@ -59,7 +55,7 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 		.sk = s.sk, .id = c->id, .entered = bpf_ktime_get_ns(), .buffer = buffer, .blocks = blocks,
 		.direction = direction, .flags = is_unix(c->family) ? flags & ~MSG_TRUNC : flags, .unsequenced = c->untold,
 	};
-	begins(&call, c);
+	call_begins(&call, c);
 	if (flags & INTO_PIPE)
 		into_pipe(&call, file_of(buffer));
 	if (syscalls.update(&tid, &call)) {
@@ -83,14 +79,14 @@ INLINE int io_exit(long result)
 	sk = call->sk;
 	c = connections.lookup(&sk);
 	if (c && c->id == call->id)
-		ended(call, c);
+		call_ended(call, c);
 	if (result > 0 && is_urgent(call) && !(call->flags & MSG_PEEK) && c && c->id == call->id)
 		c->urgent += result;
 	if (result > 0 && !(call->flags & (MSG_PEEK | MSG_ERRQUEUE)) && !is_urgent(call) && c && c->id == call->id) {
 		if (call->memory == MEMORY_PIPE)
 			from_pipe(call, tid);
 		/* Where the socket layer does not count, or not this. */
-		if (!COUNTS_BELOW || call->memory)
+		if (!BELOW || call->memory)
 			count(COUNTER_REPORTED_SENT + (call->direction & 1), result);
 		if (call->direction == DIRECTION_RECEIVED)
 			note_copied(c, sk);
@@ -238,7 +234,6 @@ int enter_connect(struct enter_arguments *ctx)
 	}
 	return 0;
 }
-
 
 /* accept's address argument may be NULL: the socket knows better. */
 int exit_accept(struct exit_arguments *ctx)

@@ -40,12 +40,10 @@ _BPF_OBJ_GET_INFO_BY_FD = 15
 _PROGRAM_INFO_BYTES = 216
 # struct bpf_map_info up to and with map_flags.
 _MAP_INFO_BYTES = 24
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 5, 17
-_PROGRAM_TYPES = {
-    "KPROBE": _BPF_PROG_TYPE_KPROBE,
-    "TRACEPOINT": _BPF_PROG_TYPE_TRACEPOINT,
-    "RAW_TRACEPOINT": _BPF_PROG_TYPE_RAW_TRACEPOINT,
-}
+_BPF_PROG_TYPE_KPROBE = 2
+_PROGRAM_TYPES = {"TRACEPOINT": 5, "RAW_TRACEPOINT": 17}
+# A program that does nothing, to find out what the kernel knows: r0 = 0; exit.
+_NOTHING = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 _BPF_F_UPROBE_MULTI_RETURN = 1
 # As many signals may come while one program is verified: Ctrl-C, again and again.
 _LOAD_ATTEMPTS = 20
@@ -57,7 +55,7 @@ _BPF_PERF_EVENT = 41
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTRIBUTE_BYTES = 112  # struct perf_event_attr, version 5
 _PERF_FLAG_FD_CLOEXEC = 8
-_PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 
 class Uprobes(IntEnum):
@@ -103,7 +101,7 @@ def _bpf(command: int, attributes: bytes) -> int:
 
 
 def load_program(kind: str, instructions: bytes, name: str) -> int:
-    """Load a TRACEPOINT, RAW_TRACEPOINT or KPROBE program."""
+    """Load a TRACEPOINT or RAW_TRACEPOINT program."""
     return _load_program(_PROGRAM_TYPES[kind], instructions, name, 0)
 
 
@@ -238,10 +236,9 @@ def write_map(map_fd: int, key: bytes, value: bytes) -> None:
 
 def newest_uprobes() -> Uprobes:
     """The best way that the kernel knows: a directory is then a bad file to it."""
-    nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
     for uprobes in (Uprobes.SESSIONS, Uprobes.MULTI):
         try:
-            program = load_uprobe_program(nothing, "nothing", uprobes)
+            program = load_uprobe_program(_NOTHING, "nothing", uprobes)
         except OSError as error:
             # Before Linux 6.13 the type is out of range.
             if error.errno != errno.EINVAL:
@@ -295,11 +292,9 @@ def link_uprobe(program: int, path: str, offset: int, cookie: int, *, at_return:
     )
     fd = _open_perf_event(attributes)
     try:
-        link = _bpf(_BPF_LINK_CREATE, struct.pack("<IIIIQ", program, fd, _BPF_PERF_EVENT, 0, cookie))
-        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+        return _bpf(_BPF_LINK_CREATE, struct.pack("<IIIIQ", program, fd, _BPF_PERF_EVENT, 0, cookie))
     finally:
         os.close(fd)
-    return link
 
 
 @cache
@@ -309,15 +304,14 @@ def _uprobe_event_type() -> int:
 
 
 def _open_perf_event(attributes: bytes) -> int:
-    """An event of all processes and processors: perf's pid -1, and processor 0 stands for them."""
+    """An event of all processes and processors (perf's pid -1, and processor 0 stands for them), enabled."""
     block = ctypes.create_string_buffer(attributes.ljust(_PERF_ATTRIBUTE_BYTES, b"\0"), _PERF_ATTRIBUTE_BYTES)
     return _libc()("perf_event_open", block, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
 
 
 def has_raw_tracepoint(name: str) -> bool:
     """Whether the kernel has a tracepoint of this name: attaching to it is the only way to know without tracefs."""
-    nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
-    program = _load_program(_BPF_PROG_TYPE_RAW_TRACEPOINT, nothing, "nothing", 0)
+    program = _load_program(_PROGRAM_TYPES["RAW_TRACEPOINT"], _NOTHING, "nothing", 0)
     try:
         os.close(open_raw_tracepoint(program, name))
     except OSError as error:
@@ -360,7 +354,6 @@ def open_tracepoint(program: int, event_id: int) -> int:
     fd = _open_perf_event(struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTRIBUTE_BYTES, event_id, 1))
     try:
         fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
-        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
     except OSError:
         os.close(fd)
         raise

@@ -92,7 +92,7 @@ class Tables:
         """Processes of a name; the kernel keeps 15 bytes of it."""
         table = self._kernel.table("chosen_comms")
         key = table.Key()
-        key.comm = comm.encode()[: self._constants["COMM_BYTES"] - 1]
+        key.comm = os.fsencode(comm)[: self._constants["COMM_BYTES"] - 1]
         table[key] = table.Leaf(choice)
 
     def choose_hosts(self, address: bytes, bits: int, choice: Choice) -> None:

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
- * Streams of AF_UNIX, compiled in where they are wanted (RECORD_UNIX). A connection is named by the inode of its client's socket: both ends can tell
- * it, also before the server has accepted, and no two have the same. Its path is what the server's end is bound to.
+ * Streams of AF_UNIX, compiled in where they are wanted (RECORD_UNIX). A connection is named by the inode of its
+ * client's socket: both ends can tell it, also before the server has accepted, and no two have the same. Its path is
+ * what the server's end is bound to.
  */
 #define AF_UNIX 1
-#ifndef RECORD_UNIX
-#define RECORD_UNIX 0
-#endif
 #define RCV_SHUTDOWN 1
 
 /* The inode of a socket's file; 0: it has none, for it was not accepted yet, or is closed. */

@@ -7,7 +7,7 @@
  * Neither is under a lock that keeps the other end off, but for consume_skb: what was read is believed if the packet is
  * in its place afterwards (is_gone in emit.bpf.h).
  */
-#if defined(BELOW) && RECORD_UNIX
+#if BELOW && RECORD_UNIX
 /* A connect() that has no tracepoint here (32-bit, io_uring): what the listener got is the server's end. */
 INLINE void connects(u64 listener, u64 id)
 {

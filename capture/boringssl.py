@@ -85,7 +85,7 @@ MAX_BIO_BOTH_BYTES = 0x180
 
 
 def locate(search: CodeSearch) -> list[Symbol]:
-    """SSL_read, SSL_write and what else of SSL_do_handshake, BIO_read and BIO_write is certain; or nothing.
+    """SSL_read, SSL_write and what else of SSL_do_handshake and BIO_write is certain; or nothing.
 
     BIO_write can be there more than once.
     """
@@ -101,7 +101,7 @@ def locate(search: CodeSearch) -> list[Symbol]:
         found.append(("SSL_do_handshake", handshake))
     found += _vectored_write(search, write)
     near = write.start - BIO_DISTANCE_BYTES, write.start + BIO_DISTANCE_BYTES
-    found += _bio(search, *near) or _bio(search)
+    found += _bio_writes(search, *near) or _bio_writes(search)
     return [Symbol(name, f.start, f.end - f.start) for name, f in found]
 
 
@@ -231,8 +231,8 @@ def _vectored_write(search: CodeSearch, write: Function) -> list[tuple[str, Func
     return [(VECTORED_WRITE, caller)] if caller else []
 
 
-def _bio(search: CodeSearch, start: int = 0, end: int = 1 << 64) -> list[tuple[str, Function]]:
-    """BIO_read and the copies of BIO_write between two addresses; nothing where they can't be told."""
+def _bio_writes(search: CodeSearch, start: int = 0, end: int = 1 << 64) -> list[tuple[str, Function]]:
+    """The copies of BIO_write between two addresses; none where they can't be told from BIO_read."""
     names = search.strings(*_BIO_FILES)
     functions = _by_function(search, names, _BIO_NEEDLE, start, end) if names else {}
     lines = {
@@ -254,7 +254,7 @@ def _bio(search: CodeSearch, start: int = 0, end: int = 1 << 64) -> list[tuple[s
         short = function.end - function.start < MAX_BIO_WRITE_BYTES
         if line > first and short and slot is not None and slot < read_slot:
             writes.append(("BIO_write", function))
-    return [("BIO_read", read), *writes] if writes else []
+    return writes
 
 
 def _is_told_the_slot(body: list[Instruction]) -> bool:

@@ -1,13 +1,13 @@
 """What a probe on a TLS library's function means: its call shape, its place, and the places of one file.
 
-The kernel side has a pair of probe programs for each ``Call``; capture.tls_libraries and its kin say which
+The kernel side knows what a ``Call`` of each shape is given and returns; capture.tls_libraries and its kin say which
 functions of a file have which shape. Nothing here knows how either is done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from typing import Literal
 
 # How sure the places are, and what they are: OpenSSL's internal functions, proven; functions named by
@@ -16,91 +16,99 @@ from typing import Literal
 Level = Literal["internal", "exports", "located", "resolver"]
 
 
+class Returns(Enum):
+    """How a call's return is probed."""
+
+    UNPROBED = "not at all: the entry tells everything"
+    URETPROBE = "by a uretprobe"
+    EACH_RET = "on each RET of the function, where there may be no uretprobe"
+
+
 class Call(Enum):
-    """A call shape. The value names the probe programs; ``takes_return`` is whether there is a return probe.
+    """A call shape; events.h has it under the same name (SHAPE_*).
 
     Arguments are given in order; ``tls`` is the library's object for one connection.
     """
 
     # f(tls, buffer, int length) → bytes moved (int, 32 bits), 0 or negative for none
-    READ_INT = "read_int", True
-    WRITE_INT = "write_int", True
+    READ_INT = auto()
+    WRITE_INT = auto()
     # f(tls, buffer, size_t length) → bytes moved (ssize_t, 64 bits), 0 or negative for none
-    READ_LONG = "read_long", True
-    WRITE_LONG = "write_long", True
+    READ_LONG = auto()
+    WRITE_LONG = auto()
     # GnuTLS: f(tls, gnutls_packet_t *) → bytes moved (ssize_t, 64 bits), which the packet holds
-    READ_PACKET = "read_packet", True
+    READ_PACKET = auto()
     # f(tls, buffer, size_t length, size_t *moved) → 1 for success
-    READ_EX = "read_ex", True
+    READ_EX = auto()
     # OpenSSL's own: the same → 0 where it is over in order (close_notify), -1 for all other failures
-    READ_INTERNAL = "read_internal", True
-    WRITE_EX = "write_ex", True
+    READ_INTERNAL = auto()
+    WRITE_EX = auto()
     # f(tls, buffer, size_t length, flags, size_t *moved) → 1 for success
-    WRITE_EX2 = "write_ex2", True
+    WRITE_EX2 = auto()
     # f(tls, output, size_t *, size_t, const iovec *{base, length}, size_t count, size_t length, size_t
     # *moved): a record is made of the vectors; the 7th and 8th argument are on the stack
-    WRITE_VECTORS = "write_vectors", True
+    WRITE_VECTORS = auto()
     # f(tls, ...): what earlier writes were given is sent, by calls of its own to functions that have rows
-    WRITE_KEPT = "write_kept", True
+    WRITE_KEPT = auto()
     # f(tls) → 1 when the handshake is done
-    HANDSHAKE = "handshake", True
+    HANDSHAKE = auto()
     # f(tls) → 0 when the handshake is done
-    HANDSHAKE_ZERO = "handshake_zero", True
+    HANDSHAKE_ZERO = auto()
     # f(tls): the object is gone, its address may be used again
-    FREE = "free", False
+    FREE = auto()
     # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
-    COPY = "copy", False
-    # libcrypto: f(bio, buffer, int or size_t length, ...): are about to be written
-    BIO_WRITE = "bio_write", False
+    COPY = auto()
+    # libcrypto: f(bio, buffer, int or size_t length, ...): these bytes are about to be written
+    BIO_WRITE = auto()
     # NSPR: f(PRFileDesc *, buffer, int32 length [, flags, timeout]) → bytes moved (int32); any kind of file
-    NSPR_READ = "nspr_read", True
-    NSPR_WRITE = "nspr_write", True
+    NSPR_READ = auto()
+    NSPR_WRITE = auto()
     # NSPR: as NSPR_READ, and flags (4th) has PR_MSG_PEEK = 2 where the bytes stay
-    NSPR_RECV = "nspr_recv", True
+    NSPR_RECV = auto()
     # NSPR: f(PRFileDesc *, const PRIOVec *{char *, int}, int32 count, timeout) → bytes moved (int32)
-    NSPR_WRITEV = "nspr_writev", True
-    # NSPR: f(PRFileDesc *): closed
-    NSPR_CLOSE = "nspr_close", False
+    NSPR_WRITEV = auto()
+    # NSPR: f(PRFileDesc *): it is closed
+    NSPR_CLOSE = auto()
     # NSS: f(PRFileDesc *model, PRFileDesc *) → the PRFileDesc * that has TLS from now on, or NULL
-    NSS_IMPORT = "nss_import", True
+    NSS_IMPORT = auto()
 
     # rustls: f(result, key, message, sequence number): a record is opened, and its plaintext is in *result; one is made
     # of *message, a slice or, since 0.23, several. The layouts are found out as they are seen (bpf/rustls.bpf.h)
-    RUSTLS_READ = "rustls_read", True
-    RUSTLS_WRITE = "rustls_write", True
-    RUSTLS_WRITE_CHUNKS = "rustls_write_chunks", True
+    RUSTLS_READ = auto()
+    RUSTLS_WRITE = auto()
+    RUSTLS_WRITE_CHUNKS = auto()
 
     # libc: f(name, service, hints, struct addrinfo **) → 0 when it is resolved
-    NAME_ADDRINFO = "name_addrinfo", False, True
+    NAME_ADDRINFO = auto()
     # libc: f(name, [family,] struct hostent *, buffer, size_t, struct hostent **, int *) → 0
-    NAME_HOST = "name_host", False, True
-    NAME_HOST2 = "name_host2", False, True
+    NAME_HOST = auto()
+    NAME_HOST2 = auto()
 
     # Go: in registers as capture.golang says; f(conn, buffer, length, capacity) → count and error
-    GO_READ = "go_read", False, True
-    GO_WRITE = "go_write", False, True
+    GO_READ = auto()
+    GO_WRITE = auto()
     # Go: a read whose code puts its arguments where its caller left room for them, above the return address: one
     # that was waiting before it had probes is understood by its return alone
-    GO_READ_SPILLED = "go_read_spilled", False, True
+    GO_READ_SPILLED = auto()
     # Go: f(conn, context) → error (first word 0: the handshake is done)
-    GO_HANDSHAKE = "go_handshake", False, True
+    GO_HANDSHAKE = auto()
     # Go: the same, of an object whose first member is the conn
-    GO_READ_WRAPPED = "go_read_wrapped", False, True
-    GO_WRITE_WRAPPED = "go_write_wrapped", False, True
-    GO_HANDSHAKE_WRAPPED = "go_handshake_wrapped", False, True
-    # Go: f(conn): closed
-    GO_CLOSE = "go_close", False
+    GO_READ_WRAPPED = auto()
+    GO_WRITE_WRAPPED = auto()
+    GO_HANDSHAKE_WRAPPED = auto()
+    # Go: f(conn): it is closed
+    GO_CLOSE = auto()
 
-    takes_return: bool
-    has_results: bool
+    @property
+    def returns(self) -> Returns:
+        """How its return is probed."""
+        return _RETURNS.get(self, Returns.URETPROBE)
 
-    def __new__(cls, value: str, takes_return: bool, has_results: bool = False) -> Call:
-        """Keep ``takes_return`` (a uretprobe) and ``has_results`` (probes on each RET) beside the value."""
-        member = object.__new__(cls)
-        member._value_ = value
-        member.takes_return = takes_return
-        member.has_results = has_results
-        return member
+
+_RETURNS = {
+    **{call: Returns.EACH_RET for call in Call if call.name.startswith(("GO_", "NAME_"))},
+    **dict.fromkeys((Call.FREE, Call.COPY, Call.BIO_WRITE, Call.NSPR_CLOSE, Call.GO_CLOSE), Returns.UNPROBED),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +130,8 @@ class ProbeSite:
 
 @dataclass(frozen=True, slots=True)
 class LibraryProbes:
-    """The probes of one file; ``device`` and ``inode`` are fstat(2)'s, ``library`` is for people."""
+    """The probes of one file; ``library`` is for people, and so are ``notes``: what could not be placed."""
 
-    path: str
-    device: int
-    inode: int
-    build_id: str | None
     library: str
     level: Level
     sites: tuple[ProbeSite, ...]

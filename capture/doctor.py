@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bpf import abi, below, btf, system
+from bpf import below, btf, system
 from bpf.bcc_module import load_bcc
 from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
@@ -225,12 +225,10 @@ def _stripped(pid: int, comm: str, name: str, path: str) -> Finding | None:
 
 
 def _describe(pid: int, comm: str, name: str, found: LibraryProbes) -> Finding:
-    shapes = abi.header().enums["shape"]
-    fitting = [site for site in found.sites if f"SHAPE_{site.call.name}" in shapes]
     missed = "; ".join(found.notes) or None
-    if not fitting:
+    if not found.sites:
         return Finding(pid, comm, name, found.library, None, missed or "none of its functions can be probed")
-    return Finding(pid, comm, name, found.library, f"{len(fitting)} ({found.level})", missed)
+    return Finding(pid, comm, name, found.library, f"{len(found.sites)} ({found.level})", missed)
 
 
 def as_json(checks: Iterable[Check], findings: Iterable[Finding]) -> dict[str, object]:

@@ -33,29 +33,23 @@ AARCH64 = 183
 _MACHINE_NAMES = {3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S390", 40: "ARM", 243: "RISC-V"}
 
 _ET_EXEC, _ET_DYN = 2, 3
-_PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
+_PT_LOAD, _PT_DYNAMIC = 1, 2
 _PF_EXECUTE, _PF_WRITE = 1, 2
 _SHT_NOBITS = 8
-_NT_GNU_BUILD_ID = 3
 _RELATIVE = {X86_64: 8, AARCH64: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 
-_DT_NEEDED, _DT_STRTAB, _DT_RELA, _DT_RELASZ, _DT_SONAME = 1, 5, 7, 8, 14
-_DT_PLTRELSZ, _DT_SYMTAB, _DT_JMPREL = 2, 6, 23
-_SYMBOL_BYTES = 24
+_DT_NEEDED, _DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 1, 2, 5, 6, 7, 8, 23
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _RELOCATION = struct.Struct("<QQq")
 _DYNAMIC = struct.Struct("<qQ")
-_NOTE = struct.Struct("<III")
 _XWORD = struct.Struct("<Q")
 _WORD = struct.Struct("<I")
 
 # A C++ symbol can be some kilobytes long; names that probes want are short.
 MAX_NAME_BYTES = 4096
-# A build ID and some properties, about 100 bytes.
-MAX_NOTES_BYTES = 1 << 16
 # User space ends below this on both machines; computing with addresses stays far from 64 bits.
 MAX_ADDRESS = 1 << 62
 
@@ -198,21 +192,6 @@ class ElfFile:
         """The section of that name with bytes in the file, or None."""
         return next((s for s in self.sections if s.name == name and s.kind != _SHT_NOBITS), None)
 
-    @cached_property
-    def build_id(self) -> str | None:
-        """The GNU build ID in lower-case hex, or None."""
-        for offset, _, size in self.program_ranges(_PT_NOTE):
-            if size > MAX_NOTES_BYTES:
-                continue
-            notes, position = self.view.read(offset, size), 0
-            while position + _NOTE.size <= size:
-                name_size, value_size, note = _NOTE.unpack_from(notes, position)
-                value = position + _NOTE.size + (name_size + 3 & ~3)
-                if note == _NT_GNU_BUILD_ID and notes[position + 12 : position + 16] == b"GNU\0":
-                    return notes[value : value + value_size].hex() or None
-                position = value + (value_size + 3 & ~3)
-        return None
-
     # The dynamic table
 
     @cached_property
@@ -232,24 +211,16 @@ class ElfFile:
         values = self._dynamic.get(tag)
         return self.offset_of(values[0]) if values else None
 
-    def _dynamic_texts(self, tag: int) -> tuple[str, ...]:
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The names of the libraries that it is linked with (DT_NEEDED)."""
         strings = self.dynamic_offset(_DT_STRTAB)
         if strings is None:
             return ()
         return tuple(
             self.view.read_text(strings + value, MAX_NAME_BYTES).decode("utf-8", "replace")
-            for value in self._dynamic.get(tag, ())
+            for value in self._dynamic.get(_DT_NEEDED, ())
         )
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """The names of the libraries that it is linked with (DT_NEEDED)."""
-        return self._dynamic_texts(_DT_NEEDED)
-
-    @property
-    def soname(self) -> str | None:
-        """Its own library name (DT_SONAME), or None."""
-        return next(iter(self._dynamic_texts(_DT_SONAME)), None) or None
 
     # Symbols and functions
 
@@ -289,7 +260,11 @@ class ElfFile:
 
     @cached_property
     def _relocations(self) -> bytes:
-        offset, sizes = self.dynamic_offset(_DT_RELA), self._dynamic.get(_DT_RELASZ)
+        return self._relocation_table(_DT_RELA, _DT_RELASZ)
+
+    def _relocation_table(self, table: int, size: int) -> bytes:
+        """Whole entries of the table that one dynamic tag points at, and another has the size of."""
+        offset, sizes = self.dynamic_offset(table), self._dynamic.get(size)
         whole = sizes[0] - sizes[0] % _RELOCATION.size if sizes else 0
         return self.view.read(offset, whole) if offset is not None else b""
 
@@ -316,7 +291,8 @@ class ElfFile:
         key = _XWORD.pack(address)
         position = self._relocations.find(key)
         while position >= 0:
-            place, info, addend = _RELOCATION.unpack_from(self._relocations, position // 24 * 24)
+            entry = position - position % _RELOCATION.size
+            place, info, addend = _RELOCATION.unpack_from(self._relocations, entry)
             if addend == address and info == _RELATIVE[self.machine]:
                 yield place
             position = self._relocations.find(key, position + 1)
@@ -332,22 +308,17 @@ class ElfFile:
         symbols, strings = self.dynamic_offset(_DT_SYMTAB), self.dynamic_offset(_DT_STRTAB)
         if symbols is None or strings is None:
             return frozenset()
+        calls = self._relocation_table(_DT_JMPREL, _DT_PLTRELSZ)
         wanted = {name.encode() + b"\0" for name in names}
         longest = max(map(len, wanted), default=0)
         places = set()
-        for place, info, _ in _RELOCATION.iter_unpack(self._relocations + self._call_relocations):
+        for place, info, _ in _RELOCATION.iter_unpack(self._relocations + calls):
             if number := info >> 32:
-                (name,) = _WORD.unpack(self.view.read(symbols + number * _SYMBOL_BYTES, 4))
+                (name,) = _WORD.unpack(self.view.read(symbols + number * elf_symbols.SYMBOL.size, 4))
                 text = self.view.read(strings + name, longest)
                 if text[: text.find(b"\0") + 1] in wanted:
                     places.add(place)
         return frozenset(places)
-
-    @cached_property
-    def _call_relocations(self) -> bytes:
-        offset, sizes = self.dynamic_offset(_DT_JMPREL), self._dynamic.get(_DT_PLTRELSZ)
-        whole = sizes[0] - sizes[0] % _RELOCATION.size if sizes else 0
-        return self.view.read(offset, whole) if offset is not None else b""
 
     # Searching
 

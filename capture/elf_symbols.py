@@ -22,7 +22,7 @@ _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 4, 5, 6
 _DT_GNU_HASH, _DT_VERSYM = 0x6FFFFEF5, 0x6FFFFFF0
 _SHT_SYMTAB = 2
 _STT_FUNC = 2
-_SYMBOL = struct.Struct("<IBBHQQ")
+SYMBOL = struct.Struct("<IBBHQQ")
 _WORD = struct.Struct("<I")
 _XWORD = struct.Struct("<Q")
 
@@ -60,8 +60,8 @@ def exported(elf: ElfFile, names: Collection[str]) -> dict[str, Symbol]:
     for name in names:
         wanted = name.encode() + b"\0"
         for index in candidates(wanted[:-1]):
-            entry = elf.view.read(symbols + index * _SYMBOL.size, _SYMBOL.size)
-            text, info, _, section, address, size = _SYMBOL.unpack(entry)
+            entry = elf.view.read(symbols + index * SYMBOL.size, SYMBOL.size)
+            text, info, _, section, address, size = SYMBOL.unpack(entry)
             if not section or info & 15 != _STT_FUNC or not elf.is_code(address):
                 continue
             if elf.view.read(strings + text, min(len(wanted), elf.view.size - strings - text)) != wanted:
@@ -171,16 +171,19 @@ def _symbol_table(elf: ElfFile) -> Section | None:
 
 def _defined(elf: ElfFile, table: Section, wanted: Mapping[int, str]) -> Iterator[Symbol]:
     """The functions whose names begin at these places of the string table."""
-    for offset, chunk in elf.view.chunks(table.offset, table.size // 24 * 24, 0) if wanted else ():
-        # Chunks are no multiple of 24 bytes: begin at the first whole entry, and finish the cut one.
-        skip = (table.offset - offset) % 24
-        usable = chunk[skip : skip + (len(chunk) - skip) // 24 * 24]
+    width = SYMBOL.size
+    whole = table.size - table.size % width
+    for offset, chunk in elf.view.chunks(table.offset, whole, 0) if wanted else ():
+        # A chunk's size is no multiple of an entry's: begin at the first whole entry, and finish the cut one.
+        skip = (table.offset - offset) % width
+        usable = chunk[skip : len(chunk) - (len(chunk) - skip) % width]
         cut = offset + skip + len(usable)
-        if cut < table.offset + table.size // 24 * 24:
-            usable += elf.view.read(cut, 24)
-        for index, text in enumerate(array("I", usable)[::6]):
+        if cut < table.offset + whole:
+            usable += elf.view.read(cut, width)
+        # The name comes first, in an entry of six words.
+        for index, text in enumerate(array("I", usable)[:: width // 4]):
             if text not in wanted:
                 continue
-            _, info, _, section, address, size = _SYMBOL.unpack_from(usable, index * 24)
+            _, info, _, section, address, size = SYMBOL.unpack_from(usable, index * width)
             if section and info & 15 == _STT_FUNC and elf.is_code(address):
                 yield Symbol(wanted[text], address, size)

@@ -27,7 +27,7 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture import x86
-from capture.call_shapes import Call, ProbeSite
+from capture.call_shapes import Call, ProbeSite, Returns
 from capture.elf import AARCH64, X86_64, ElfFile, Symbol
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _sites(elf: ElfFile, version: str | None, functions: list[Symbol]) -> GoTls:
         call = GO_FUNCTIONS[function.name[function.name.rindex(".(") + 1 :]]
         if call is Call.GO_READ and _spills(elf, function):
             call = Call.GO_READ_SPILLED
-        returns = [offset - entry + place for place in returns] if call.has_results else []
+        returns = [offset - entry + place for place in returns] if call.returns is Returns.EACH_RET else []
         sites.append(ProbeSite(call, function.name, offset, None, tuple(returns)))
     return GoTls(version, tuple(sites), tuple(notes))
 

@@ -119,9 +119,9 @@ def wanted_processes(targets: Targets) -> dict[int, str]:
     for pid in process_ids():
         folder = PROC / str(pid)
         with contextlib.suppress(OSError):
-            comm = (folder / "comm").read_text(errors="backslashreplace").rstrip("\n")
+            comm = (folder / "comm").read_bytes().removesuffix(b"\n")
             if pid != os.getpid() and targets.wants_process(pid, comm, _user(folder), _cgroup(folder)):
-                found[pid] = comm
+                found[pid] = comm.decode("utf-8", "backslashreplace")
     return found
 
 

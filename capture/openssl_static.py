@@ -36,32 +36,18 @@ _CODES = {
     (_SSL, 523): "ssl_read_internal",
     (_SSL, 524): "ssl_write_internal",
     (_SSL, 180): "SSL_do_handshake",
-    (_SSL, 192): "SSL_set_fd",
-    (_SSL, 194): "SSL_set_rfd",
-    (_SSL, 196): "SSL_set_wfd",
-    (_SSL, 224): "SSL_shutdown",
-    (_BIO, 120): "bio_read_intern",
     (_BIO, 128): "bio_write_intern",
-    (_BIO, 111): "BIO_read",
     (_BIO, 113): "BIO_write",
 }
 _NAMES = tuple(_CODES.values())
-_PROBED = (
-    "SSL_read",
-    "SSL_write",
-    "SSL_do_handshake",
-    "SSL_shutdown",
-    "SSL_set_fd",
-    "SSL_set_rfd",
-    "SSL_set_wfd",
-)
+_PROBED = ("SSL_read", "SSL_write", "SSL_do_handshake")
+# Those that begin with BIO_write's arguments: itself, and what it calls, which may be inlined into its callers.
+_BIO_WRITES = ("BIO_write", "bio_write_intern")
 
 _LEA_RDX = re.compile(rb"\x48\x8d\x15(....)", re.DOTALL)
 _MOV_EDX = re.compile(rb"(?:\xba|\x48\xc7\xc2)(....)", re.DOTALL)
 _MOV_ESI = re.compile(rb"\xbe(..)\0\0", re.DOTALL)
 _MOV_EDI = re.compile(rb"\xbf(.)\0\0\0", re.DOTALL)
-# BIO_read is beside bio_read_intern in bio_lib.c.
-CALLER_DISTANCE_BYTES = 0x40000
 
 
 def locate(search: CodeSearch) -> tuple[list[Symbol], OpenSslInternals | None]:
@@ -79,7 +65,8 @@ def locate(search: CodeSearch) -> tuple[list[Symbol], OpenSslInternals | None]:
         return [], None
     internals = _internals(search, functions)
     located = [(name, functions[name]) for name in _PROBED if name in functions]
-    located += _bio(search, functions, sites)
+    writes = set().union(*(sites.get(name, ()) for name in _BIO_WRITES))
+    located += (("BIO_write", function) for function in writes)
     symbols = [Symbol(name, function.start, function.end - function.start) for name, function in located]
     return symbols, internals
 
@@ -124,22 +111,6 @@ def _numbered(code: bytes, place: int) -> str | None:
     """The function whose number is in ESI at the error site at ``place``, if it is one of _CODES."""
     library, number = (nearest(pattern, code, place) for pattern in (_MOV_EDI, _MOV_ESI))
     return _CODES.get((library, number)) if library is not None and number is not None else None
-
-
-def _bio(
-    search: CodeSearch, functions: Mapping[str, Function], sites: Mapping[str, set[Function]]
-) -> list[tuple[str, Function]]:
-    """BIO_read, and bio_write_intern or those that have it inlined: all begin with BIO_write's arguments."""
-    writes = sites.get("BIO_write", set()) | sites.get("bio_write_intern", set())
-    reads = {functions["BIO_read"]} if "BIO_read" in functions else set()
-    if not reads and "bio_read_intern" in functions:
-        # BIO_read is the caller that takes the length back, BIO_read_ex the one that passes it on.
-        target = functions["bio_read_intern"].start
-        callers = map(search.function, search.callers(target, CALLER_DISTANCE_BYTES))
-        reads = {f for f in callers if f and target in called_internals(search.elf, f.start, writing=False)}
-    if len(reads) != 1 or not writes:
-        return []
-    return [("BIO_read", reads.pop()), *(("BIO_write", function) for function in writes)]
 
 
 def _internals(search: CodeSearch, functions: Mapping[str, Function]) -> OpenSslInternals | None:

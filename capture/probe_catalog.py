@@ -18,10 +18,10 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from capture.cache_folder import cache_folder
-from capture.call_shapes import Call, LibraryProbes, ProbeSite
+from capture.call_shapes import Call, Level, LibraryProbes, ProbeSite
 from capture.elf import ElfFile
 from capture.tls_libraries import find_probes
 
@@ -49,7 +49,6 @@ DECIDING_MODULES = (
 MAX_ENTRIES = 20_000
 MAX_FILE_BYTES = 16 << 20
 _OTHERS_CAN_WRITE = 0o022
-_LEVELS = ("internal", "exports", "located", "resolver")
 
 
 def default_cache_file() -> Path:
@@ -81,7 +80,7 @@ class ProbeCatalog:
                 entry = self._entries.pop(key)
                 if entry is None or _fits(entry, elf):
                     self._entries[key] = entry
-                    return _decode(entry, elf) if entry else None
+                    return _decode(entry) if entry else None
             found = find_probes(elf)
         self._entries[key] = _encode(found) if found else None
         if len(self._entries) > MAX_ENTRIES:
@@ -159,21 +158,12 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
     }
 
 
-def _decode(entry: dict[str, Any], elf: ElfFile) -> LibraryProbes:
+def _decode(entry: dict[str, Any]) -> LibraryProbes:
     sites = tuple(
         ProbeSite(Call[call], symbol, entered, returned, tuple(results), pushed)
         for call, symbol, entered, returned, results, pushed in entry["sites"]
     )
-    return LibraryProbes(
-        elf.path,
-        elf.view.device,
-        elf.view.inode,
-        elf.build_id,
-        entry["library"],
-        entry["level"],
-        sites,
-        tuple(entry["notes"]),
-    )
+    return LibraryProbes(entry["library"], entry["level"], sites, tuple(entry["notes"]))
 
 
 def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
@@ -188,7 +178,7 @@ def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
 def _check(entry: dict[str, Any]) -> None:
     """Raise ValueError, KeyError or TypeError if an entry isn't one that _encode could have made."""
     texts = [entry["library"], *entry["notes"]]
-    if entry["level"] not in _LEVELS or not all(isinstance(text, str) for text in texts):
+    if entry["level"] not in get_args(Level) or not all(isinstance(text, str) for text in texts):
         raise ValueError
     for call, symbol, entered, returned, results, pushed in entry["sites"]:
         offsets = [entered, *([] if returned is None else [returned]), *results, pushed]

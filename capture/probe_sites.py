@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capture.call_shapes import ProbeSite
+from capture.call_shapes import ProbeSite, Returns
 from capture.probe_points import probe_place
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def place(
     sites: dict[int, ProbeSite] = {}
     notes = []
     for call, symbol in wanted:
-        found = probe_place(elf, symbol.address, symbol.size, returns=call.takes_return)
+        takes_return = call.returns is Returns.URETPROBE
+        found = probe_place(elf, symbol.address, symbol.size, returns=takes_return)
         offset = elf.offset_of(found.entry) if found else None
         if found is None:
             notes.append(f"{symbol.name} begins with instructions that take no probe")
@@ -29,7 +30,7 @@ def place(
             notes.append(f"{symbol.name} is not in the file's loaded part")
         elif offset not in sites:
             results = tuple(offset - found.entry + address for address in found.returns)
-            at_entry = offset if call.takes_return and not results else None
+            at_entry = offset if takes_return and not results else None
             sites[offset] = ProbeSite(call, symbol.name, offset, at_entry, results, found.pushed)
         elif sites[offset].call is not call:
             # Linkers can fold equal bodies into one; which function was meant is then unknowable.

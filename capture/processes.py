@@ -50,17 +50,14 @@ _CACHE_ENTRY = struct.Struct("<iIIIQ")
 class RunningProcess:
     """A process as /proc shows it. ``start_ticks`` (clock ticks since boot) tells reused pids apart.
 
-    ``exe`` and ``command_line`` are None where they may not be read or don't exist (kernel threads);
-    ``mount_namespace`` is its inode number, None where it may not be read. ``uid`` is the effective one.
+    ``exe`` and ``command_line`` are None where they may not be read or don't exist (kernel threads).
     """
 
     pid: int
     start_ticks: int
     comm: str
-    uid: int
     exe: str | None
     command_line: str | None
-    mount_namespace: int | None
 
 
 class Version(NamedTuple):
@@ -127,20 +124,11 @@ def read_process(pid: int) -> RunningProcess | None:
         status = _read(folder / "status", 4096)
         fields = _read(folder / "stat", 4096).rpartition(b")")[2].split()
         comm = _read(folder / "comm", 64).removesuffix(b"\n")
-        uid = re.search(rb"^Uid:\t\d+\t(\d+)", status, re.MULTILINE)
         group = re.search(rb"^Tgid:\t(\d+)$", status, re.MULTILINE)
         # A thread's id opens too, though /proc doesn't list it.
-        if uid is None or group is None or int(group[1]) != pid:
+        if group is None or int(group[1]) != pid:
             return None
-        return RunningProcess(
-            pid,
-            int(fields[19]),
-            _text(comm),
-            int(uid[1]),
-            _executable(folder),
-            _command_line(folder),
-            _namespace(folder),
-        )
+        return RunningProcess(pid, int(fields[19]), _text(comm), _executable(folder), _command_line(folder))
     except (OSError, IndexError):
         return None
 

@@ -4,6 +4,7 @@ excluded is excluded, whatever else fits.
 
 from __future__ import annotations
 
+import os
 import pwd
 import socket
 from dataclasses import dataclass, field
@@ -49,13 +50,13 @@ class Targets:
     protocols: frozenset[str] = frozenset({"http", "tls"})
     follow: bool = True
 
-    def wants_process(self, pid: int, comm: str, uid: int, cgroup: str) -> bool:
+    def wants_process(self, pid: int, comm: bytes, uid: int, cgroup: str) -> bool:
         """What targets.bpf.h decides of a process; ``cgroup`` is as /proc/PID/cgroup names it."""
         folders = {str(root / cgroup.lstrip("/")) for root in CGROUP_ROOTS}
         comms = {
             name
             for name in (*self.wanted.comms, *self.excluded.comms)
-            if name.encode()[:MAX_COMM_BYTES] == comm.encode()
+            if os.fsencode(name)[:MAX_COMM_BYTES] == comm
         }
         groups = {
             group

@@ -2,7 +2,7 @@
 
 ``probes_for(path)`` answers for one file, an executable or a shared object alike::
 
-    LibraryProbes(path, device, inode, build_id, library="OpenSSL 3.0.22", level="internal", notes=(),
+    LibraryProbes(library="OpenSSL 3.0.22", level="internal", notes=(),
                   sites=(ProbeSite(Call.READ_EX, "ssl_read_internal", entry_offset, return_offset), ...))
 
 A row matches by the functions that the file defines (its dynamic symbols, or .symtab), never by its name,
@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from capture import golang, located_libraries, name_lookups, openssl_internals, probe_sites, rustls
 from capture.boringssl import VECTORED_WRITE
@@ -40,8 +40,6 @@ from capture.file_view import file_exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from capture.call_shapes import Level, ProbeSite
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +235,6 @@ def find_probes(elf: ElfFile) -> LibraryProbes | None:
     if not parts:
         return None
     return LibraryProbes(
-        elf.path,
-        elf.view.device,
-        elf.view.inode,
-        elf.build_id,
         parts[0].library,
         parts[0].level,
         tuple({site.entry_offset: site for part in parts for site in part.sites}.values()),
@@ -248,16 +242,7 @@ def find_probes(elf: ElfFile) -> LibraryProbes | None:
     )
 
 
-class _Part(NamedTuple):
-    """What one way of looking found in a file."""
-
-    library: str
-    level: Level
-    sites: tuple[ProbeSite, ...]
-    notes: tuple[str, ...]
-
-
-def _by_symbols(elf: ElfFile) -> _Part | None:
+def _by_symbols(elf: ElfFile) -> LibraryProbes | None:
     functions = _wanted_functions(elf)
     rows = list(_matching(elf, functions))
     if not rows:
@@ -272,10 +257,10 @@ def _by_symbols(elf: ElfFile) -> _Part | None:
             if name in functions and call not in replaced
         ]
     sites, notes = probe_sites.place(elf, wanted)
-    return _Part(_label(elf, rows[0]), "internal" if internals else "exports", sites, notes)
+    return LibraryProbes(_label(elf, rows[0]), "internal" if internals else "exports", sites, notes)
 
 
-def _by_code(elf: ElfFile) -> _Part | None:
+def _by_code(elf: ElfFile) -> LibraryProbes | None:
     located = located_libraries.locate(elf)
     if located is None:
         return None
@@ -289,25 +274,25 @@ def _by_code(elf: ElfFile) -> _Part | None:
         if (call := calls.get(symbol.name)) and call not in replaced
     ]
     sites, notes = probe_sites.place(elf, wanted)
-    return _Part(_label(elf, row), "located", sites, notes)
+    return LibraryProbes(_label(elf, row), "located", sites, notes)
 
 
-def _go(elf: ElfFile) -> _Part | None:
+def _go(elf: ElfFile) -> LibraryProbes | None:
     found = golang.find_go_tls(elf)
     if found is None:
         return None
     label = f"Go {found.version} crypto/tls" if found.version else "Go crypto/tls"
-    return _Part(label, "exports", found.sites, found.notes)
+    return LibraryProbes(label, "exports", found.sites, found.notes)
 
 
-def _rustls(elf: ElfFile) -> _Part | None:
+def _rustls(elf: ElfFile) -> LibraryProbes | None:
     found = rustls.find_rustls(elf)
-    return _Part(found.label, "exports", *probe_sites.place(elf, found.functions)) if found else None
+    return LibraryProbes(found.label, "exports", *probe_sites.place(elf, found.functions)) if found else None
 
 
-def _resolver(elf: ElfFile) -> _Part | None:
+def _resolver(elf: ElfFile) -> LibraryProbes | None:
     sites, notes = name_lookups.find(elf)
-    return _Part(name_lookups.LIBRARY, "resolver", sites, notes) if sites else None
+    return LibraryProbes(name_lookups.LIBRARY, "resolver", sites, notes) if sites else None
 
 
 def _wanted_functions(elf: ElfFile) -> dict[str, Symbol]:

@@ -46,6 +46,9 @@ REASON_NOT_IN_CAPTURE: Final = "not in capture"
 REASON_CUT: Final = "packet cut short"
 """The packet that has them was captured with a snap length."""
 
+MAX_HANDSHAKE_PIECES: Final = 256
+"""Segments before the ServerHello. A client sends one hello of at most 16 KiB before it waits."""
+
 
 class _Mode(Enum):
     """What is known of a connection's bytes."""
@@ -373,10 +376,6 @@ class _Handshake:
             started_ns=self.started_ns if client is not None else None,
             established_ns=self.established_ns,
         )
-
-
-MAX_HANDSHAKE_PIECES: Final = 256
-"""Segments before the ServerHello. A client sends one hello of at most 16 KiB before it waits."""
 
 
 def _comment_words(segment: Segment) -> list[Mapping[str, str]]:

@@ -46,7 +46,7 @@ class LineWriter:
         self._output = output
         self._maker = maker
         self._render = render
-        self._entries = InOrder(self._append)
+        self._entries = InOrder(output.write)
 
     def write(self, exchange: Exchange) -> None:
         """Add ``exchange``."""
@@ -54,10 +54,6 @@ class LineWriter:
         if entry is not None:
             self.result.count(entry, exchange)
             self._entries.add(entry, self._render(entry))
-
-    def _append(self, data: bytes) -> None:
-        self._output.write(data)
-        self.result.bytes_written += len(data)
 
     def flush(self) -> None:
         """Bring the file up to date."""

@@ -66,7 +66,6 @@ class ForeignPackets:
     """Reads packets one after another and remembers fragments."""
 
     def __init__(self) -> None:
-
         self._link_layers: Any = conf.l2types
         self._readers: dict[type, Callable[[Any, int], TcpFields | None]] = {
             inet.IP: self._ipv4,

@@ -44,7 +44,7 @@ exchanges ended: they are searched, not read."""
 class InOrder:
     """Entries that wait until they are in order of their start, or are too many."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self._held: list[tuple[str, bytes]] = []
         self._bytes = 0
@@ -76,7 +76,6 @@ class HarResult:
     entries: int = 0
     incomplete: int = 0
     lost_bytes: int = 0
-    bytes_written: int = 0
 
     def count(self, entry: Json, exchange: Exchange) -> None:
         """``entry`` of ``exchange`` is written."""
@@ -183,7 +182,6 @@ class HarWriter:
         self._pending += closing
         self._output.write(self._pending)
         self._pending.clear()
-        self.result.bytes_written = self._end + len(closing)
 
     def _closing(self) -> bytes:
         log = b'\n],"pages":' + orjson.dumps(list(self._pages.values()))

@@ -59,7 +59,7 @@ class HarStats:
 
 def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:
     """The figures of the archive that ``exchanges`` would make; bodies are not kept."""
-    entries, titles = [], {}
+    entries = []
     limit = Limits().decoded_bytes
     for exchange in exchanges:
         entry = entry_of(exchange, limit)
@@ -68,12 +68,11 @@ def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:
         process = exchange.connection.process
         if process is not None:
             entry["pageref"] = f"{process.comm}[{process.pid}]"
-            titles[entry["pageref"]] = f"{process.comm}[{process.pid}]"
         entries.append(entry)
-    return _stats(entries, titles)
+    return _stats(entries)
 
 
-def _stats(entries: list[Json], titles: dict[str, str]) -> HarStats:
+def _stats(entries: list[Json]) -> HarStats:
     from haralyzer import HarPage  # noqa: PLC0415  (0.1 s that no other command needs)
 
     groups: dict[str | None, list[Json]] = {}
@@ -85,11 +84,16 @@ def _stats(entries: list[Json], titles: dict[str, str]) -> HarStats:
         head = {"id": page_id, "startedDateTime": group[0]["startedDateTime"], "pageTimings": {}}
         log = {"log": {"pages": [head] if page_id is not None else [], "entries": group}}
         page = HarPage(page_id or "unknown", har_data=log)
-        title = NO_PAGE if page_id is None else titles.get(page_id, page_id)
         transferred = page.get_total_size_trans(page.entries)
         time_ms = sum(entry.time for entry in page.entries)
         pages.append(
-            PageStats(title, len(page.entries), page.get_total_size(page.entries), transferred, time_ms)
+            PageStats(
+                page_id or NO_PAGE,
+                len(page.entries),
+                page.get_total_size(page.entries),
+                transferred,
+                time_ms,
+            )
         )
         statuses.update(entry.status for entry in page.entries)
         slowest += sorted(page.entries, key=lambda entry: -entry.time)[:SLOWEST]

@@ -122,20 +122,16 @@ class PcapngExporter:
         *,
         ledger: Mapping[str, object] | None = None,
         summary: str | None = None,
-        time_ns: int | None = None,
-        received: int | None = None,
         dropped: int | None = None,
     ) -> None:
         """Ends the section with an Interface Statistics Block: ``summary`` for people, ``ledger`` for tools.
 
-        ``ledger`` must be what ``json`` can write. ``received`` and ``dropped`` (isb_ifrecv, isb_ifdrop)
-        count what the recorder took from the kernel and what it missed; without them, items and gaps.
-        Streams stay open: their end was not seen. No item may follow.
+        ``ledger`` must be what ``json`` can write. ``dropped`` (isb_ifdrop) counts the bytes that the recorder missed;
+        without it, the gaps are counted. Streams stay open: their end was not seen. No item may follow.
         """
         self._pieces.flush()
         for stream in self._streams.values():
             stream.settle()
-        end_ns = self._last_ns if time_ns is None else time_ns
         options = [(pcapng.OPT_COMMENT, pcapng.encode_text(summary))] if summary else []
         options += [
             (pcapng.OPT_COMMENT, comment.encode("ascii"))
@@ -144,11 +140,11 @@ class PcapngExporter:
         if self._first_ns is not None:
             options.append((pcapng.ISB_STARTTIME, pcapng.encode_time(self._first_ns)))
         options += [
-            (pcapng.ISB_ENDTIME, pcapng.encode_time(end_ns)),
-            (pcapng.ISB_IFRECV, struct.pack("<Q", self._items if received is None else received)),
+            (pcapng.ISB_ENDTIME, pcapng.encode_time(self._last_ns)),
+            (pcapng.ISB_IFRECV, struct.pack("<Q", self._items)),
             (pcapng.ISB_IFDROP, struct.pack("<Q", self._gaps if dropped is None else dropped)),
         ]
-        self._put(end_ns, pcapng.interface_statistics(0, end_ns, options))
+        self._put(self._last_ns, pcapng.interface_statistics(0, self._last_ns, options))
         self._streams.clear()
         self.flush()
 

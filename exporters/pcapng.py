@@ -73,7 +73,6 @@ class SectionMetadata:
     application: str
     hardware: str | None = None
     operating_system: str | None = None
-    comment: str | None = None
 
 
 def padded(value: bytes) -> bytes:
@@ -108,7 +107,6 @@ def encode_block(block_type: int, body: bytes) -> bytes:
 def section_header(metadata: SectionMetadata) -> bytes:
     """A Section Header Block of unknown length, version 1.0 (§4.1)."""
     texts = (
-        (OPT_COMMENT, metadata.comment),
         (SHB_HARDWARE, metadata.hardware),
         (SHB_OS, metadata.operating_system),
         (SHB_USERAPPL, metadata.application),

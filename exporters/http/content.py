@@ -84,15 +84,11 @@ def _kind_of(content_type: bytes) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a body says. ``codings`` are those that were undone, and ``problem`` is why there is not more.
-
-    ``limited`` says that the problem is the limit against decompression bombs.
-    """
+    """What a body says. ``codings`` are those that were undone, and ``problem`` is why there is not more."""
 
     data: bytes | bytearray
     codings: tuple[str, ...] = ()
     problem: str | None = None
-    limited: bool = False
 
 
 def decode_content(body: Body, fields: Fields, limit: int) -> Content:
@@ -127,7 +123,7 @@ def _collect(blocks: Iterator[bytes], codings: tuple[str, ...], body: Body, limi
             room = limit - len(data)
             data += block[:room]
             if len(block) > room:
-                return Content(data, codings, f"only the first {limit} decoded bytes are kept", limited=True)
+                return Content(data, codings, f"only the first {limit} decoded bytes are kept")
     except CorruptStreamError as error:
         if not data and not body.lost:
             return Content(body.data, (), str(error))  # what is labelled as encoded, and is not
@@ -135,7 +131,7 @@ def _collect(blocks: Iterator[bytes], codings: tuple[str, ...], body: Body, limi
             return Content(data, codings, str(error))
     if body.lost and body.lost[0].reason == LOST_TO_LIMIT:
         kept = f"only the first {body.lost[0].offset} bytes, before decoding, are kept"
-        return Content(data, codings, kept, limited=True)
+        return Content(data, codings, kept)
     if body.lost:
         return Content(data, codings, "bytes were lost, and what comes after them cannot be decoded")
     return Content(data, codings)

@@ -12,7 +12,7 @@ from compiled import LIBSSL, SHARED, compile_library, symbols, without_section_h
 from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, PROMOTED, READ, SMALL, UNDECODABLE, WRITE, GoLike
 
 from capture import golang
-from capture.call_shapes import Call
+from capture.call_shapes import Call, Returns
 from capture.elf import ElfFile, Symbol
 from capture.golang import GO_FUNCTIONS, PACKAGE, find_go_tls
 from capture.tls_libraries import probes_for
@@ -260,7 +260,7 @@ def test_a_real_program(tmp_path, flags):
         for name, symbol in elf.local(names).items():
             site = next(site for site in found.sites if site.symbol == name)
             assert 0 <= site.entry_offset - offset_of(symbol.address) <= 16
-            if site.call.has_results:
+            if site.call.returns is Returns.EACH_RET:
                 judged = returns(tmp_path / "program", symbol.address, symbol.address + symbol.size)
                 assert list(site.results_offsets) == [offset_of(place) for place in judged]
 

@@ -71,7 +71,7 @@ def test_a_pid_that_is_used_again_without_an_exec_is_another_process(monkeypatch
     """A child that was forked and goes on with its parent's program, or another's of the same name."""
     names, pid = ProcessNames(), 7
     starts = iter([100, 100, 200, None])
-    running = RunningProcess(pid, 100, "worker", 0, "/usr/bin/old", "old", None)
+    running = RunningProcess(pid, 100, "worker", "/usr/bin/old", "old")
     monkeypatch.setattr(process_names, "start_ticks", lambda _: next(starts))
     monkeypatch.setattr(process_names, "read_process", lambda _: running)
     assert names.describe(pid, "worker").exe == "/usr/bin/old"

@@ -50,9 +50,7 @@ def test_this_process_as_proc_shows_it():
     assert process.pid == os.getpid()
     assert process.comm == Path("/proc/self/comm").read_text().strip()
     assert process.exe == os.path.realpath(sys.executable)
-    assert process.uid == os.geteuid()
     assert process.command_line.split()[0] == sys.orig_argv[0]
-    assert process.mount_namespace == Path("/proc/self/ns/mnt").stat().st_ino
     started = process.start_ticks / os.sysconf("SC_CLK_TCK")
     assert 0 < started <= time.clock_gettime(time.CLOCK_BOOTTIME)
 

@@ -211,7 +211,7 @@ def test_the_beginning_of_two_ids_is_refused(engine, monkeypatch):
 
 
 HOST, OTHER = IPv6Network("::ffff:10.0.0.7"), IPv6Network("::ffff:10.0.0.8")
-PROCESS = {"pid": 7, "comm": "curl", "uid": 1000, "cgroup": "/system.slice/a.scope"}
+PROCESS = {"pid": 7, "comm": b"curl", "uid": 1000, "cgroup": "/system.slice/a.scope"}
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,15 @@ def test_whether_a_process_is_wanted(wanted, excluded, fits):
 
 def test_a_long_name_is_cut_as_the_kernel_cuts_it():
     targets = Targets(Selection(comms=("a-name-of-a-long-program",)))
-    assert targets.wants_process(**PROCESS | {"comm": "a-name-of-a-lon"})
+    assert targets.wants_process(**PROCESS | {"comm": b"a-name-of-a-lon"})
     assert abi.header().constants["COMM_BYTES"] == MAX_COMM_BYTES + 1
+
+
+def test_a_name_that_is_no_text():
+    """A process may give itself any bytes for a name; on the command line Python has them as surrogates."""
+    targets = Targets(Selection(comms=(os.fsdecode(b"\xff"),)))
+    assert targets.wants_process(**PROCESS | {"comm": b"\xff"})
+    assert not targets.wants_process(**PROCESS | {"comm": b"\xfe"})
 
 
 @pytest.mark.parametrize(

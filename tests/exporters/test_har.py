@@ -608,7 +608,6 @@ def test_the_file_is_an_archive_after_every_flush(tmp_path: Path) -> None:
                     assert len(log["entries"]) == len(log["pages"]) == written
         result = writer.close(reader.notes)
     assert result.entries == 5
-    assert path.stat().st_size == result.bytes_written
     assert json.loads(path.read_bytes())["log"]["comment"] == "streams: 5, exchanges: 5"
 
 
@@ -630,7 +629,7 @@ def test_entries_are_in_the_order_of_their_start(form: str, monkeypatch: pytest.
         writer = EXPORTERS[form](output, EntryMaker())
         for exchange in overtaken():
             writer.write(exchange)
-        assert writer.close().bytes_written == len(output.getvalue())
+        writer.close()
         return re.findall(r"https?://example.com/(\d)", output.getvalue().decode())
 
     assert order() == ["1", "2", "3"]

@@ -630,9 +630,7 @@ class TestExporter:
     def test_the_ledger_is_in_the_file(self, tmp_path: Path) -> None:
         pieces: list[bytes] = []
         exporter = PcapngExporter(pieces.append, METADATA)
-        exporter.finish(
-            ledger={"captured": 5, "lost": {"ring_full": 7}}, summary="5 bytes", dropped=3, received=9
-        )
+        exporter.finish(ledger={"captured": 5, "lost": {"ring_full": 7}}, summary="5 bytes", dropped=3)
         data = b"".join(pieces)
         assert json.dumps({"captured": 5, "lost": {"ring_full": 7}}, separators=(",", ":")).encode() in data
         path = tmp_path / "a.pcapng"

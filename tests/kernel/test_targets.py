@@ -227,3 +227,21 @@ def test_a_process_is_what_it_is_at_the_moment(
         recording.stop()
     found = [path_of(entry) for entry in entries(recording.path, servers.http)]
     assert found == [f"/after-{number}" for number in range(3)]
+
+
+UNREADABLE = """
+import http.client, sys
+with open("/proc/self/comm", "wb") as comm:
+    comm.write(b"\\xff\\xfe")
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+connection.request("GET", "/asked-for")
+connection.getresponse().read()
+"""
+
+
+def test_a_name_that_is_no_text(servers: Servers, tmp_path: Path) -> None:
+    with record(tmp_path / "a.pcapng", "-c", os.fsdecode(b"\xff\xfe")) as recording:
+        subprocess.run([PYTHON, "-c", UNREADABLE, str(servers.http)], check=True)
+        settle()
+        recording.stop()
+    assert [path_of(entry) for entry in entries(recording.path, servers.http)] == ["/asked-for"]

@@ -54,8 +54,6 @@ def _ask(file: ElfFile) -> None:
 
 def _symbols(file: ElfFile) -> None:
     assert isinstance(file.needed, tuple)
-    assert file.build_id is None or file.build_id
-    assert file.soname is None or file.soname
     found = [*file.exported(_NAMES).values(), *file.local(_NAMES).values(), *file.local_like([b"SSL"])]
     for symbol in found[:_FUNCTIONS]:
         file.function_at(symbol.address)

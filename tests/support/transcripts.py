@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_NS = 1_700_000_000_123_456_789
-METADATA = SectionMetadata("plaintap test", hardware="x86_64", operating_system="Linux", comment="for a test")
+METADATA = SectionMetadata("plaintap test", hardware="x86_64", operating_system="Linux")
 CURL = Process(4242, "curl", "/usr/bin/curl", 'curl -s "https://example.com/"')
 NGINX = Process(77, "nginx", "/usr/sbin/nginx", "nginx: worker process")
 

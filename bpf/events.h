@@ -273,6 +273,8 @@ enum counter {
 #define WITHOUT_BIO 16777216
 /* The same (1 << 25): its functions were found by their code, and may be others. */
 #define LOCATED 33554432
+/* The same (1 << 26): the probe is on a RET, which has yet to take the return address. */
+#define ON_RET 67108864
 /* What is above: how many words a function has pushed before the place of its entry probe. */
 #define PUSHED_SHIFT 32
 

@@ -304,7 +304,7 @@ int go_enter_by_cookie(struct pt_regs *ctx)
 	return NO_RETURN;
 }
 
-int go_results_by_cookie(struct pt_regs *ctx)
+int go_return_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
 	return finish_uprobe(ctx, go_results(ctx, cookie & 0xff, cookie >> 8));

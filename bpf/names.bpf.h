@@ -157,7 +157,7 @@ int name_enter_by_cookie(struct pt_regs *ctx)
 	return NO_RETURN;
 }
 
-int name_results_by_cookie(struct pt_regs *ctx)
+int name_return_by_cookie(struct pt_regs *ctx)
 {
 	name_results(ctx, bpf_get_attach_cookie(ctx) & 0xff);
 	return NO_RETURN;

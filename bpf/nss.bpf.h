@@ -100,13 +100,7 @@ int nss_enter_by_cookie(struct pt_regs *ctx)
 int nss_return_by_cookie(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
-	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8, STACK_AT_RETURN(ctx)));
-}
-
-int nss_results_by_cookie(struct pt_regs *ctx)
-{
-	u64 cookie = bpf_get_attach_cookie(ctx);
-	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8, STACK_AT_ENTRY(ctx)));
+	return finish_uprobe(ctx, nss_return(ctx, cookie & 0xff, cookie >> 8, STACK_AT_EXIT(ctx, cookie)));
 }
 
 int nss_call_by_cookie(struct pt_regs *ctx)

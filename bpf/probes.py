@@ -54,6 +54,9 @@ RAW_TRACEPOINTS: tuple[tuple[str, str], ...] = (
 # Where programs for uprobes go on, by their family and their index in emit_from_FAMILY.
 CONTINUED = {"uprobe": ("continue_from_uprobe", "tell_step_from_uprobe"), "place": ("continue_from_place",)}
 
+# Where in a function → what its program is called, after the kind. In the order of attachment, for a return without
+# its entry is ignored.
+SIDES = {"return": "return", "ret": "return", "call": "call", "enter": "enter"}
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
 KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "RUSTLS": "rustls_", "NAME": "name_"}
 
@@ -75,14 +78,14 @@ class UprobeSite:
     flags: int = 0
 
     def places(self, *, sessions: bool) -> Iterator[tuple[str, int]]:
-        """(which of the shape's programs, where), returns before the entry. With ``sessions`` one is for both."""
+        """(side, where): at the return, on a RET, at the entry; with ``sessions`` one, "call", is for both ends."""
         if sessions and self.return_offset is not None:
             yield "call", self.return_offset
             return
         if self.return_offset is not None:
             yield "return", self.return_offset
         for offset in self.results_offsets:
-            yield "results", offset
+            yield "ret", offset
         yield "enter", self.entry_offset
 
 
@@ -96,6 +99,7 @@ class Probes:
         self._lock = threading.Lock()  # a library's links are let go on another thread
         self._programs: dict[tuple[str, str], int] = {}
         self._shapes = abi.header().enums["shape"]
+        self._on_ret = abi.header().constants["ON_RET"]
         self.missing: list[str] = []
         self.attached = 0  # places in libraries
 
@@ -183,34 +187,32 @@ class Probes:
 
     def _attach_multi(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
         """A link for each program that a file needs."""
-        for (program, at_return), places in self._points(sites, library):
+        for kind, side, places in self._points(sites, library):
+            program = self._load_uprobe(f"{kind}{SIDES[side]}_by_cookie")
             yield system.link_uprobe_multi(
-                self._load_uprobe(program), path, places, self._kernel.uprobes, at_return=at_return
+                program, path, places, self._kernel.uprobes, at_return=side == "return"
             )
 
     def _attach_perf(self, path: str, sites: Sequence[UprobeSite], library: int) -> Iterator[int]:
         """A link for each place, before Linux 6.6."""
-        for (program, at_return), places in self._points(sites, library):
+        for kind, side, places in self._points(sites, library):
+            program = self._load_uprobe(f"{kind}{SIDES[side]}_by_cookie")
             for offset, cookie in places:
-                yield system.link_uprobe(
-                    self._load_uprobe(program), path, offset, cookie, at_return=at_return
-                )
+                yield system.link_uprobe(program, path, offset, cookie, at_return=side == "return")
 
     def _points(
         self, sites: Sequence[UprobeSite], library: int
-    ) -> list[tuple[tuple[str, bool], list[tuple[int, int]]]]:
-        """Places of a file and their cookies, by program and whether it runs at a return.
-
-        Returns come first: a return without its entry is ignored.
-        """
-        points: dict[tuple[str, bool], list[tuple[int, int]]] = {}
+    ) -> Iterator[tuple[str, str, list[tuple[int, int]]]]:
+        """Places of a file and their cookies, by kind of program and side, in the order of attachment."""
+        points: dict[tuple[str, str], list[tuple[int, int]]] = {}
         for site in sites:
-            cookie = self._shapes[f"SHAPE_{site.shape}"] | (library | site.flags) << 8
             kind = KINDS.get(site.shape.partition("_")[0], "")
             for side, offset in site.places(sessions=self._sessions):
-                program = f"{kind}{side}_by_cookie"
-                points.setdefault((program, side == "return"), []).append((offset, cookie))
-        return sorted(points.items(), key=lambda group: (not group[0][1], group[0][0]))
+                flags = site.flags | (self._on_ret if side == "ret" else 0)
+                cookie = self._shapes[f"SHAPE_{site.shape}"] | (library | flags) << 8
+                points.setdefault((kind, side), []).append((offset, cookie))
+        for side in SIDES:
+            yield from ((kind, side, places) for (kind, at), places in points.items() if at == side)
 
     def _load(self, program: str, kind: str) -> int:
         key = (program, kind)

@@ -226,12 +226,8 @@ int rustls_enter_by_cookie(struct pt_regs *ctx)
 
 int rustls_return_by_cookie(struct pt_regs *ctx)
 {
-	return finish_uprobe(ctx, rustls_return(ctx, bpf_get_attach_cookie(ctx) & 0xff, STACK_AT_RETURN(ctx)));
-}
-
-int rustls_results_by_cookie(struct pt_regs *ctx)
-{
-	return finish_uprobe(ctx, rustls_return(ctx, bpf_get_attach_cookie(ctx) & 0xff, STACK_AT_ENTRY(ctx)));
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	return finish_uprobe(ctx, rustls_return(ctx, cookie & 0xff, STACK_AT_EXIT(ctx, cookie)));
 }
 
 /* Nobody leaves these functions for another stack. */

@@ -362,12 +362,7 @@ int enter_by_cookie(struct pt_regs *ctx)
 
 int return_by_cookie(struct pt_regs *ctx)
 {
-	return finish_uprobe(ctx, shape_return(ctx, STACK_AT_RETURN(ctx)));
-}
-
-int results_by_cookie(struct pt_regs *ctx)
-{
-	return finish_uprobe(ctx, shape_return(ctx, STACK_AT_ENTRY(ctx)));
+	return finish_uprobe(ctx, shape_return(ctx, STACK_AT_EXIT(ctx, bpf_get_attach_cookie(ctx))));
 }
 
 /* Entry and return of a call, where the kernel asks at entry whether to show the return (Linux 6.13). */

@@ -8,9 +8,12 @@
 #if defined(__x86_64__)
 #define STACK_AT_ENTRY(ctx) ((ctx)->sp)
 #define STACK_AT_RETURN(ctx) ((ctx)->sp - 8)	/* the return address is gone */
+/* By a site's cookie: at its return, or on its RET. */
+#define STACK_AT_EXIT(ctx, cookie) ((cookie) >> 8 & ON_RET ? STACK_AT_ENTRY(ctx) : STACK_AT_RETURN(ctx))
 #elif defined(__aarch64__)
 #define STACK_AT_ENTRY(ctx) ((ctx)->sp)
 #define STACK_AT_RETURN(ctx) ((ctx)->sp)
+#define STACK_AT_EXIT(ctx, cookie) ((ctx)->sp)
 #endif
 
 /* Whether a call on `ssl`, at this depth of the stack, is a part of `outer`: the same bytes. A write inside a read is

@@ -66,9 +66,9 @@ def test_what_is_compiled_is_kept_by_what_it_includes(monkeypatch, tmp_path):
     folder = tmp_path / "headers"
     shutil.copytree(compiler._HEADERS, folder)
     monkeypatch.setattr(compiler, "_HEADERS", folder)
-    program._compiled("", [])
+    program._compiled("", [], lambda: None)
     next(folder.rglob("*.h")).write_text("typedef int another;\n")
-    program._compiled("", [])
+    program._compiled("", [], lambda: None)
     assert keys[0] != keys[1]
 
 

@@ -44,7 +44,7 @@ OLD_HELPERS = {1, 2, 3, 5, 6, 12, 14, 15, 16, 35, 37, 80}
 # What an atomic addition needs whose result is used.
 FETCH_SINCE = (5, 12)
 OLDEST = (5, 15)
-SOURCES = ("enter_by_cookie", "return_by_cookie", "go_enter_by_cookie", "go_results_by_cookie")
+SOURCES = ("enter_by_cookie", "return_by_cookie", "go_enter_by_cookie", "go_return_by_cookie")
 
 
 def functions():

@@ -187,6 +187,11 @@ def _of_entry(command: int, attributes: bytes) -> bool:
     return True
 
 
+def kernel_device(device: int) -> int:
+    """A device's number as the kernel has it, from stat(2)'s."""
+    return os.major(device) << 20 | os.minor(device)
+
+
 def read_hash_map(map_fd: int, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:
     """All entries of a BPF hash map, in batches (Linux 5.6): bcc's iteration takes two calls and 10 µs an entry."""
     room = 1024

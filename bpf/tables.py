@@ -140,7 +140,7 @@ class Tables:
 
         The device is stat(2)'s, the version ctime (ns) and size (bytes).
         """
-        self.know_kernel_file(_kernel_device(device), inode, version)
+        self.know_kernel_file(system.kernel_device(device), inode, version)
 
     def know_kernel_file(self, device: int, inode: int, version: tuple[int, int]) -> None:
         """The same with the device as the kernel numbers it, which differs on some file systems."""
@@ -225,7 +225,7 @@ class Tables:
         """A file must be looked at again."""
         table = self._kernel.table("known_files")
         with contextlib.suppress(KeyError):
-            del table[_file_key(table, _kernel_device(device), inode, version)]
+            del table[_file_key(table, system.kernel_device(device), inode, version)]
 
     def hold(self, *, on: bool) -> None:
         """Whether processes stop until they are let go."""
@@ -319,6 +319,12 @@ class Tables:
             found[call.direction & 1] += int(call.told) if call.below else -int(call.reported)
         return found[0], found[1]
 
+    def quic_users(self) -> list[tuple[int, str]]:
+        """Processes that were seen to use QUIC: pid and name."""
+        users = self._entries(self._kernel.table("quic_users"))
+        names = {pid: comm.partition(b"\0")[0].decode(errors="backslashreplace") for pid, comm in users}
+        return sorted((int.from_bytes(pid, sys.byteorder), name) for pid, name in names.items())
+
     def connections(self) -> Iterator[OpenConnection]:
         """Connections that user space was told of."""
         table = self._kernel.table("connections")
@@ -385,10 +391,6 @@ def _open_connection(key: bytes, c: Any) -> OpenConnection:
         int(c.session), (int(c.session_position[0]), int(c.session_position[1])),
         int(c.local_fin), int(c.notified or c.peer_fin), int(c.local_reset), int(c.peer_reset),
     )  # fmt: skip
-
-
-def _kernel_device(device: int) -> int:
-    return os.major(device) << 20 | os.minor(device)
 
 
 def _file_key(table: Any, device: int, inode: int, version: tuple[int, int]) -> Any:

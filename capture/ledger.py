@@ -166,6 +166,8 @@ class Ledger:
     # Of processes that are not in ``unreadable``: connections, and bytes.
     unlisted_unread: int = 0
     unlisted_ciphertext: int = 0
+    # Processes that used it, by pid and name: nothing of it is recorded.
+    quic: tuple[tuple[int, str], ...] = ()
 
     @property
     def lost_bytes(self) -> int:
@@ -196,6 +198,7 @@ class Ledger:
             "unlisted_addresses": self.unlisted_addresses,
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "unlisted_unread": self.unlisted_unread,
+            "quic": [{"pid": pid, "comm": comm} for pid, comm in self.quic],
             "losses": [asdict(loss) for loss in self.losses],
             "warnings": self.warnings(),
             "idle": len(self.idle),
@@ -273,7 +276,18 @@ class Ledger:
         for account, name in ((self.sockets, "sockets"), (self.tls, "TLS")):
             if account.residue:
                 found.append(f"the account of {name} is off by {account.residue} bytes: please report this.")
-        return [*found, *self._unread()]
+        return [*found, *self._unread(), *self._unrecorded()]
+
+    def _unrecorded(self) -> Iterator[str]:
+        """What is no stream."""
+        if self.quic:
+            users = [f"{comm} (pid {pid})" for pid, comm in self.quic[:MAX_SAID_PROCESSES]]
+            if more := len(self.quic) - len(users):
+                users.append(f"{more:,} more")
+            yield (
+                f"QUIC (HTTP/3) was used by {', '.join(users)}, and is not recorded. Where UDP port 443 is blocked, "
+                "programs use TLS over TCP, which is."
+            )
 
     def _unread(self) -> list[str]:
         """Whose TLS was not read: those with the most of it, and how much there is of others."""

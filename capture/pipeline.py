@@ -302,7 +302,9 @@ class Pipeline:
         probes = self._probes.attached
         seen = Observation(self._counted_below, probes, self._samples, skipped)
         ledger = replace(
-            balance(counters, self._connections.tally, seen, self._new_code.late), idle=self._older.idle()
+            balance(counters, self._connections.tally, seen, self._new_code.late),
+            idle=self._older.idle(),
+            quic=tuple(self.tables.quic_users()),
         )
         self._exporter.finish(ledger)
         detaching.join()

@@ -30,8 +30,9 @@ def interpreter(monkeypatch, tmp_path):
     return replace
 
 
-def test_programs_and_maps():
+def test_programs_and_maps(monkeypatch):
     folder = Path.cwd()
+    monkeypatch.delitem(sys.modules, "bcc", raising=False)
     made = compiler.compile_source(PROGRAM, ["-w"])
     (seen,) = made.maps
     assert (seen.name, seen.key_bytes, seen.value_bytes, seen.entries) == ("seen", 4, 8, 64)

@@ -242,6 +242,15 @@ def test_a_direction_that_was_not_read_is_said():
     assert "900,000 bytes" in said
 
 
+def test_who_used_quic_is_said_in_one_line():
+    users = tuple((pid, "browser") for pid in range(1, MAX_SAID_PROCESSES + 4))
+    ledger = replace(balance(counters(), Tally()), quic=users)
+    (said,) = ledger.warnings()
+    assert "browser (pid 1), " in said
+    assert f"browser (pid {MAX_SAID_PROCESSES}), 3 more, and is not recorded" in said
+    assert len(ledger.as_json()["quic"]) == len(users)
+
+
 def test_of_processes_that_come_by_the_thousand_the_worst_are_said():
     tally = Tally()
     for pid in range(3 * MAX_LISTED_PROCESSES):

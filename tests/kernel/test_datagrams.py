@@ -1,15 +1,19 @@
-"""DTLS: TLS libraries over sockets that have no stream. It is left alone, and nothing is said to be lost."""
+"""DTLS: TLS libraries over sockets that have no stream. It is left alone, and nothing is said to be lost. Who uses QUIC
+is said: its users take it for TLS.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from processes import free_port, running
-from recording import record, record_command, warnings
+from recording import plaintap, record, record_command, warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,3 +47,50 @@ def test_dtls_is_no_loss(servers: Servers, tmp_path: Path, end: str) -> None:
     assert warnings(said) == []
     assert "unknown-association" not in said
     assert "0 bytes returned by TLS libraries" not in said, "its functions were seen"
+
+
+# The first bytes of a client's Initial packet (RFC 9001, Appendix A.2; RFC 9369, Appendix A.2), and of what is none:
+# a short header, a query of DNS, version negotiation, a Handshake packet.
+INITIAL, INITIAL_2 = "c300000001088394c8f03e5157080000449e", "d36b3343cf088394c8f03e5157080000449e"
+OTHERS = [
+    "4cfe4189655e5cd55c41f6",
+    "1234010000010000000000000765786d706c",
+    "c3000000000883",
+    "e300000001088394",
+]
+SENDTO, SENDMSG = "s.sendto(packet, address)", "s.sendmsg([packet, packet], [], 0, address)"
+WRITE = "s.connect(address); os.write(s.fileno(), packet)"
+SENDER = """
+import os, socket, sys
+s, peer = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+peer.bind(("127.0.0.1", 0))
+address = peer.getsockname()
+for packet in sys.argv[1:]:
+    packet = bytes.fromhex(packet).ljust(1200, b"\\0")
+    """
+
+
+@pytest.mark.parametrize(
+    ("send", "packets"),
+    [
+        (SENDTO, [INITIAL]),
+        (SENDMSG, [INITIAL_2]),
+        (WRITE, [INITIAL, INITIAL_2]),
+        (f"{SENDTO}; {SENDMSG}; {WRITE}", OTHERS),
+    ],
+    ids=["sendto", "sendmsg", "write", "other packets"],
+)
+def test_who_uses_quic_is_said(tmp_path: Path, send: str, packets: list[str]) -> None:
+    """Nothing of it is recorded, and a browser's requests would be missing without a word."""
+    ledger, capture = tmp_path / "ledger.json", tmp_path / "quic.pcapng"
+    command = [sys.executable, "-c", SENDER + send, *packets]
+    done = plaintap("record", "-w", capture, "--ledger", ledger, "--", *command)
+    assert done.returncode == 0, done.stderr
+    users, said = json.loads(ledger.read_text())["quic"], warnings(done.stderr)
+    if packets == OTHERS:
+        assert (users, said) == ([], [])
+    else:
+        (user,), (warning,) = users, said
+        assert user["comm"].startswith("python")
+        assert f"{user['comm']} (pid {user['pid']})" in warning
+        assert "QUIC" in warning

@@ -46,23 +46,22 @@ def identity() -> str:
 def load_bcc() -> ModuleType:
     """The ``bcc`` module. Raises BccError if it cannot be had."""
     folders = _candidate_folders()
-    shadow = None
     if not folders:
         try:
-            shadow = importlib.import_module("bcc")
+            module = importlib.import_module("bcc")
         except ImportError:
             raise BccError(f"bcc is not installed. {_REMEDY}") from None
     else:
         sys.path.insert(0, str(folders[0]))
         try:
-            shadow = importlib.import_module("bcc")
+            module = importlib.import_module("bcc")
         except (ImportError, OSError) as error:
             raise BccError(f"bcc cannot be loaded ({error}). {_REMEDY}") from None
         finally:
             sys.path.remove(str(folders[0]))
-    if not hasattr(shadow, "BPF"):
+    if not hasattr(module, "BPF"):
         raise BccError(
-            f"The module bcc found at {getattr(shadow, '__file__', 'an unknown place')} is not the BPF Compiler "
+            f"The module bcc found at {getattr(module, '__file__', 'an unknown place')} is not the BPF Compiler "
             f"Collection but PyPI's project of the same name: pip uninstall bcc. {_REMEDY}"
         )
-    return shadow
+    return module

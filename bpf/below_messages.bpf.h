@@ -62,7 +62,7 @@ INLINE int sends(u64 id, u64 sk, u64 message)
 	call.flags = flags & MSG_ZEROCOPY;
 	if (type > ITER_KVEC || has_upper_layer(sk))
 		call.flags |= NOT_IN_USER_SPACE;
-	/* Theirs are counted nowhere: nothing would end them. */
+	/* A kernel thread makes no system call: no count would end it. */
 	if (!is_kernel_thread())
 		begin_below(&call, sk, id);
 	in_sequence(&call, tid, sequence, 0);

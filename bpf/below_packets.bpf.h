@@ -192,8 +192,9 @@ INLINE int unseen(u64 sk, u32 tid, u32 now)
 #define NR32_getsockopt 295
 #endif
 
-/* TCP_ZEROCOPY_RECEIVE maps whole pages, and then copies what it was given room for: of that the packet was shown, and more
- * than that has moved. Where there is no whole page it receives all as others do, but nobody counts it. */
+/* TCP_ZEROCOPY_RECEIVE maps whole pages, and then copies as much as it was given room for: only the copied bytes were
+ * seen in a packet, and more than those have moved. Without a whole page it copies everything, as a read does, but no
+ * return value is counted. */
 INLINE int is_getsockopt(void)
 {
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -204,7 +205,7 @@ INLINE int is_getsockopt(void)
 
 	READ_KERNEL(number, &regs->orig_ax);
 	READ_KERNEL(first, &regs->bx);
-	/* Of 32 bits there are two ways. The numbers are of calls that receive nothing where they are others'. */
+	/* A program of 32 bits has two ways to call it. Where a number means another call, that one receives nothing. */
 	return number == NR_getsockopt || number == NR32_getsockopt ||
 		(number == NR32_socketcall && (u32)first == SYS_GETSOCKOPT);
 #else

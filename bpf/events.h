@@ -91,7 +91,8 @@ enum role {
 	ROLE_SERVER = 2,
 };
 
-/* The shape of a call: where its arguments are, and what its return means. capture.call_shapes has the C. */
+/* The shape of a call: where its arguments are, and what its return means. capture.call_shapes has the C.
+ * The order matters: tls.bpf.h, golang.bpf.h and return_places.bpf.h ask whether a shape comes before another. */
 enum shape {
 	SHAPE_READ_INT = 1,	/* (object, buffer, n) → bytes, or ≤ 0 */
 	SHAPE_WRITE_INT,

@@ -17,7 +17,7 @@ struct connection {
 	u32 ssl_tgid;		/* … in this process: a child may serve what its parent accepted */
 	u16 family, local_port, remote_port;
 	u8 role, protocol;
-	u8 unwanted;		/* excluded by the user's choice of ports */
+	u8 unwanted;		/* excluded by the user's choice of ports and hosts */
 	u8 addressed;		/* addresses and ports are final */
 	u8 based;		/* `base` is set */
 	u8 announced;		/* SAMPLE_CONNECTION is in the ring */

@@ -51,8 +51,8 @@ INLINE int name_enter(struct pt_regs *ctx, int shape)
 	return finish_uprobe(ctx, 0);
 }
 
-/* Adds an address, in IPv6's form; one that is the same as the one before it is the same answer. That one is kept
- * where other samples have connection and session. */
+/* Adds an address, in IPv6's form, unless it equals the one before: an answer is listed once for each type of socket.
+ * The one before is kept in the head's members for connection and session, which this sample does not need. */
 INLINE void add_address(struct name_sample *r, u64 from, u32 family)
 {
 	u64 *to = (u64 *)r->addresses, address[2] = {};

@@ -59,7 +59,7 @@ INLINE void add_split(struct syscall *call, u32 tid, u32 after, u32 others)
 	}
 	call->splits = 1;
 	at = s->count;
-	/* It waited twice in a row. */
+	/* It waited twice, and nothing of it was taken in between: the later wait replaces the earlier. */
 	if (at && s->after[split_slot(at - 1)] == after)
 		at--;
 	if (at >= MAX_SPLITS) {
@@ -138,7 +138,7 @@ INLINE u64 place(struct syscall *call, struct connection *c, u64 n)
 	u32 d = call->direction & 1;
 	u64 count = __sync_fetch_and_add(&c->position[d], n), position, since;
 
-	/* Nor has TCP, maybe. */
+	/* No sequence number: perhaps TCP never had the bytes either, for a sockmap took them. */
 	if (!call->sequenced) {
 		if (!c->diverted && !c->untold)
 			c->diverted = is_in_socket_map(call->sk);

@@ -138,7 +138,7 @@ class Probes:
     def attach_uprobes(self, path: str, sites: Sequence[UprobeSite], library: int) -> tuple[int, ...]:
         """Attach to functions of one file, in every process that maps it; samples will carry ``library``.
 
-        Returns what ``release`` takes. Raises OSError, ProgramError.
+        Returns what ``release`` takes. Raises OSError.
         """
         attempt = 1
         while True:
@@ -158,7 +158,7 @@ class Probes:
     def attach_return_place(self, path: str, offset: int, pid: int) -> int:
         """Attach where a call on a switched stack returns to, in its process alone; what ``release`` takes of it.
 
-        Raises OSError, ProgramError.
+        Raises OSError.
         """
         program = self._load_uprobe("return_place")
         link = system.link_uprobe_multi(program, path, [(offset, 0)], system.Uprobes.MULTI, pid=pid)

@@ -89,8 +89,8 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
-/* Calls on an older connection that may say nothing before it is given up: a message's head starts a call. So on one
- * that begins with SOCKS.
+/* Calls on an older connection that may say nothing before it is given up, since a message's head starts a call; the
+ * same goes for a connection that begins with SOCKS.
  */
 #define MAX_MISSES 200
 

@@ -8,10 +8,11 @@
  * user space is told where the call will return to, and puts a probe there, for this process alone: `place` is what its
  * memory says, and probes in the wrong place would hurt others (capture/switched_stacks.py).
  */
-/* The main stack ends where the kernel has put the arguments, a thread's at its control block (glibc, musl). How deep
- * they can be: the kernel leaves so much below the main stack; no thread that calls TLS has less. Threads that are
- * deeper (Ruby keeps its own stack, 1 MiB, at the bottom of theirs), and children that a thread has forked, whose main
- * thread has its stack, are asked for what the C library has made of them; of the main stack it says nothing.
+/* The main stack ends where the kernel has put the arguments, a thread's at its control block (glibc, musl). Below that
+ * end, this many bytes belong to the stack: the kernel leaves at least so many free below the main stack's, and no
+ * thread that calls TLS has a smaller stack. Threads that are deeper (Ruby keeps its own
+ * stack, 1 MiB, at the bottom of theirs) are asked what the C library noted of their stack, and so are children that
+ * a thread has forked, whose main thread has that thread's stack; of the main stack the C library notes nothing.
  * A stack that is taken for another wrongly costs one probe, and the session whose call has come before it. */
 #define MAX_MAIN_STACK (128 << 20)
 #define MAX_THREAD_DEPTH (128 << 10)

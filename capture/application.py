@@ -32,17 +32,17 @@ _MAX_FRAME_BYTES = 16384
 
 
 class Speech(Enum):
-    """What some bytes are; the value is the ALPN identifier."""
+    """What some bytes are: the protocol's ALPN identifier, and what it begins with."""
 
-    HTTP1_REQUEST = "http/1.1"
-    HTTP1_RESPONSE = "http/1.1 "
-    HTTP2_PREFACE = "h2"
-    HTTP2_FRAMES = "h2 "
+    HTTP1_REQUEST = ("http/1.1", "request")
+    HTTP1_RESPONSE = ("http/1.1", "response")
+    HTTP2_PREFACE = ("h2", "preface")
+    HTTP2_FRAMES = ("h2", "frames")
 
     @property
     def alpn(self) -> str:
         """As registered with IANA."""
-        return self.value.strip()
+        return self.value[0]
 
 
 def recognise(data: bytes) -> Speech | None:

@@ -85,11 +85,9 @@ class Caller:
     def _function(self, target: int) -> int | None:
         """Which function is called there, itself or by a stub of the procedure linkage table; None if none begins."""
         elf = self._frame.elf
-        for following in x86.instructions(elf.read_at(target, 16), target):
-            if not following.is_no_operation:
-                if following.leaves and following.rip_target is not None:
-                    return self._memory.word(following.rip_target + self._frame.bias)
-                break
+        pointer = x86.stub_pointer(elf.read_at(target, x86.MAX_STUB_BYTES), target)
+        if pointer is not None:
+            return self._memory.word(pointer + self._frame.bias)
         function = elf.function_at(target)
         return target + self._frame.bias if function and function.start == target else None
 

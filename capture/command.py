@@ -87,7 +87,9 @@ class Command:
 
     def run(self) -> None:
         """Release the child. Raises CommandError if CMD cannot be executed."""
-        os.write(self._go, b"g")
+        # A child that a signal has ended while it waited reads no more: poll() tells of it.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._go, b"g")
         failure = os.read(self._failed, 16)
         self._close_pipes()
         if failure:

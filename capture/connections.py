@@ -291,14 +291,15 @@ class Connections:
     def _carry(self, event: BytesMoved) -> Iterator[StreamItem]:
         """What a session wrote may be the records of others: these get views of their own, as if they had a socket."""
         outer = self._views.get(event.connection)
-        for number in list(self._inner.carried_by(event)) if outer else ():
+        if outer is None:
+            return
+        for number in list(self._inner.carried_by(event)):
             session = self._sessions.known(number)
-            if outer is None or session is None or session.connection:
+            if session is None or session.connection:
                 continue
             began = session.started
-            if (
-                began is None and outer.announced.opened is not None
-            ):  # else it may be older than the recording
+            # Without the outer one's beginning this may be older than the recording too.
+            if began is None and outer.announced.opened is not None:
                 began = session.waiting[0].time if session.waiting else event.time
             announced = replace(
                 outer.announced,
@@ -314,7 +315,7 @@ class Connections:
             yield from self._bind(number, session, number)
 
     def _end_carried(self, number: int, time: int) -> Iterator[StreamItem]:
-        """A session inside another's has ended, or that has."""
+        """A session inside another's has ended, or the one around it has."""
         positions = (0, 0)
         yield from self.handle(
             ConnectionEnded(number, time, time, None, None, None, positions, 0, positions, Protocol.TLS)
@@ -350,7 +351,6 @@ class Connections:
         if session and session.connection == event.session:
             yield from self._end_carried(event.session, event.time)
         self._sessions.forget(event.session)
-        yield from ()
 
     # Time
 

@@ -317,6 +317,7 @@ def _idle_json(connection: IdleConnection) -> dict[str, object]:
 
 
 def end_text(address: bytes, port: int) -> str:
+    """``address:port``, with brackets around an IPv6 address (RFC 3986 §3.2.2)."""
     text = str(ip_address(address))
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 

@@ -20,13 +20,12 @@ import signal
 import threading
 import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.ring import Ring
 from capture.events import NewCodeUsed, ReturnExpected
-from capture.processes import Version
+from capture.processes import Version, stat_fields
 from capture.samples import Decoder
 
 if TYPE_CHECKING:
@@ -228,21 +227,16 @@ def _has_stopped(pid: int) -> bool:
 
 def _parent(pid: int) -> int | None:
     """The parent; not ours, nor init."""
-    fields = _stat(str(pid))
-    parent = int(fields[1]) if fields else 0
+    try:
+        parent = int(stat_fields(str(pid))[1])
+    except OSError:
+        return None
     return parent if parent not in (0, 1, os.getpid(), os.getppid()) else None
 
 
 def _state(process: str) -> bytes | None:
     """proc(5)'s letter; None if the process, or ``PID/task/TID``, has gone."""
-    fields = _stat(process)
-    return fields[0] if fields else None
-
-
-def _stat(process: str) -> list[bytes] | None:
-    """The fields of its /proc/PID/stat from the state on."""
     try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
+        return stat_fields(process)[0]
     except OSError:
         return None
-    return stat[stat.rindex(b")") + 2 :].split()

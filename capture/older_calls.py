@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from bpf.probes import UprobeSite
-from bpf.program import ProgramError
 from bpf.tables import OlderCall
 from capture import x86
 from capture.call_arguments import Caller
@@ -253,7 +252,7 @@ class OlderCalls:
     def _look_for_copies(self, unclear: dict[int, dict[int, Waiting]]) -> None:
         """Of threads whose callers tell too little: what their stacks may say of OpenSSL's reads."""
         for file in self._files.values():
-            with contextlib.suppress(ElfError, ProgramError, OSError):
+            with contextlib.suppress(ElfError, OSError):
                 older = find_older_reads(file.path, file.inode, unclear)
                 sites = [UprobeSite(Call.COPY.name, offset) for offset in older.copies]
                 if sites:
@@ -303,7 +302,7 @@ class OlderCalls:
             return False
         try:
             self._links[key] = self._probes.attach_return_place(file.path, offset, memory.pid)
-        except (ProgramError, OSError):
+        except OSError:
             return False
         return True
 

@@ -2,10 +2,10 @@
 
 Nobody saw them enter, so no probe at a return tells where their plaintext goes. But OpenSSL and its kin receive a
 record into a buffer, decrypt it there, and copy what they return from there with memcpy, by a call that is still to
-come. Where a thread waits, the kernel says (/proc/PID/task/TID/syscall, proc(5)): with which socket, into which
-buffer, and where its stack is. Return addresses there name the library's functions that it is in; of these, the calls
-of memcpy are the places to probe. What crosses such a place is judged by the kernel side (older_reads.bpf.h): it must
-come out of the record.
+come. Of a thread that waits it is known with which socket, into which buffer, and where its stack is
+(capture.thread_stacks). Return addresses there name the library's functions that it is in; of these, the calls of
+memcpy are the places to probe. What crosses such a place is judged by the kernel side (older_reads.bpf.h): it must come
+out of the record.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from capture import x86
 from capture.elf import X86_64, ElfFile
-from capture.processes import PROC
+from capture.processes import PROC, mappings_of_code
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
+
+    from capture.thread_stacks import Waiting
 
 # read and recvfrom on x86-64: (fd, buffer, …).
 _RECEIVING = frozenset({0, 45})
@@ -31,7 +33,6 @@ _STACK_BYTES = 8192
 # Threads that wait: those that serve a connection each. Looking at one takes 0.1 ms.
 _MAX_READS = 4096
 _COPIES = ("memcpy", "memmove", "__memcpy_chk", "__memmove_chk")
-_CALL_INDIRECT, _JUMP_INDIRECT = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,13 @@ class OlderReads:
     copies: tuple[int, ...] = ()
 
 
-class _Range(NamedTuple):
-    """Where a process has a part of the file mapped as code."""
-
-    start: int
-    end: int
-    offset: int
-
-
-def find_older_reads(path: str, inode: int, pids: Collection[int]) -> OlderReads:
-    """Of the processes that map the library at ``path``, which has that inode. Raises ElfError."""
+def find_older_reads(path: str, inode: int, threads: Mapping[int, Mapping[int, Waiting]]) -> OlderReads:
+    """Of waiting threads, by process, those in the library at ``path``, which has that inode. Raises ElfError."""
     found: list[OlderRead] = []
     places: set[int] = set()
-    for pid in pids:
+    for pid, waiting in threads.items():
         with suppress(OSError, ValueError):
-            for read, offsets in _reads_of(pid, inode):
+            for read, offsets in _reads_of(pid, waiting, inode):
                 if len(found) < _MAX_READS:
                     found.append(read)
                     places |= offsets
@@ -76,48 +69,31 @@ def find_older_reads(path: str, inode: int, pids: Collection[int]) -> OlderReads
         return OlderReads(tuple(found), _copies(elf, places))
 
 
-def _reads_of(pid: int, inode: int) -> Iterator[tuple[OlderRead, set[int]]]:
+def _reads_of(pid: int, threads: Mapping[int, Waiting], inode: int) -> Iterator[tuple[OlderRead, set[int]]]:
     """Each thread that waits with the library on its stack, and the file offsets that it would return to."""
-    waiting = [(tid, call) for tid in _threads(pid) if (call := _waiting_call(pid, tid))]
-    ranges = _code_of(pid, inode) if waiting else []
-    for tid, (fd, buffer, stack) in waiting:
+    waiting = {tid: at for tid, at in threads.items() if _awaits_header(pid, at)}
+    code = [mapping for mapping in mappings_of_code(pid) if mapping.inode == inode] if waiting else []
+    for tid, at in waiting.items():
         offsets = {
-            word - range_.start + range_.offset
-            for word in _words(pid, stack)
-            for range_ in ranges
-            if range_.start <= word < range_.end
+            word - mapping.begin + mapping.offset
+            for word in (_words(pid, at.stack) if code else ())
+            for mapping in code
+            if mapping.begin <= word < mapping.end
         }
         if offsets:
+            fd, buffer, *_ = at.arguments
             yield OlderRead(pid, tid, fd, buffer), offsets
 
 
-def _threads(pid: int) -> list[int]:
-    return [int(entry.name) for entry in (PROC / str(pid) / "task").iterdir()]
-
-
-def _waiting_call(pid: int, tid: int) -> tuple[int, int, int] | None:
-    """(descriptor, buffer, stack pointer) of a thread that waits on a socket for a record's header."""
+def _awaits_header(pid: int, at: Waiting) -> bool:
+    """Whether a thread waits on a socket for what may be a record's header."""
+    fd, _, length, *_ = at.arguments
+    if at.call not in _RECEIVING or length < _RECORD_HEADER_BYTES:
+        return False
     try:
-        words = (PROC / f"{pid}/task/{tid}/syscall").read_text().split()
-        if len(words) != 9 or int(words[0]) not in _RECEIVING:
-            return None
-        fd, buffer, length, *_, stack, _ = (int(word, 16) for word in words[1:])
-        if length < _RECORD_HEADER_BYTES:
-            return None
-        is_socket = (PROC / f"{pid}/fd/{fd}").readlink().name.startswith("socket:")
-    except (OSError, ValueError):
-        return None
-    return (fd, buffer, stack) if is_socket else None
-
-
-def _code_of(pid: int, inode: int) -> list[_Range]:
-    found = []
-    for line in (PROC / f"{pid}/maps").read_text(errors="surrogateescape").splitlines():
-        extent, mode, offset, _, number, *_ = line.split(maxsplit=5)
-        if "x" in mode and int(number) == inode:
-            start, end = (int(word, 16) for word in extent.split("-"))
-            found.append(_Range(start, end, int(offset, 16)))
-    return found
+        return (PROC / f"{pid}/fd/{fd}").readlink().name.startswith("socket:")
+    except OSError:
+        return False
 
 
 def _words(pid: int, stack: int) -> tuple[int, ...]:
@@ -147,16 +123,9 @@ def _copies(elf: ElfFile, places: Collection[int]) -> tuple[int, ...]:
 
 
 def _pointer_called(elf: ElfFile, i: x86.Instruction) -> int | None:
-    """Where the pointer is through which this calls, itself or by a jump at its target (System V psABI, PLT)."""
-    if _is_indirect(i, _CALL_INDIRECT):
+    """Where the pointer is through which this calls, itself or by a stub of the procedure linkage table."""
+    if i.is_indirect_call:
         return i.rip_target
     if not i.is_call or i.target is None:
         return None
-    for following in x86.instructions(elf.read_at(i.target, 16), i.target):
-        if not following.is_no_operation:
-            return following.rip_target if _is_indirect(following, _JUMP_INDIRECT) else None
-    return None
-
-
-def _is_indirect(i: x86.Instruction, kind: int) -> bool:
-    return not i.map and not i.vector and i.opcode == 0xFF and i.reg & 7 == kind
+    return x86.stub_pointer(elf.read_at(i.target, x86.MAX_STUB_BYTES), i.target)

@@ -199,7 +199,7 @@ class Pipeline:
     def _follow(self) -> set[int]:
         """Choose the children that chosen processes have: the kernel side follows those that are born from now on.
 
-        Those that are wanted.
+        Returns the children of wanted processes.
         """
         followed: set[int] = set()
         targets = self._plan.targets

@@ -93,12 +93,17 @@ def process_ids() -> list[int]:
     return sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
 
 
+def stat_fields(process: str) -> list[bytes]:
+    """The fields of proc(5)'s stat from the state on, of ``PID`` or ``PID/task/TID``. Raises OSError."""
+    return _read(PROC / process / "stat", 4096).rpartition(b")")[2].split()
+
+
 def descendants(pids: Iterable[int]) -> set[int]:
     """The children that these processes have now, and theirs."""
     children: dict[int, list[int]] = {}
     for pid in process_ids():
         with contextlib.suppress(OSError, IndexError):
-            parent = int(_read(PROC / str(pid) / "stat", 4096).rpartition(b")")[2].split()[1])
+            parent = int(stat_fields(str(pid))[1])
             children.setdefault(parent, []).append(pid)
     found: set[int] = set()
     unseen = list(pids)
@@ -112,7 +117,7 @@ def descendants(pids: Iterable[int]) -> set[int]:
 def start_ticks(pid: int) -> int | None:
     """RunningProcess's, None if there is no process with that pid (any more)."""
     try:
-        return int(_read(PROC / str(pid) / "stat", 4096).rpartition(b")")[2].split()[19])
+        return int(stat_fields(str(pid))[19])
     except (OSError, IndexError):
         return None
 
@@ -122,7 +127,7 @@ def read_process(pid: int) -> RunningProcess | None:
     folder = PROC / str(pid)
     try:
         status = _read(folder / "status", 4096)
-        fields = _read(folder / "stat", 4096).rpartition(b")")[2].split()
+        fields = stat_fields(str(pid))
         comm = _read(folder / "comm", 64).removesuffix(b"\n")
         group = re.search(rb"^Tgid:\t(\d+)$", status, re.MULTILINE)
         # A thread's id opens too, though /proc doesn't list it.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from capture.ledger import Ledger
     from capture.output_file import OutputFile
-    from exporters.packets import Framing
+    from exporters.framing import Framing
 
 
 class RecordingOutput:

@@ -61,13 +61,15 @@ class Decoder:
         self, layouts: Mapping[str, Layout], constants: Mapping[str, int], clock_offset: int
     ) -> None:
         self.clock_offset = clock_offset
-        self._head = layouts["sample"].codec
+        self._sample = layouts["sample"]
+        self._unpack = self._sample.codec.unpack_from  # of the samples that there are most of
+        self._payload = self._sample.codec.size  # where it begins
         self._exec_half = constants["EXEC_TEXT_BYTES"] // 2  # the file's name; the arguments have the other
         self._connection = layouts["connection_sample"]
         self._end = layouts["end_sample"]
         self._name = layouts["name_sample"]
         self._code = layouts["new_code_sample"]
-        self._kinds: dict[int, Callable[[bytes, int, tuple[int, ...]], Event]] = {
+        self._kinds: dict[int, Callable[[bytes, int], Event]] = {
             constants["SAMPLE_DATA"]: self._data,
             constants["SAMPLE_HELLO"]: self._hello,
             constants["SAMPLE_INNER_HELLO"]: self._greeted_inside,
@@ -89,12 +91,11 @@ class Decoder:
 
     def decode(self, buffer: bytes, starts: Iterable[int]) -> Iterable[Event]:
         """The events of a batch, in order."""
-        unpack, kinds = self._head.unpack_from, self._kinds
+        kinds = self._kinds
         for start in starts:
-            head = unpack(buffer, start)
-            yield kinds[head[0]](buffer, start, head)
+            yield kinds[buffer[start]](buffer, start)  # the kind is the first member of each
 
-    def _data(self, buffer: bytes, start: int, head: tuple[int, ...], *, hello: bool = False) -> BytesMoved:
+    def _data(self, buffer: bytes, start: int, *, hello: bool = False) -> BytesMoved:
         (
             _,
             direction,
@@ -112,29 +113,33 @@ class Decoder:
             overlapped,
             answers,
             by_reference,
-        ) = head
-        begin = start + self._head.size
+        ) = self._unpack(buffer, start)
+        begin = start + self._payload
         return BytesMoved(
             connection, session, time + self.clock_offset, self._directions[direction], position, length,
             buffer[begin : begin + captured], self._reasons[reason], self._protocols[protocol], pid, tid, lib, hello,
             bool(overlapped), bool(by_reference), bool(answers),
         )  # fmt: skip
 
-    def _hello(self, buffer: bytes, start: int, head: tuple[int, ...]) -> BytesMoved:
-        return self._data(buffer, start, head, hello=True)
+    def _hello(self, buffer: bytes, start: int) -> BytesMoved:
+        return self._data(buffer, start, hello=True)
 
-    def _greeted_inside(self, buffer: bytes, start: int, head: tuple[int, ...]) -> GreetedInside:
-        begin = start + self._head.size
-        return GreetedInside(head[6], head[5] + self.clock_offset, buffer[begin : begin + head[4]])
+    def _greeted_inside(self, buffer: bytes, start: int) -> GreetedInside:
+        m = _members(self._sample, buffer, start)
+        begin = start + self._payload
+        return GreetedInside(m["connection"], self._time(m), buffer[begin : begin + m["captured"]])
+
+    def _time(self, m: Mapping[str, int]) -> int:
+        return m["time"] + self.clock_offset
 
     def _wall(self, time: int) -> int | None:
         return time + self.clock_offset if time else None
 
-    def _announced(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionAnnounced:
-        m = dict(zip(self._connection.names, self._connection.codec.unpack_from(buffer, start), strict=True))
+    def _announced(self, buffer: bytes, start: int) -> ConnectionAnnounced:
+        m = _members(self._connection, buffer, start)
         local, remote, path = self._ends(m)
         return ConnectionAnnounced(
-            connection=m["connection"], time=m["time"] + self.clock_offset, pid=m["tgid"], comm=_text(m["comm"]),
+            connection=m["connection"], time=self._time(m), pid=m["tgid"], comm=_text(m["comm"]),
             fd=m["fd"] if m["fd"] != _NO_FD else None, inode=m["inode"], netns=m["netns"],
             local=local[0], local_port=local[1], remote=remote[0], remote_port=remote[1],
             role=Role(m["role"]), protocol=Protocol(m["protocol"]),
@@ -153,61 +158,80 @@ class Decoder:
         width = 4 if m["family"] == _AF_INET else 16
         return (m["local"][:width], m["local_port"]), (m["remote"][:width], m["remote_port"]), None
 
-    def _ended(self, buffer: bytes, start: int, _head: tuple[int, ...]) -> ConnectionEnded:
-        m = dict(zip(self._end.names, self._end.codec.unpack_from(buffer, start), strict=True))
+    def _ended(self, buffer: bytes, start: int) -> ConnectionEnded:
+        m = _members(self._end, buffer, start)
         return ConnectionEnded(
-            m["connection"], m["time"] + self.clock_offset,
+            m["connection"], self._time(m),
             self._wall(m["local_fin"]), self._wall(m["peer_fin"]),
             self._wall(m["local_reset"]), self._wall(m["peer_reset"]),
             (m["sent"], m["received"]), m["session"], (m["session_sent"], m["session_received"]),
             Protocol(m["protocol"]),
         )  # fmt: skip
 
-    def _bound(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionBound:
+    def _bound(self, buffer: bytes, start: int) -> SessionBound:
+        m = _members(self._sample, buffer, start)
         return SessionBound(
-            head[7], head[6], head[5] + self.clock_offset, head[10], head[12], unwanted=bool(head[8])
+            m["session"],
+            m["connection"],
+            self._time(m),
+            m["tgid"],
+            m["library"],
+            unwanted=bool(m["position"]),
         )
 
-    def _joined(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionJoined:
-        direction, time = self._directions[head[1]], head[5] + self.clock_offset
-        return SessionJoined(head[7], head[6], head[9], direction, head[8], time)
+    def _joined(self, buffer: bytes, start: int) -> SessionJoined:
+        m = _members(self._sample, buffer, start)
+        direction = self._directions[m["direction"]]
+        return SessionJoined(
+            m["session"], m["connection"], m["length"], direction, m["position"], self._time(m)
+        )
 
-    def _established(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionEstablished:
+    def _established(self, buffer: bytes, start: int) -> SessionEstablished:
+        m = _members(self._sample, buffer, start)
+        started = m["position"] + self.clock_offset
         return SessionEstablished(
-            head[7], head[6], head[5] + self.clock_offset, head[8] + self.clock_offset, head[10], head[12]
+            m["session"], m["connection"], self._time(m), started, m["tgid"], m["library"]
         )
 
-    def _freed(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> SessionFreed:
-        return SessionFreed(head[7], head[5] + self.clock_offset)
+    def _freed(self, buffer: bytes, start: int) -> SessionFreed:
+        m = _members(self._sample, buffer, start)
+        return SessionFreed(m["session"], self._time(m))
 
-    def _new_code(self, buffer: bytes, start: int, head: tuple[int, ...]) -> NewCodeUsed:
-        *_, changed, size, path = self._code.codec.unpack_from(buffer, start)
+    def _new_code(self, buffer: bytes, start: int) -> NewCodeUsed:
+        m = _members(self._code, buffer, start)
         # To be opened: as os.fsencode() takes it.
-        name = path.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+        path = m["path"].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
         return NewCodeUsed(
-            head[10], head[5] + self.clock_offset, head[9], head[8], changed, size, name, bool(head[2])
-        )
-
-    def _return_expected(self, _buffer: bytes, _start: int, head: tuple[int, ...]) -> ReturnExpected:
-        return ReturnExpected(
-            head[10], head[5] + self.clock_offset, head[8], head[9], bool(head[2]), bool(head[1])
-        )
-
-    def _resolved(self, buffer: bytes, start: int, head: tuple[int, ...]) -> HostResolved:
-        *_, name, addresses = self._name.codec.unpack_from(buffer, start)
-        return HostResolved(
-            head[10], head[5] + self.clock_offset, head[8] + self.clock_offset, _text(name),
-            tuple(addresses[at : at + 16] for at in range(0, 16 * head[4], 16)), head[9],
+            m["tgid"], self._time(m), m["length"], m["position"], m["changed"], m["size"], path,
+            bool(m["reason"]),
         )  # fmt: skip
 
-    def _executed(self, buffer: bytes, start: int, head: tuple[int, ...]) -> ProgramExecuted:
-        at = start + self._head.size
-        half = self._exec_half
-        file = _text(buffer[at : at + half])
-        words = buffer[at + half : at + half + head[4]].split(b"\0")
-        return ProgramExecuted(
-            head[10], head[5] + self.clock_offset, file, tuple(_text(w) for w in words[:-1] or words)
+    def _return_expected(self, buffer: bytes, start: int) -> ReturnExpected:
+        m = _members(self._sample, buffer, start)
+        return ReturnExpected(
+            m["tgid"], self._time(m), m["position"], m["length"], bool(m["reason"]), bool(m["direction"])
         )
+
+    def _resolved(self, buffer: bytes, start: int) -> HostResolved:
+        m = _members(self._name, buffer, start)
+        addresses = m["addresses"]
+        return HostResolved(
+            m["tgid"], self._time(m), m["position"] + self.clock_offset, _text(m["name"]),
+            tuple(addresses[at : at + 16] for at in range(0, 16 * m["captured"], 16)), m["length"],
+        )  # fmt: skip
+
+    def _executed(self, buffer: bytes, start: int) -> ProgramExecuted:
+        m = _members(self._sample, buffer, start)
+        at, half = start + self._payload, self._exec_half
+        words = buffer[at + half : at + half + m["captured"]].split(b"\0")
+        return ProgramExecuted(
+            m["tgid"], self._time(m), _text(buffer[at : at + half]), tuple(map(_text, words[:-1] or words))
+        )
+
+
+def _members(layout: Layout, buffer: bytes, start: int) -> dict[str, Any]:
+    """A struct by the names of its members; what some of them mean in a sample of each kind, events.h says."""
+    return dict(zip(layout.names, layout.codec.unpack_from(buffer, start), strict=True))
 
 
 def _text(raw: bytes) -> str:

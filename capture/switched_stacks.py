@@ -10,7 +10,6 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from bpf.program import ProgramError
 from capture.processes import code_at
 
 if TYPE_CHECKING:
@@ -67,13 +66,14 @@ class SwitchedStacks:
         self._probes.release([link for link in links if isinstance(link, int)])
 
     def _attach(self, event: ReturnExpected) -> int | str:
+        """What ``release`` takes, or why there is no probe."""
         try:
             if len(self._links) >= MAX_PLACES:
                 self._forget_ended()
             if len(self._links) >= MAX_PLACES:
-                raise ProgramError(f"it is called from more than {MAX_PLACES} places")
+                return f"it is called from more than {MAX_PLACES} places"
             if not (code := code_at(event.pid, event.address)):
-                raise ProgramError("it returns to code that is in no file")
+                return "it returns to code that is in no file"
             return self._probes.attach_return_place(*code, event.pid)
-        except (ProgramError, OSError) as error:
+        except OSError as error:
             return str(error)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # How long a TLS connection may be without word of a probe, before its process is asked what it has instead.
 PROBE_WINDOW_NS = 10_000_000
 
-
 # What a client's side of a handshake ends with: key exchange, Finished and their records (RFC 8446 §4.4.4, RFC 5246
 # §7.4.7), without certificates. A process may end before its library says that it is done.
 MAX_FINISH_BYTES = 160

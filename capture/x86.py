@@ -24,6 +24,8 @@ RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 ARGUMENT_REGISTERS = frozenset({RDI, RSI, RDX, RCX, R8, R9})
 MACHINE = 62  # EM_X86_64
 MAX_INSTRUCTION_BYTES = 15
+# Of a stub of the procedure linkage table.
+MAX_STUB_BYTES = 16
 
 
 class Instruction(NamedTuple):
@@ -339,6 +341,16 @@ def instructions(code: bytes, address: int) -> Iterator[Instruction]:
             return
         yield instruction
         position += instruction.length
+
+
+def stub_pointer(code: bytes, address: int) -> int | None:
+    """Where the pointer is that code jumps through at once, as a stub of the procedure linkage table does (System V
+    psABI §5.2); None if it does something else.
+    """
+    for instruction in instructions(code, address):
+        if not instruction.is_no_operation:
+            return instruction.rip_target if instruction.leaves else None
+    return None
 
 
 def is_emulated(instruction: Instruction) -> bool:

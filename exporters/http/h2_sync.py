@@ -59,8 +59,11 @@ FRAME_LENGTHS = {
 }
 ON_CONNECTION = frozenset((FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY))
 ON_STREAM = frozenset(
-    (FrameType.DATA, FrameType.HEADERS, FrameType.PRIORITY, FrameType.RST_STREAM, FrameType.PUSH_PROMISE)
-) | {FrameType.CONTINUATION}
+    (
+        FrameType.DATA, FrameType.HEADERS, FrameType.PRIORITY, FrameType.RST_STREAM, FrameType.PUSH_PROMISE,
+        FrameType.CONTINUATION,
+    )
+)  # fmt: skip
 
 _ON_ODD_STREAM = frozenset((FrameType.DATA, FrameType.HEADERS, FrameType.CONTINUATION))
 """Even streams are pushed, which is hardly seen any more: synchronising believes in none."""

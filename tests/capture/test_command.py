@@ -117,6 +117,14 @@ def test_a_signal_before_the_release_ends_it_as_it_would_end_the_command(number)
     command.abandon()
 
 
+def test_one_that_a_signal_ended_before_the_release_is_released_in_vain():
+    command = Command(("true",))
+    os.kill(command.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, command.pid, os.WEXITED | os.WNOWAIT)
+    command.run()
+    assert ended(command) == 128 + signal.SIGKILL
+
+
 def test_one_whose_parent_dies_never_runs(tmp_path):
     marker = tmp_path / "ran"
     script = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 
@@ -9,7 +10,6 @@ import pytest
 from compiled import symbols
 from processes import running, wait_until
 
-from bpf.program import ProgramError
 from capture import older_calls
 from capture.call_shapes import Call, ProbeSite
 from capture.elf import ElfFile
@@ -70,7 +70,7 @@ class Kernel:
 
     def attach_return_place(self, path, offset, pid):
         if not self._has_places:
-            raise ProgramError("this kernel has no such probes")
+            raise OSError(errno.EOPNOTSUPP, "this kernel has no such probes")
         self.places.append((os.stat(path).st_ino, offset, pid))  # noqa: PTH116 - as the kernel resolves it
         return len(self.places)
 

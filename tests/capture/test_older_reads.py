@@ -13,6 +13,7 @@ from processes import running, wait_until
 
 from capture.elf import ElfFile
 from capture.older_reads import find_older_reads
+from capture.thread_stacks import waiting
 
 # A handshake over a pair, each end in a thread of its own; then one end waits in read, the other's thread sleeps.
 WAITER = """
@@ -63,6 +64,12 @@ def calls_of_memcpy(path):
     return {int(place, 16) for place in found}
 
 
+def waiters(pid):
+    """The process's waiting threads."""
+    tids = [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+    return {pid: {tid: at for tid in tids if (at := waiting(pid, tid))}}
+
+
 def test_a_thread_that_waits_for_a_record(certificate):
     command = [sys.executable, "-c", WAITER, *certificate]
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -72,7 +79,8 @@ def test_a_thread_that_waits_for_a_record(certificate):
         path = next(line.split()[-1] for line in maps.splitlines() if "libssl" in line)
         inode = Path(path).stat().st_ino
         found = wait_until(
-            lambda: (it := find_older_reads(path, inode, [process.pid])).reads and it, "the thread to wait"
+            lambda: (it := find_older_reads(path, inode, waiters(process.pid))).reads and it,
+            "the thread to wait",
         )
         (read,) = found.reads
         assert (read.pid, read.tid, read.fd) == (process.pid, tid, fd)
@@ -81,8 +89,9 @@ def test_a_thread_that_waits_for_a_record(certificate):
             places = {elf.address_of(offset) for offset in found.copies}
         assert places
         assert places <= calls_of_memcpy(path)
-        assert find_older_reads(path, inode + 1, [process.pid]).reads == ()
-    assert find_older_reads(path, inode, [process.pid]).reads == ()
+        threads = waiters(process.pid)
+        assert find_older_reads(path, inode + 1, threads).reads == ()
+    assert find_older_reads(path, inode, threads).reads == ()
 
 
 def test_imported_functions():

@@ -51,6 +51,13 @@ enum continuation {
 	LOOK_FOR_KEYS = 2,	/* with what is left to do on a connection that may be one of keys */
 };
 
+/* Where programs for both ends of a call go on at its return, by tail call (call_returns). */
+enum call_return {
+	RETURN_OF_TLS = 0,
+	RETURN_OF_NSS = 1,
+	RETURN_OF_RUSTLS = 2,
+};
+
 enum sample_kind {
 	SAMPLE_CONNECTION = 1,	/* struct connection_sample: a connection is worth showing; before its first data */
 	SAMPLE_DATA = 2,	/* payload: cleartext of a connection, or plaintext of a TLS session */

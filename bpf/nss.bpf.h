@@ -109,7 +109,7 @@ int nss_call_by_cookie(struct pt_regs *ctx)
 	int shape = cookie & 0xff;
 
 	if (!is_at_entry(ctx, PT_REGS_IP(ctx))) {
-		call_returns.call(ctx, 1);
+		call_returns.call(ctx, RETURN_OF_NSS);
 		return NO_RETURN;
 	}
 	if (shape == SHAPE_NSS_IMPORT)

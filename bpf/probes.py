@@ -57,6 +57,12 @@ CONTINUED = {"uprobe": ("continue_from_uprobe", "tell_step_from_uprobe"), "place
 # Where in a function → what its program is called, after the kind. In the order of attachment, for a return without
 # its entry is ignored.
 SIDES = {"return": "return", "ret": "return", "call": "call", "enter": "enter"}
+# A program for both ends of a call → where it goes on at the return, by the names of events.h.
+CALL_RETURNS = {
+    "call_by_cookie": "RETURN_OF_TLS",
+    "nss_call_by_cookie": "RETURN_OF_NSS",
+    "rustls_call_by_cookie": "RETURN_OF_RUSTLS",
+}
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
 KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "RUSTLS": "rustls_", "NAME": "name_"}
 
@@ -224,11 +230,9 @@ class Probes:
         """A program for uprobes, and that which continues it."""
         if program == "return_place":
             return self._load_continued(program, "place", system.Uprobes.MULTI)
-        for index, kind in enumerate(("", "nss_", "rustls_")):
-            if program == f"{kind}call_by_cookie":
-                self._kernel.set_tail_call(
-                    "call_returns", self._load_uprobe(f"{kind}return_by_cookie"), index
-                )
+        if name := CALL_RETURNS.get(program):
+            goes_on = self._load_uprobe(program.replace("call_", "return_"))
+            self._kernel.set_tail_call("call_returns", goes_on, abi.header().enums["call_return"][name])
         return self._load_continued(program, "uprobe", self._kernel.uprobes)
 
     def _load_continued(self, program: str, family: str, uprobes: system.Uprobes) -> int:
@@ -236,12 +240,13 @@ class Probes:
         key = (program, "UPROBE")
         if key not in self._programs:
             fd = system.load_uprobe_program(self._kernel.instructions(program), program, uprobes)
-            self._programs[key] = fd
             self._fds.add(fd)
             for index, continued in enumerate(CONTINUED[family]):
                 if program not in CONTINUED[family]:
                     continues = self._load_continued(continued, family, uprobes)
                     self._kernel.set_tail_call(f"emit_from_{family}", continues, index)
+            # Not before: what could not be linked must not be attached by the next attempt.
+            self._programs[key] = fd
         return self._programs[key]
 
     def skipped_runs(self) -> int:

@@ -236,7 +236,7 @@ int rustls_call_by_cookie(struct pt_regs *ctx)
 	u64 cookie = bpf_get_attach_cookie(ctx);
 
 	if (!is_at_entry(ctx, PT_REGS_IP(ctx))) {
-		call_returns.call(ctx, 2);
+		call_returns.call(ctx, RETURN_OF_RUSTLS);
 		return NO_RETURN;
 	}
 	if (!rustls_enter(ctx, cookie & 0xff, cookie >> 8))

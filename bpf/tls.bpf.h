@@ -371,7 +371,7 @@ int call_by_cookie(struct pt_regs *ctx)
 	u64 cookie = bpf_get_attach_cookie(ctx);
 
 	if (!is_at_entry(ctx, PT_REGS_IP(ctx))) {
-		call_returns.call(ctx, 0);
+		call_returns.call(ctx, RETURN_OF_TLS);
 		return NO_RETURN;
 	}
 	if (!shape_enter(ctx, cookie & 0xff, cookie >> 8))

@@ -225,6 +225,12 @@ struct new_code_sample {
 };
 
 /* Indices of the ledger's counters; one array slot each. */
+/* What processes use that is not recorded. */
+enum unrecorded {
+	UNRECORDED_QUIC = 1,
+	UNRECORDED_UNIX = 2,	/* HTTP on sockets of AF_UNIX */
+};
+
 enum counter {
 	COUNTER_REPORTED_SENT = 0,	/* bytes that the socket layer moved, or else that system calls returned */
 	COUNTER_REPORTED_RECEIVED = 1,

@@ -16,7 +16,7 @@
  *   association.bpf.h  which socket a TLS session uses
  *   keys.bpf.h       the same where a TLS library's objects are keys, not sessions
  *   moved.bpf.h      what becomes of bytes that a call moved
- *   quic.bpf.h       who uses QUIC, of which nothing is recorded
+ *   unrecorded.bpf.h  who uses what is in no recording
  *   syscalls.bpf.h   tracepoints of system calls
  *   below.bpf.h      what the socket layer moves without any of them …
  *   below_messages.bpf.h  … what TCP is about to be sent
@@ -79,7 +79,7 @@
 #include "association.bpf.h"
 #include "keys.bpf.h"
 #include "moved.bpf.h"
-#include "quic.bpf.h"
+#include "unrecorded.bpf.h"
 #include "syscalls.bpf.h"
 #include "below.bpf.h"
 #include "below_messages.bpf.h"

@@ -40,11 +40,10 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	c = held_connection(tgid, fd, file, &s.sk);
 	if (!c) {
 		if (!socket_of(file, &s)) {
-			if (s.datagrams) {
+			if (s.datagrams)
 				note_datagrams(id);
-				if (direction == DIRECTION_SENT)
-					note_quic(buffer, blocks, id);
-			}
+			if ((s.datagrams || s.family == AF_UNIX) && direction == DIRECTION_SENT)
+				look_at_unrecorded(&s, buffer, blocks, id);
 			return;
 		}
 		c = connection_of(&s, tgid, fd);

@@ -319,12 +319,6 @@ class Tables:
             found[call.direction & 1] += int(call.told) if call.below else -int(call.reported)
         return found[0], found[1]
 
-    def quic_users(self) -> list[tuple[int, str]]:
-        """Processes that were seen to use QUIC: pid and name."""
-        users = self._entries(self._kernel.table("quic_users"))
-        names = {pid: comm.partition(b"\0")[0].decode(errors="backslashreplace") for pid, comm in users}
-        return sorted((int.from_bytes(pid, sys.byteorder), name) for pid, name in names.items())
-
     def connections(self) -> Iterator[OpenConnection]:
         """Connections that user space was told of."""
         table = self._kernel.table("connections")

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from capture.streams import Side
 
@@ -166,8 +166,9 @@ class Ledger:
     # Of processes that are not in ``unreadable``: connections, and bytes.
     unlisted_unread: int = 0
     unlisted_ciphertext: int = 0
-    # Processes that used it, by pid and name: nothing of it is recorded.
+    # Processes by pid and name that used what is not recorded: QUIC, and HTTP on Unix sockets (of chosen processes).
     quic: tuple[tuple[int, str], ...] = ()
+    unix_http: tuple[tuple[int, str], ...] = ()
 
     @property
     def lost_bytes(self) -> int:
@@ -199,6 +200,7 @@ class Ledger:
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "unlisted_unread": self.unlisted_unread,
             "quic": [{"pid": pid, "comm": comm} for pid, comm in self.quic],
+            "unix_http": [{"pid": pid, "comm": comm} for pid, comm in self.unix_http],
             "losses": [asdict(loss) for loss in self.losses],
             "warnings": self.warnings(),
             "idle": len(self.idle),
@@ -279,15 +281,14 @@ class Ledger:
         return [*found, *self._unread(), *self._unrecorded()]
 
     def _unrecorded(self) -> Iterator[str]:
-        """What is no stream."""
+        """What is in no stream that is recorded."""
         if self.quic:
-            users = [f"{comm} (pid {pid})" for pid, comm in self.quic[:MAX_SAID_PROCESSES]]
-            if more := len(self.quic) - len(users):
-                users.append(f"{more:,} more")
             yield (
-                f"QUIC (HTTP/3) was used by {', '.join(users)}, and is not recorded. Where UDP port 443 is blocked, "
-                "programs use TLS over TCP, which is."
+                f"QUIC (HTTP/3) was used by {_processes(self.quic)}, and is not recorded. Where UDP port 443 is "
+                "blocked, programs use TLS over TCP, which is."
             )
+        if self.unix_http:
+            yield f"HTTP on Unix sockets was spoken by {_processes(self.unix_http)}: --unix records it."
 
     def _unread(self) -> list[str]:
         """Whose TLS was not read: those with the most of it, and how much there is of others."""
@@ -303,6 +304,12 @@ class Ledger:
                 more = f"more than {more}"
             lines.append(f"{more} used TLS that was not read: {_bytes(ciphertext)} of ciphertext were seen.")
         return lines
+
+
+def _processes(found: Sequence[tuple[int, str]]) -> str:
+    listed = [f"{comm} (pid {pid})" for pid, comm in found[:MAX_SAID_PROCESSES]]
+    more = len(found) - len(listed)
+    return ", ".join([*listed, f"{more:,} more"] if more else listed)
 
 
 def _idle_json(connection: IdleConnection) -> dict[str, object]:

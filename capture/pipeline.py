@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bpf import abi
+from bpf import abi, unrecorded
 from bpf.probes import Probes
 from bpf.ring import Ring
 from bpf.tables import Choice, Tables
@@ -304,7 +304,8 @@ class Pipeline:
         ledger = replace(
             balance(counters, self._connections.tally, seen, self._new_code.late),
             idle=self._older.idle(),
-            quic=tuple(self.tables.quic_users()),
+            quic=unrecorded.users(self._kernel, "QUIC"),
+            unix_http=unrecorded.users(self._kernel, "UNIX"),
         )
         self._exporter.finish(ledger)
         detaching.join()

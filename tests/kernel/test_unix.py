@@ -245,3 +245,18 @@ def test_a_client_that_is_killed_leaves_nothing_in_the_tables(tmp_path: Path, ki
     opened = {item.stream for item in items if isinstance(item, StreamOpened)}
     assert len(opened) == 13
     assert {item.stream for item in items if isinstance(item, StreamClosed)} == opened
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_http_that_would_be_recorded_with_the_option_is_told_of(tmp_path: Path, unix: bool) -> None:
+    """Where a process was asked for: Docker's command shows nothing else."""
+    path, ledger = tmp_path / "socket", tmp_path / "ledger.json"
+    options = ["--unix"] if unix else []
+    command = ["curl", "-sS", "--unix-socket", path, "http://localhost/page", "-o", tmp_path / "page"]
+    with running([PYTHON, "-c", SERVER, path], stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        done = plaintap("record", *options, "-w", tmp_path / "c.pcapng", "--ledger", ledger, "--", *command)
+    assert (tmp_path / "page").read_bytes() == BODY
+    told = json.loads(ledger.read_text())["unix_http"]
+    assert [user["comm"] for user in told] == ([] if unix else ["curl"])
+    assert ("--unix records it" in done.stderr) is not unix

@@ -254,6 +254,7 @@ def test_http_that_would_be_recorded_with_the_option_is_told_of(tmp_path: Path, 
     options = ["--unix"] if unix else []
     command = ["curl", "-sS", "--unix-socket", path, "http://localhost/page", "-o", tmp_path / "page"]
     with running([PYTHON, "-c", SERVER, path], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
         server.stdout.readline()
         done = plaintap("record", *options, "-w", tmp_path / "c.pcapng", "--ledger", ledger, "--", *command)
     assert (tmp_path / "page").read_bytes() == BODY

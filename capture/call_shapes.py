@@ -46,7 +46,7 @@ class Call(Enum):
     HANDSHAKE = "handshake", True
     # f(tls) → 0 when the handshake is done
     HANDSHAKE_ZERO = "handshake_zero", True
-    # f(tls): the object is gone, its address may be used again
+    # f(tls): the object is gone, or cleared: what comes next at its address is another connection's
     FREE = "free", False
     # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
     COPY = "copy", False

@@ -52,12 +52,12 @@ def written(*lengths: int, session: int = 8, pid: int = PID) -> InnerSessions:
     return inner
 
 
-@given(st.integers(0, 40_000), st.sampled_from([16, 17, 24]), st.binary(max_size=50), st.binary(max_size=50))
+@given(st.integers(1, 40_000).filter(lambda size: size % 16384), st.sampled_from([16, 17, 24]), st.binary(max_size=50), st.binary(max_size=50))
 def test_a_record_of_that_length_wherever_it_is(
     size: int, overhead: int, before: bytes, after: bytes
 ) -> None:
     before = before.replace(b"\x17\x03\x03", b"")
-    payload = before + in_frame(record(min(size, 16384), overhead)) + after
+    payload = before + in_frame(record(size % 16384, overhead)) + after
     assert 8 in found(written(size), payload)
 
 
@@ -67,6 +67,11 @@ def test_a_record_of_that_length_wherever_it_is(
 )
 def test_what_is_no_record_of_that_length(payload: bytes) -> None:
     assert found(written(100), payload) == []
+
+
+@pytest.mark.parametrize("size", [16384, 40_000])
+def test_full_records_are_anyone_s(size: int) -> None:
+    assert found(written(size), in_frame(record(16384)) + in_frame(record(0))) == []
 
 
 def test_only_of_the_same_process_and_of_what_is_sent() -> None:

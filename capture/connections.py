@@ -117,10 +117,10 @@ class Connections:
             if view is not None and view.state is State.SHOWN:
                 item = view.pass_through(event)
                 if item is not None:
-                    if event.session:
-                        self.tally.plaintext += event.length
-                    else:
+                    if not event.session:
                         self.tally.cleartext += event.length
+                        return (item,)
+                    self.tally.plaintext += event.length
                     if event.pid in self._inner.writers:
                         return (item, *self._carry(event))
                     return (item,)

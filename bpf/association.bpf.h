@@ -140,6 +140,13 @@ INLINE void take_over(struct connection *c, struct session *s, u64 ssl, u32 tgid
 	c->ssl_tgid = tgid;
 }
 
+/* Whether it is to be found out which session of this process the connection has: one that a child has inherited is
+ * another than its parent's. */
+INLINE int lacks_session(struct connection *c, u64 id)
+{
+	return c->ssl_tgid != id >> 32;
+}
+
 /* A connection that no call was seen to open. */
 INLINE void note_passive_open(struct connection *c, u64 sk)
 {

@@ -154,13 +154,12 @@ int on_tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 /* A socket that has no file any more: 1 if TCP is not done with it. Its memory may be another's by now. */
 INLINE int lingers(struct connection *c, u64 sk)
 {
-	u16 local = 0, remote = 0;
+	u16 remote = 0;
 	u8 state = 0;
 
 	READ_KERNEL(state, sk + OFFSET_sock_common_skc_state);
-	READ_KERNEL(local, sk + OFFSET_sock_common_skc_num);
 	READ_KERNEL(remote, sk + OFFSET_sock_common_skc_dport);
-	if (c->addressed && (local != c->local_port || bpf_ntohs(remote) != c->remote_port))
+	if (c->addressed && (local_port(sk) != c->local_port || bpf_ntohs(remote) != c->remote_port))
 		return 0;
 	return state && state != TCP_CLOSE;
 }

@@ -85,7 +85,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	u64 sk = call->sk;
 
 	know_ends(c, sk);
-	if (c->protocol != PROTOCOL_TLS || !c->session)
+	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id))
 		have = first_bytes(call, n, head);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);
@@ -95,7 +95,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	int announced = fate < 0 && announce(c, id >> 32, tid);
 	u64 position = place(call, c, n);
 
-	if (c->protocol == PROTOCOL_TLS && !c->session && have >= RECORD_KEY_END) {
+	if (c->protocol == PROTOCOL_TLS && lacks_session(c, id) && have >= RECORD_KEY_END) {
 		note_goroutine(c, sk, id);
 		if (d == DIRECTION_SENT)
 			match_record(head, c, sk, id);

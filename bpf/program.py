@@ -50,10 +50,11 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "socket": ("sk", "type"),
     "socket_alloc": ("socket", "vfs_inode"),
     "sock_common": (
-        "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_num", "skc_v6_daddr", "skc_v6_rcv_saddr",
-        "skc_net", "skc_flags", "skc_state",
+        "skc_family", "skc_daddr", "skc_rcv_saddr", "skc_dport", "skc_v6_daddr", "skc_v6_rcv_saddr", "skc_net",
+        "skc_flags", "skc_state",
     ),
     "sock": ("sk_protocol", "sk_err", "sk_socket", "sk_type", "sk_shutdown", "sk_receive_queue", "sk_user_data"),
+    "inet_sock": ("inet_sport",),
     "unix_sock": ("addr", "peer"),
     "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),

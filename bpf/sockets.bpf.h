@@ -94,6 +94,15 @@ INLINE int socket_of(u64 file, struct sock_reference *s)
 	return 1;
 }
 
+/* As the socket was bound: skc_num is 0 once TCP has closed it, as when the peer has reset it. */
+INLINE u16 local_port(u64 sk)
+{
+	u16 port = 0;
+
+	READ_KERNEL(port, sk + OFFSET_inet_sock_inet_sport);
+	return bpf_ntohs(port);
+}
+
 INLINE void read_addresses(struct connection *c, u64 sk)
 {
 	u64 net = 0;
@@ -105,7 +114,7 @@ INLINE void read_addresses(struct connection *c, u64 sk)
 	}
 	READ_KERNEL(net, sk + OFFSET_sock_common_skc_net);
 	READ_KERNEL(c->netns, net + OFFSET_net_ns_inum);
-	READ_KERNEL(c->local_port, sk + OFFSET_sock_common_skc_num);
+	c->local_port = local_port(sk);
 	READ_KERNEL(port, sk + OFFSET_sock_common_skc_dport);
 	c->remote_port = bpf_ntohs(port);
 	if (c->family == AF_INET) {

@@ -54,7 +54,7 @@ class Call(Enum):
     HANDSHAKE = auto()
     # f(tls) → 0 when the handshake is done
     HANDSHAKE_ZERO = auto()
-    # f(tls): the object is gone, its address may be used again
+    # f(tls): the object is gone, or cleared: what comes next at its address is another connection's
     FREE = auto()
     # libc's memcpy, called in the read of a TLS library: f(to, from, size_t length)
     COPY = auto()

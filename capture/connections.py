@@ -117,10 +117,10 @@ class Connections:
             if view is not None and view.state is State.SHOWN:
                 item = view.pass_through(event)
                 if item is not None:
-                    if event.session:
-                        self.tally.plaintext += event.length
-                    else:
+                    if not event.session:
                         self.tally.cleartext += event.length
+                        return (item,)
+                    self.tally.plaintext += event.length
                     if event.pid in self._inner.writers:
                         return (item, *self._carry(event))
                     return (item,)
@@ -163,7 +163,7 @@ class Connections:
         if view is None:
             self.tally.late_cleartext += len(event.payload)
             return
-        if event.protocol is Protocol.UNDECIDED and not self._all_protocols:
+        if event.protocol is Protocol.UNDECIDED and (not self._all_protocols or self._begins_record(event)):
             self._provisional.setdefault(event.connection, []).append(event)
             return
         view.protocol = event.protocol
@@ -171,6 +171,14 @@ class Connections:
             yield from self._contents(view, view.add(early))
         yield from self._contents(view, view.add(event))
         self._note_waiting(view)
+
+    def _begins_record(self, event: BytesMoved) -> bool:
+        """Whether this and what waits before it are less than a TLS record's header (RFC 8446 §5.1), and may be one."""
+        waits = self._provisional.get(event.connection, ())
+        begun = (
+            b"".join(early.payload for early in waits if early.direction is event.direction) + event.payload
+        )
+        return len(begun) < 5 and b"\x14" <= begun[:1] <= b"\x17" and begun[1:2] in (b"", b"\x03")
 
     def _greeted_inside(self, event: GreetedInside) -> Iterator[StreamItem]:
         view = self._views.get(event.connection)
@@ -225,12 +233,15 @@ class Connections:
         """Everything that can still be said of a view's bytes."""
         connection = view.announced.connection
         self._waiting_flows.pop(connection, None)
-        for early in self._provisional.pop(connection, ()):
-            self.tally.never_decided_arrived += len(early.payload)
+        undecided = self._provisional.pop(connection, ())
+        if not self._all_protocols:
+            self.tally.never_decided_arrived += sum(len(early.payload) for early in undecided)
         # What did not arrive of the others was filtered, not lost.
         if view.protocol not in _NOT_SHOWN or self._all_protocols:
             # Plaintext given out before this call flips the state; what the tail adds must not close twice.
             ended, view.ended = view.ended, None
+            for early in undecided if self._all_protocols else ():
+                yield from self._contents(view, view.add(early))
             yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
             view.ended = ended
         cleartext, plaintext = view.late

@@ -3,7 +3,8 @@
 A proxy that speaks HTTP/2 carries a tunnel in DATA frames (RFC 9113 §8.5), so that no system call and no BIO tells
 over which connection the session inside it goes. Its records do: what a session without a socket has written is
 found again as a record of application data (RFC 8446 §5.2) in what another session of the process writes next. A
-record's header tells the length of what it protects; that both lengths agree is no chance.
+record's header tells the length of what it protects; that both lengths agree is no chance, but of full records, which
+are all of one length.
 
 Sans-IO, and it knows no HTTP: whatever is around the records does not matter.
 """
@@ -69,4 +70,5 @@ class InnerSessions:
 
 
 def _protects(length: int, writes: deque[int]) -> bool:
-    return any(length - min(written, MAX_RECORD_PLAINTEXT) in _OVERHEADS for written in writes)
+    lasts = (written % MAX_RECORD_PLAINTEXT for written in writes)
+    return any(last and length - last in _OVERHEADS for last in lasts)

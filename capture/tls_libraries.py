@@ -74,6 +74,7 @@ _SSL = {
     "SSL_connect": Call.HANDSHAKE,
     "SSL_accept": Call.HANDSHAKE,
     "SSL_free": Call.FREE,
+    "SSL_clear": Call.FREE,
 }
 _SSL_FILE = r"libssl[-.\w]*\.so[.\w]*"
 _CRYPTO_FILE = r"libcrypto[-.\w]*\.so[.\w]*"
@@ -144,6 +145,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "mbedtls_ssl_write": Call.WRITE_INT,
             "mbedtls_ssl_handshake": Call.HANDSHAKE_ZERO,
             "mbedtls_ssl_free": Call.FREE,
+            "mbedtls_ssl_session_reset": Call.FREE,
         },
         r"libmbedtls[-.\w]*\.so[.\w]*",
     ),
@@ -159,6 +161,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "wolfSSL_accept": Call.HANDSHAKE,
             "wolfSSL_negotiate": Call.HANDSHAKE,
             "wolfSSL_free": Call.FREE,
+            "wolfSSL_clear": Call.FREE,
         },
         r"libwolfssl[-.\w]*\.so[.\w]*",
         b"",

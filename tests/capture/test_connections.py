@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -363,6 +364,41 @@ def test_with_all_protocols_everything_is_shown_at_once():
         distant(1, protocol=Protocol.UNDECIDED), moved(1, SENT, 0, b"GE", protocol=Protocol.UNDECIDED)
     )
     assert recording.stream.both == (b"GE", b"")
+
+
+@pytest.mark.parametrize("cuts", [(2,), (1, 2, 4)])
+def test_with_all_protocols_a_record_s_first_bytes_wait_for_the_rest(cuts):
+    hello = bytes.fromhex("16030100") + b"\x2f"
+    recording = Recording(all_protocols=True).feed(distant(1, protocol=Protocol.UNDECIDED))
+    for begin, end in pairwise((0, *cuts)):
+        recording.feed(moved(1, SENT, begin, hello[begin:end], protocol=Protocol.UNDECIDED))
+    recording.feed(moved(1, SENT, cuts[-1], hello[cuts[-1] :], protocol=Protocol.TLS, hello=True))
+    assert recording.streams == []
+    assert recording.tally.never_decided_arrived == cuts[-1]
+
+
+@pytest.mark.parametrize("then", ["more", "an answer", "the end"])
+def test_with_all_protocols_what_only_begins_like_a_record_is_shown(then):
+    recording = Recording(all_protocols=True).feed(
+        distant(1, protocol=Protocol.UNDECIDED), moved(1, SENT, 0, b"\x16", protocol=Protocol.UNDECIDED)
+    )
+    assert recording.streams == []
+    if then == "more":
+        recording.feed(moved(1, SENT, 1, b"\x02", protocol=Protocol.OTHER))
+    elif then == "an answer":
+        recording.feed(moved(1, RECEIVED, 0, b"OK", protocol=Protocol.OTHER))
+    else:
+        recording.feed(ended(1, 1, protocol=Protocol.UNDECIDED))
+    recording.tick(SECOND_NS)
+    assert (
+        recording.stream.both
+        == {
+            "more": (b"\x16\x02", b""),
+            "an answer": (b"\x16", b"OK"),
+            "the end": (b"\x16", b""),
+        }[then]
+    )
+    assert recording.tally.never_decided_arrived == 0
 
 
 # TLS

@@ -9,6 +9,7 @@ from kernel_events import (
     CLIENT_PORT,
     REQUEST,
     RESPONSE,
+    SECOND_NS,
     START_NS,
     STEP_NS,
     Recording,
@@ -52,12 +53,17 @@ def written(*lengths: int, session: int = 8, pid: int = PID) -> InnerSessions:
     return inner
 
 
-@given(st.integers(0, 40_000), st.sampled_from([16, 17, 24]), st.binary(max_size=50), st.binary(max_size=50))
+@given(
+    st.integers(1, 40_000).filter(lambda size: size % 16384),
+    st.sampled_from([16, 17, 24]),
+    st.binary(max_size=50),
+    st.binary(max_size=50),
+)
 def test_a_record_of_that_length_wherever_it_is(
     size: int, overhead: int, before: bytes, after: bytes
 ) -> None:
     before = before.replace(b"\x17\x03\x03", b"")
-    payload = before + in_frame(record(min(size, 16384), overhead)) + after
+    payload = before + in_frame(record(size % 16384, overhead)) + after
     assert 8 in found(written(size), payload)
 
 
@@ -67,6 +73,11 @@ def test_a_record_of_that_length_wherever_it_is(
 )
 def test_what_is_no_record_of_that_length(payload: bytes) -> None:
     assert found(written(100), payload) == []
+
+
+@pytest.mark.parametrize("size", [16384, 40_000])
+def test_full_records_are_anyone_s(size: int) -> None:
+    assert found(written(size), in_frame(record(16384)) + in_frame(record(0))) == []
 
 
 def test_only_of_the_same_process_and_of_what_is_sent() -> None:
@@ -133,4 +144,12 @@ def test_they_are_streams_of_their_own() -> None:
 def test_without_a_record_they_are_not_known() -> None:
     recording = Recording().feed(announced(1, protocol=Protocol.TLS), plaintext(8, SENT, 0, REQUEST, pid=PID))
     recording.feed(plaintext(7, SENT, 0, CONNECT, 1), moved(1, SENT, 0, HELLO, hello=True)).finish()
+    assert recording.tally.unknown_association == len(REQUEST)
+
+
+def test_what_is_in_the_clear_carries_none() -> None:
+    framed = in_frame(record(len(REQUEST)))
+    recording = Recording().feed(announced(1), moved(1, SENT, 0, CONNECT)).tick(60 * SECOND_NS)
+    recording.feed(plaintext(8, SENT, 0, REQUEST, pid=PID), moved(1, SENT, len(CONNECT), framed)).finish()
+    assert recording.stream.both == (CONNECT + framed, b"")
     assert recording.tally.unknown_association == len(REQUEST)

@@ -38,6 +38,7 @@ def test_openssl_is_probed_at_its_internals():
         (Call.HANDSHAKE, "SSL_connect"),
         (Call.HANDSHAKE, "SSL_accept"),
         (Call.FREE, "SSL_free"),
+        (Call.FREE, "SSL_clear"),
     }
 
 

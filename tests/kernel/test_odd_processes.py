@@ -35,6 +35,38 @@ while True:
     signal = os.WSTOPSIG(status)
     ptrace(7, child, None, 0 if signal == 5 else signal)
 """
+# A session over memory BIOs that a child goes on with.
+INHERITED = """
+import os, socket, ssl, sys
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+session = ssl._create_unverified_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+
+def complete(call, *arguments):
+    while True:
+        try:
+            result = call(*arguments)
+        except ssl.SSLWantReadError:
+            result = None
+        connection.sendall(outgoing.read())
+        if result is not None:
+            return result
+        incoming.write(connection.recv(65536))
+
+def ask(number):
+    complete(session.write, b"GET /text?%d HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n" % number)
+    answer = b""
+    while not answer.endswith(b"\\n"):
+        answer += complete(session.read, 65536)
+
+complete(lambda: session.do_handshake() or 0)
+ask(0)
+if not os.fork():
+    ask(1)
+    ask(2)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
 UDP = """
 import os, socket
 one, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
@@ -86,6 +118,14 @@ def test_a_program_that_takes_another_user_s_rights(servers: Servers, tmp_path: 
     (entry,) = entries(recording.path)
     assert path_of(entry) == f"/bytes/{LENGTH}"
     assert decoded(entry["response"]["content"]) == sample_body(LENGTH)
+
+
+def test_a_session_that_a_child_inherits(servers: Servers, tmp_path: Path) -> None:
+    path = tmp_path / "inherited.pcapng"
+    done = record_command(path, [PYTHON, "-c", INHERITED, servers.https])
+    assert done.returncode == 0, done.stderr
+    assert warnings(done.stderr) == []
+    assert [path_of(entry) for entry in entries(path)] == ["/text?0", "/text?1", "/text?2"]
 
 
 def test_udp_is_left_alone(tmp_path: Path) -> None:

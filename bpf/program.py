@@ -54,6 +54,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "unix_address": ("refcnt", "len", "name"),
     "net": ("ns.inum",),
     "inet_connection_sock": ("icsk_ulp_ops",),
+    "inet_sock": ("inet_sport",),
     "tcp_sock": ("bytes_acked", "bytes_received", "copied_seq", "rcv_nxt", "snd_una", "write_seq"),
 }  # fmt: skip
 

@@ -105,7 +105,9 @@ INLINE void read_addresses(struct connection *c, u64 sk)
 	}
 	READ_KERNEL(net, sk + OFFSET_sock_common_skc_net);
 	READ_KERNEL(c->netns, net + OFFSET_net_ns_inum);
-	READ_KERNEL(c->local_port, sk + OFFSET_sock_common_skc_num);
+	/* skc_num is 0 once TCP is done with it, and what it has received may be read then. */
+	READ_KERNEL(port, sk + OFFSET_inet_sock_inet_sport);
+	c->local_port = bpf_ntohs(port);
 	READ_KERNEL(port, sk + OFFSET_sock_common_skc_dport);
 	c->remote_port = bpf_ntohs(port);
 	if (c->family == AF_INET) {

@@ -114,6 +114,30 @@ answer()
     assert len(decoded(entry["response"]["content"])) == 3000
 
 
+def test_a_call_that_is_not_hooked_receives_first_while_another_waits(servers: Servers, tmp_path: Path) -> None:
+    # Half of all sequence numbers are negative, and did no harm.
+    ask = """
+for _ in range(6):
+    s = socket.create_connection(("127.0.0.1", port))
+    # A splice that waits for room.
+    reader, writer = os.pipe()
+    os.write(writer, bytes(1 << 16))
+    other = threading.Thread(target=os.splice, args=(s.fileno(), writer, 1 << 16))
+    other.start()
+    time.sleep(0.05)
+    s.sendall(b"GET /bytes/3000 HTTP/1.1\\r\\n" + HEAD)
+    time.sleep(0.1)
+    assert os.preadv(s.fileno(), [bytearray(1 << 16)], -1, os.RWF_NOWAIT) > 3000
+    s.shutdown(socket.SHUT_RDWR)
+    os.read(reader, 1 << 16)
+    other.join()
+"""
+    found = recorded(servers, tmp_path, ask)
+    assert [len(decoded(entry["response"]["content"])) for entry in found] == [3000] * 6
+    gaps = [item for item in read_streams(tmp_path / "calls.pcapng") if isinstance(item, Gap)]
+    assert gaps == []
+
+
 # Both ends of connections of which each first call comes when TCP is done with the socket: the client's, after a FIN of
 # either end, and the server's, after a reset.
 LATE_READERS = """

@@ -114,7 +114,9 @@ answer()
     assert len(decoded(entry["response"]["content"])) == 3000
 
 
-def test_a_call_that_is_not_hooked_receives_first_while_another_waits(servers: Servers, tmp_path: Path) -> None:
+def test_a_call_that_is_not_hooked_receives_first_while_another_waits(
+    servers: Servers, tmp_path: Path
+) -> None:
     # Half of all sequence numbers are negative, and did no harm.
     ask = """
 for _ in range(6):

@@ -144,7 +144,8 @@ INLINE u64 place(struct syscall *call, struct connection *c, u64 n)
 			c->diverted = is_in_socket_map(call->sk);
 		return count;
 	}
-	if (!overlaps(call, c)) {
+	/* Of calls that are not hooked, others may be in flight at the first. */
+	if (!c->anchored[d] || !overlaps(call, c)) {
 		c->anchor[d] = call->sequence;
 		c->anchor_position[d] = count;
 		c->anchored[d] = 1;

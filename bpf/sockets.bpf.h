@@ -94,7 +94,8 @@ INLINE int socket_of(u64 file, struct sock_reference *s)
 	return 1;
 }
 
-/* As the socket was bound: skc_num is 0 once TCP has closed it, as when the peer has reset it. */
+/* As the socket was bound: skc_num is 0 once TCP has closed it, as when the peer has reset it, and what it has received
+ * may be read then. */
 INLINE u16 local_port(u64 sk)
 {
 	u16 port = 0;

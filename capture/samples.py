@@ -153,7 +153,9 @@ class Decoder:
         if m["family"] == _AF_UNIX:
             name = int.from_bytes(m["local"][:4], "little")
             client = unix_streams.client_address(name)
-            ends = (client, unix_streams.SERVER) if m["inode"] == name else (unix_streams.SERVER, client)
+            # Where the client is gone, its server's end has only itself to be named by.
+            is_client = m["inode"] == name and m["role"] != Role.SERVER
+            ends = (client, unix_streams.SERVER) if is_client else (unix_streams.SERVER, client)
             return *ends, unix_streams.path_text(m["path"][: m["path_bytes"]])
         width = 4 if m["family"] == _AF_INET else 16
         return (m["local"][:width], m["local_port"]), (m["remote"][:width], m["remote_port"]), None

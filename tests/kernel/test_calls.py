@@ -13,7 +13,7 @@ import pytest
 from processes import PLAINTAP, PYTHON, running, wait_until
 from recording import decoded, entries, path_of, record, record_command, warnings
 
-from capture.streams import Data, Gap, TlsStarted
+from capture.streams import Data, Gap, StreamOpened, TlsStarted
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
@@ -112,6 +112,65 @@ answer()
 """
     (entry,) = recorded(servers, tmp_path, ask)
     assert len(decoded(entry["response"]["content"])) == 3000
+
+
+def test_a_call_that_is_not_hooked_receives_first_while_another_waits(
+    servers: Servers, tmp_path: Path
+) -> None:
+    # Half of all sequence numbers are negative, and did no harm.
+    ask = """
+for _ in range(6):
+    s = socket.create_connection(("127.0.0.1", port))
+    # A splice that waits for room.
+    reader, writer = os.pipe()
+    os.write(writer, bytes(1 << 16))
+    other = threading.Thread(target=os.splice, args=(s.fileno(), writer, 1 << 16))
+    other.start()
+    time.sleep(0.05)
+    s.sendall(b"GET /bytes/3000 HTTP/1.1\\r\\n" + HEAD)
+    time.sleep(0.1)
+    assert os.preadv(s.fileno(), [bytearray(1 << 16)], -1, os.RWF_NOWAIT) > 3000
+    s.shutdown(socket.SHUT_RDWR)
+    os.read(reader, 1 << 16)
+    other.join()
+"""
+    found = recorded(servers, tmp_path, ask)
+    assert [len(decoded(entry["response"]["content"])) for entry in found] == [3000] * 6
+    gaps = [item for item in read_streams(tmp_path / "calls.pcapng") if isinstance(item, Gap)]
+    assert gaps == []
+
+
+# Both ends of connections of which each first call comes when TCP is done with the socket: the client's, after a FIN of
+# either end, and the server's, after a reset.
+LATE_READERS = """
+import socket, struct, time
+listener = socket.create_server(("127.0.0.1", 0))
+port = listener.getsockname()[1]
+client = socket.create_connection(("127.0.0.1", port))
+client.shutdown(socket.SHUT_WR)
+server = listener.accept()[0]
+server.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+server.close()
+time.sleep(0.1)
+print(port, client.getsockname()[1])
+client.recv(1000)
+client = socket.create_connection(("127.0.0.1", port))
+print(port, client.getsockname()[1])
+client.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+client.close()
+time.sleep(0.1)
+listener.accept()[0].recv(1000)
+"""
+
+
+def test_what_is_read_when_tcp_is_done_with_a_connection_is_on_its_ports(tmp_path: Path) -> None:
+    capture = tmp_path / "late.pcapng"
+    done = record_command(capture, [sys.executable, "-c", LATE_READERS])
+    assert done.returncode == 0, done.stderr
+    opened = [item for item in read_streams(capture) if isinstance(item, StreamOpened)]
+    ports = [f"{item.server.port} {item.client.port}" for item in opened]
+    assert sorted(ports) == sorted(done.stdout.splitlines())
 
 
 def test_a_program_that_another_thread_starts_is_followed(servers: Servers, tmp_path: Path) -> None:

@@ -386,6 +386,10 @@ a list of packets (frag_list, as some network cards' drivers make them), for oth
 on a Unix socket by other than the plain calls is a gap where the receiver took it before it could be looked at, which
 it can within a microsecond if it does not wait for it. What is put into a socket's queues while it is restored
 (TCP_REPAIR, as CRIU does) is shown as sent.
+
+Which bytes came first is known of several threads that send or receive at once on TCP, but not of their splices from a
+socket, nor of calls between whose bytes those of others came more than 128 times; nor on Unix sockets. There, what a
+splice by io_uring or of 32 bits takes of a packet is missing, without a gap, if another call has the rest of it.
 """
 TITLES = {
     "moves": "System calls",

@@ -261,3 +261,32 @@ def test_http_that_would_be_recorded_with_the_option_is_told_of(tmp_path: Path, 
     told = json.loads(ledger.read_text())["unix_http"]
     assert [user["comm"] for user in told] == ([] if unix else ["curl"])
     assert ("--unix records it" in done.stderr) is not unix
+
+
+# A server that takes what a client, under another name, sent and has closed.
+LATE_SERVER = """
+import ctypes, os, socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+client = os.fork()
+if not client:
+    ctypes.CDLL(None).prctl(15, b"unix-gone")
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    s.sendall(b"GET /left HTTP/1.1\\r\\nHost: engine\\r\\n\\r\\n")
+    os._exit(0)
+ctypes.CDLL(None).prctl(15, b"unix-late")
+os.waitpid(client, 0)
+accepted, _ = listener.accept()
+accepted.recv(1000)
+"""
+
+
+def test_a_server_is_one_also_of_a_client_that_is_gone(tmp_path: Path) -> None:
+    with record(tmp_path / "late.pcapng", "--unix", "-c", "unix-late") as recording:
+        subprocess.run([PYTHON, "-c", LATE_SERVER, tmp_path / "late.sock"], check=True, timeout=60)
+        settle()
+        assert recording.stop().returncode == 0
+    (opened,) = streams(recording.path, tmp_path / "late.sock")
+    assert (opened.side, opened.server.port) == (Side.SERVER, 80)

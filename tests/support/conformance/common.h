@@ -124,7 +124,7 @@ static void sha256_print(struct sha256 *s)
 static struct sha256 sent, received;
 static uint64_t sent_bytes, received_bytes;
 
-static void was_sent(const void *bytes, size_t n)
+static __attribute__((unused)) void was_sent(const void *bytes, size_t n)
 {
 	sha256_add(&sent, bytes, n);
 	sent_bytes += n;
@@ -137,7 +137,7 @@ static __attribute__((unused)) void was_received(const void *bytes, size_t n)
 }
 
 /* Bytes that begin like an HTTP request and go on as noise. Below 4 GiB, for int 0x80. */
-static char *payload(size_t n, uint32_t seed)
+static __attribute__((unused)) char *payload(size_t n, uint32_t seed)
 {
 	static const char head[] = "POST /upload HTTP/1.1\r\nHost: conformance\r\n\r\n";
 	int low = 0;
@@ -216,14 +216,14 @@ static __attribute__((unused)) int connect_to_where(const char *where)
 	return where[0] == '/' || where[0] == '@' ? unix_to(where, SOCK_STREAM) : connect_to(atoi(where));
 }
 
-static void begin_report(void)
+static __attribute__((unused)) void begin_report(void)
 {
 	sha256_begin(&sent);
 	sha256_begin(&received);
 }
 
 /* One line of JSON for one connection. */
-static void report(int port, int calls)
+static __attribute__((unused)) void report(int port, int calls)
 {
 	printf("{\"port\": %d, \"calls\": %d, \"sent_bytes\": %llu, \"received_bytes\": %llu, \"sent\": \"", port, calls,
 	       (unsigned long long)sent_bytes, (unsigned long long)received_bytes);

@@ -1,4 +1,4 @@
-"""TLS connections of which no plaintext was seen: whose they are, and what is said of them.
+"""TLS connections of which no plaintext was seen, or none of a direction: whose they are, and what is said of them.
 
 Not of what a process only passes on between two others, nor of what its other end, on the same machine, was read at.
 Sans-IO.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from capture.events import Direction
 from capture.relays import Relays
 from capture.streams import Side
+from capture.views import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,10 @@ PROBE_WINDOW_NS = 10_000_000
 # What a client's side of a handshake ends with: key exchange, Finished and their records (RFC 8446 §4.4.4, RFC 5246
 # §7.4.7), without certificates. A process may end before its library says that it is done.
 MAX_FINISH_BYTES = 160
+
+
+# More than one direction of a handshake: certificates of 2 KB, in chains of a few.
+MAX_HANDSHAKE_BYTES = 1 << 14
 
 
 class UnreadConnections:
@@ -50,6 +56,8 @@ class UnreadConnections:
             self._unexplained.pop(view.announced.connection, None)
         elif not view.readable:
             self._note(view, sum(moved))
+        elif view.state is not State.HIDDEN:
+            self._note_half(view, moved)
 
     def tick(self, now: int) -> None:
         """Ask while the processes are still there."""
@@ -68,6 +76,15 @@ class UnreadConnections:
             return
         self._explain(view)
         self._tally.note_unread(self._tally.unreadable, (a.pid, a.comm, view.tls.library), ciphertext)
+
+    def _note_half(self, view: View, moved: tuple[int, int]) -> None:
+        """Calls told of a session, but of none that moved a direction's bytes: they are made where no probe is."""
+        a = view.announced
+        cleartext, *sessions = view.flows.values()
+        for direction in Direction:
+            ciphertext = moved[direction] - cleartext[direction].position
+            if ciphertext > MAX_HANDSHAKE_BYTES and not any(flows[direction].position for flows in sessions):
+                self._tally.note_unread(self._tally.unreadable, (a.pid, a.comm, view.tls.library), ciphertext)
 
     def _explain(self, view: View) -> None:
         self._unexplained.pop(view.announced.connection, None)

@@ -568,6 +568,33 @@ def test_tls_that_the_other_end_can_read_is_not_counted_as_unreadable():
     assert not recording.tally.unreadable
 
 
+@pytest.mark.parametrize(("received", "unreadable"), [(16_384, 0), (60_000, 60_000)])
+def test_a_direction_of_which_no_call_told_is_counted_as_unreadable(received, unreadable):
+    """As in browsers whose compiler put SSL_read into its callers, while SSL_write is a function."""
+    recording = Recording().feed(
+        tls_connection(),
+        plaintext(7, SENT, 0, REQUEST, 1),
+        ended(1, 900, received, session=7, session_moved=(len(REQUEST), 0), protocol=Protocol.TLS),
+    )
+    assert recording.tally.unreadable == ({(1001, "client", "libssl.so.3"): unreadable} if unreadable else {})
+
+
+def test_cleartext_before_tls_and_a_known_loss_are_no_such_direction():
+    recording = Recording().feed(
+        announced(1),
+        moved(1, SENT, 0, b"GET / HTTP/1.1\r\n" + b"x" * 40_000),
+        plaintext(7, RECEIVED, 0, RESPONSE, 1),
+        ended(1, 40_900, 900, session=7, session_moved=(0, len(RESPONSE)), protocol=Protocol.TLS),
+    )
+    assert not recording.tally.unreadable
+    lost = Recording().feed(
+        tls_connection(),
+        plaintext(7, SENT, 0, REQUEST, 1),
+        ended(1, 900, 60_000, session=7, session_moved=(len(REQUEST), 500), protocol=Protocol.TLS),
+    )
+    assert not lost.tally.unreadable
+
+
 def hello_of(connection, direction, random):
     """A ClientHello's record."""
     message = b"\x03\x03" + random + b"\0" + b"\0\2\x13\1" + b"\1\0" + b"\0\0"

@@ -16,6 +16,7 @@ from capture.views import State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from capture.events import BytesMoved
     from capture.tally import Tally
     from capture.views import View
 
@@ -47,6 +48,10 @@ class UnreadConnections:
         self._relays.note(view)
         if not view.readable:
             self._unexplained[view.announced.connection] = view
+
+    def carried(self, view: View, event: BytesMoved) -> None:
+        """A piece of a connection's plaintext begins with HELLO_START."""
+        self._relays.carried(view, event)
 
     def ended(self, view: View, moved: tuple[int, int]) -> None:
         """A TLS connection is over, at these positions: count it if it was not read."""

@@ -99,8 +99,8 @@ class CodeSearch:
         for address in self.references(low, code, names):
             if start <= address < end:
                 place = address - low
-                reason = nearest(_MOV_EDX, code, place)
-                sites.append(ErrorSite(address, reason, nearest(_MOV_R8D, code, place)))
+                reason, line = (argument(pattern, code, place) for pattern in (_MOV_EDX, _MOV_R8D))
+                sites.append(ErrorSite(address, reason, line))
         return sites
 
     def code_hits(self, needle: bytes, start: int = 0, end: int = 1 << 64) -> Iterator[int]:
@@ -206,12 +206,27 @@ def _immediates(code: bytes, target: int) -> Iterator[int]:
         place = code.find(packed, place + 1)
 
 
-def nearest(pattern: re.Pattern[bytes], code: bytes, place: int) -> int | None:
-    """The number in group 1 of the match nearest to ``place``; None without one within NEAR_BYTES."""
-    low = max(0, place - NEAR_BYTES)
-    matches = pattern.finditer(code, low, place + NEAR_BYTES)
+def argument(pattern: re.Pattern[bytes], code: bytes, place: int) -> int | None:
+    """The number in group 1 that the call whose arguments are set around ``place`` is given; None if not seen.
+
+    What is set last on the way from ``place`` to the call, or to a jump to it, counts; else what is set nearest,
+    within NEAR_BYTES.
+    """
+    behind = list(pattern.finditer(code, place, _straight_until(code, place)))
+    if behind:
+        return int.from_bytes(behind[-1][1], "little")
+    matches = pattern.finditer(code, max(0, place - NEAR_BYTES), place + NEAR_BYTES)
     closest = min(matches, key=lambda match: abs(match.start() - place), default=None)
     return int.from_bytes(closest[1], "little") if closest else None
+
+
+def _straight_until(code: bytes, place: int) -> int:
+    """Where the first call, jump or return is at or behind the instruction at ``place``, NEAR_BYTES away at most."""
+    instruction = None
+    for instruction in x86.instructions(code[place : place + NEAR_BYTES], place):
+        if instruction.is_call or instruction.is_conditional_jump or _ends_flow(instruction):
+            return instruction.address
+    return instruction.end if instruction else place
 
 
 def _is_boundary(before: bytes) -> bool:

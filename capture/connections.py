@@ -36,6 +36,7 @@ from capture.events import (
 from capture.holes import Holes
 from capture.inner_sessions import InnerSessions
 from capture.lookups import Lookups
+from capture.relays import HELLO_START
 from capture.sessions import Sessions
 from capture.tally import Tally
 from capture.tls_hello import HelloReader
@@ -121,6 +122,8 @@ class Connections:
                         self.tally.cleartext += event.length
                         return (item,)
                     self.tally.plaintext += event.length
+                    if event.payload[:2] == HELLO_START:
+                        self._unread.carried(view, event)
                     if event.pid in self._inner.writers:
                         return (item, *self._carry(event))
                     return (item,)
@@ -281,6 +284,8 @@ class Connections:
             return
         view.readable = True
         view.tls.library = self._library_name(session.library) or view.tls.library
+        if event.payload[:2] == HELLO_START:
+            self._unread.carried(view, event)
         yield from self._contents(view, view.add(event))
         self._note_waiting(view)
 

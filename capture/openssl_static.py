@@ -16,7 +16,7 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
-from capture.code_search import NEAR_BYTES, nearest
+from capture.code_search import NEAR_BYTES, argument
 from capture.elf import Symbol
 from capture.openssl_internals import InternalFunction, OpenSslInternals, called_internals
 
@@ -109,7 +109,7 @@ def _named(search: CodeSearch, code: bytes, place: int, start: int, names: Mappi
 
 def _numbered(code: bytes, place: int) -> str | None:
     """The function whose number is in ESI at the error site at ``place``, if it is one of _CODES."""
-    library, number = (nearest(pattern, code, place) for pattern in (_MOV_EDI, _MOV_ESI))
+    library, number = (argument(pattern, code, place) for pattern in (_MOV_EDI, _MOV_ESI))
     return _CODES.get((library, number)) if library is not None and number is not None else None
 
 

@@ -16,6 +16,7 @@ from capture.views import State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from capture.events import BytesMoved
     from capture.tally import Tally
     from capture.views import View
 
@@ -25,9 +26,9 @@ PROBE_WINDOW_NS = 10_000_000
 # What a client's side of a handshake ends with: key exchange, Finished and their records (RFC 8446 §4.4.4, RFC 5246
 # §7.4.7), without certificates. A process may end before its library says that it is done.
 MAX_FINISH_BYTES = 160
-# More than handshakes, tickets and key updates take, and than records of one byte that are padded to a cipher's blocks:
-# what is above both had content.
-MAX_HANDSHAKES_BYTES = 1 << 16
+# More than the handshakes of one end take (certificates of 2 KB, in chains of a few; tickets, key updates), and than
+# records of one byte that are padded to a cipher's blocks: what is above both had content.
+MAX_HANDSHAKES_BYTES = 1 << 14
 MAX_RECORD_EXPANSION = 100
 
 
@@ -46,6 +47,10 @@ class UnreadConnections:
         self._relays.note(view)
         if not view.readable:
             self._unexplained[view.announced.connection] = view
+
+    def carried(self, view: View, event: BytesMoved) -> None:
+        """A piece of a connection's plaintext begins with HELLO_START."""
+        self._relays.carried(view, event)
 
     def ended(self, view: View, moved: tuple[int, int]) -> None:
         """A TLS connection is over, at these positions: count it if it was not read."""

@@ -120,7 +120,8 @@ class StreamReader:
             self._notes.append(
                 f"{self._tcp.ignored_segments} TCP segments belong to no connection and were left out."
             )
-        if self._late_ns > DISORDER_NS:
+        # Recordings of ours write what they know of a connection when it has something to say.
+        if self._late_ns > DISORDER_NS and not self.ledgers:
             self._notes.append(
                 f"{self.name} is not in order of time: some packets are {self._late_ns / 1e9:.0f} s late. "
                 "Where exchanges are missing, sort it with `reordercap`."

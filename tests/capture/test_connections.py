@@ -656,6 +656,29 @@ def test_nor_has_one_that_was_just_over_when_a_process_ended_that_is_read(more, 
     assert sum(recording.tally.unreadable.values()) == unreadable
 
 
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("hello_first", [True, False])
+@pytest.mark.parametrize(("random", "relayed"), [(b"r" * 32, True), (b"s" * 32, False)])
+def test_a_tunnel_inside_tls_is_relayed(random, relayed, hello_first, shown):
+    """As squid's, whose clients speak TLS with it: it reads what is around the tunnel, not what is inside."""
+    connect = b"CONNECT a:443 HTTP/1.1\r\n\r\n"
+    asked = plaintext(7, RECEIVED, 0, connect, 1, pid=7)
+    inside = plaintext(7, RECEIVED, len(connect), bytes(hello_of(1, RECEIVED, b"r" * 32).payload), 1, pid=7)
+    inside = replace(inside, position=0) if not shown else inside
+    outside = [
+        announced(2, local_port=5, remote_port=6, protocol=Protocol.TLS, pid=7), hello_of(2, SENT, random),
+    ]  # fmt: skip
+    recording = Recording().feed(announced(1, Role.SERVER, protocol=Protocol.TLS, pid=7), *([asked] * shown))
+    recording.tick(SECOND_NS)
+    recording.feed(*((*outside, inside) if hello_first else (inside, *outside)))
+    recording.feed(
+        ended(2, 4_000, 300, protocol=Protocol.TLS), ended(1, 900, 900, session=7, protocol=Protocol.TLS)
+    )
+    assert (sum(recording.tally.relayed.values()), sum(recording.tally.unreadable.values())) == (
+        (4_300, 0) if relayed else (0, 4_300)
+    )
+
+
 @pytest.mark.parametrize(("random", "relayed"), [(b"r" * 32, True), (b"s" * 32, False)])
 def test_a_tunnel_is_relayed_and_nothing_that_could_be_read(random, relayed):
     inside = announced(1, Role.SERVER, protocol=Protocol.TLS, pid=7)

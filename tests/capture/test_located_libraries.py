@@ -87,6 +87,41 @@ def test_a_fork_that_writes_vectors(tmp_path):
     assert Call.WRITE_VECTORS in {site.call for site in probes_for(str(path)).sites}
 
 
+def test_an_error_sites_numbers_are_those_that_its_call_is_given(tmp_path):
+    """As in Chromium 66: the numbers of the site before are nearer, but behind them its code jumps away."""
+    source = r"""
+        .section .rodata
+    file: .string "ssl/ssl_lib.cc"
+        .text
+    sites:
+        lea file(%rip), %rcx
+        mov $16, %edi
+        xor %esi, %esi
+        mov $194, %edx
+        mov $1065, %r8d
+        jmp report
+        lea file(%rip), %rcx
+        mov $16, %edi
+        xor %esi, %esi
+        mov $226, %edx
+        mov $1060, %r8d
+    report:
+        call elsewhere
+        mov $111, %edx
+        mov $1055, %r8d
+        lea file(%rip), %rcx
+        call elsewhere
+    elsewhere:
+        ret
+    """
+    path = compile_library(tmp_path, source, "-nostdlib", kind="s")
+    with ElfFile(str(path)) as elf:
+        search = CodeSearch(elf)
+        text = symbols(path)["sites"]
+        sites = search.error_sites(text, text + 200, search.strings(b"ssl/ssl_lib.cc"))
+    assert [(site.reason, site.line) for site in sites] == [(194, 1065), (226, 1060), (111, 1055)]
+
+
 @pytest.mark.parametrize("macro", ["TWO_WRITES", "PEEK_CONSUMES"])
 def test_two_candidates_are_none(tmp_path, macro):
     path, _ = compiled(tmp_path, f"-D{macro}")

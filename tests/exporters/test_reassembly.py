@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -364,6 +365,18 @@ class TestOtherPeoplesTcp:
         reader = read_streams(io.BytesIO(bytes(data)))
         list(reader)
         assert any("reordercap" in note for note in reader.notes) is bool(late_s)
+
+    @pytest.mark.parametrize("ledger", [{"connections": 2}, None])
+    def test_a_recordings_own_connections_that_say_nothing_for_a_while_are_no_disorder(
+        self, ledger: dict[str, object] | None
+    ) -> None:
+        """What is known of one is written when it has something to say, with the times of before."""
+        idle = Transcript(1).exchange()
+        busy = Transcript(2, port=8443).exchange()
+        late = [replace(item, time_ns=item.time_ns + 20_000_000_000) for item in busy.items]
+        reader = read_streams(io.BytesIO(capture([*late, *idle.items], ledger=ledger)))
+        list(reader)
+        assert bool(reader.notes) is (ledger is None)
 
     def test_keep_alive_and_zero_window_probes_add_nothing(self) -> None:
         tcp, packets = self.conversation()

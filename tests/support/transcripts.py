@@ -146,13 +146,15 @@ def write(path: Path, items: Iterable[StreamItem], framing: Framing = Framing.TL
     return path
 
 
-def capture(items: Iterable[StreamItem], framing: Framing = Framing.TLS) -> bytes:
+def capture(
+    items: Iterable[StreamItem], framing: Framing = Framing.TLS, ledger: dict[str, object] | None = None
+) -> bytes:
     """The bytes of the capture of these items."""
     pieces: list[bytes] = []
     exporter = PcapngExporter(pieces.append, METADATA, framing)
     for item in items:
         exporter.write(item)
-    exporter.finish()
+    exporter.finish(ledger=ledger)
     return b"".join(pieces)
 
 

@@ -68,6 +68,7 @@ class Recorder:
         # Forked first: no threads yet, and none of our descriptors.
         plan = self._plan
         command = Command(plan.command, stdout_is_taken=plan.stdout_is_taken) if plan.command else None
+        _allow_interrupts()
         _allow_descriptors()
         leases = Leases()
         files = TlsFiles(ProbeCatalog(default_cache_file()), leases)
@@ -195,6 +196,14 @@ def _require_first_pid_namespace() -> None:
             "plaintap runs in a PID namespace of its own (a container's), where the kernel's process numbers mean "
             "others: run it on the host, or with the host's (docker run --pid=host)."
         )
+
+
+def _allow_interrupts() -> None:
+    """A shell lets what a script starts with & ignore SIGINT: one that came before the recording has begun was lost,
+    and with it the end of the recording.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _allow_descriptors() -> None:

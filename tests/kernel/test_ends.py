@@ -11,6 +11,7 @@ import stat
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,6 @@ from recording import READY, entries, path_of, plaintap, record, record_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from servers import Servers
 
@@ -199,6 +199,25 @@ def test_the_capture_goes_down_a_pipe_while_it_is_made(servers: Servers, tmp_pat
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert requests(capture) == [url]
+
+
+def test_an_interrupt_counts_before_the_recording_has_begun(tmp_path: Path) -> None:
+    """Also of one that a script has started with &: its shell has it ignore SIGINT."""
+    log = tmp_path / "stderr"
+    command = ["sh", "-c", f"trap '' INT; exec {PLAINTAP} record -w {tmp_path / 'x.pcapng'}"]
+    with log.open("wb") as stderr, running(command, stderr=stderr) as process:
+        wait_until(lambda: is_ignored(process.pid, signal.SIGINT), "the shell")
+        wait_until(lambda: not is_ignored(process.pid, signal.SIGINT), "the recorder to hear it")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 1
+    assert READY not in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def is_ignored(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(ignored.split()[1], 16) >> (number - 1) & 1)
 
 
 def requests_so_far(capture: Path) -> list[str]:

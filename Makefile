@@ -151,6 +151,9 @@ test-stacks: dev
 	mkdir -p build/stacks/node
 	cp tests/stacks/package.json build/stacks/node/
 	npm install --silent --no-audit --no-fund --prefix build/stacks/node
+	test -x build/stacks/chromium || node -e 'const { createReadStream: r, createWriteStream: w } = require("fs"); \
+	    r(process.argv[1]).pipe(require("zlib").createBrotliDecompress()).pipe(w(process.argv[2], { mode: 0o755 }))' \
+	    build/stacks/node/node_modules/@sparticuz/chromium/bin/chromium.br build/stacks/chromium
 	# Apart, for each puts itself where install scripts find their node.
 	mkdir -p build/stacks/nodes
 	cp tests/stacks/nodes.json build/stacks/nodes/package.json

@@ -106,6 +106,7 @@ enum shape {
 	SHAPE_READ_LONG,
 	SHAPE_WRITE_LONG,
 	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
+	SHAPE_READ_OPENED,	/* (object, opened, …) → 0, and a record's plaintext in *opened; 3 for close_notify */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
 	SHAPE_READ_INTERNAL,	/* the same → 1, 0 (close_notify came), or -1 */
 	SHAPE_WRITE_EX,

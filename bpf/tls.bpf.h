@@ -235,6 +235,20 @@ INLINE u64 open_packet(struct tls_call *call)
 	return size - used;
 }
 
+/* BoringSSL's tls_open_app_data (ssl_open_record_t and Span<uint8_t> in its ssl/internal.h): a record is opened where it
+ * is, and *opened is where its content begins and how long that is. The call's buffer is then that. */
+#define OPENED_CLOSE_NOTIFY 3
+#define MAX_CONTENT_BYTES 16384		/* RFC 8446 §5.1 */
+INLINE u64 open_record(struct tls_call *call)
+{
+	u64 span[2] = {};
+
+	READ_USER(span, call->buffer);
+	call->buffer = span[0];
+	call->count = MAX_CONTENT_BYTES;
+	return span[1];
+}
+
 /* GnuTLS has made a record of a write that would have waited, and sends it when it is called again, without data if one
  * likes (gnutls_record_send(3)): what that returns was moved of the first call's data. If that is no longer there, it is
  * a gap. */
@@ -272,6 +286,10 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 		n = PT_REGS_RC(ctx);
 	if (shape == SHAPE_READ_PACKET && n > 0)
 		room = open_packet(call);
+	if (shape == SHAPE_READ_OPENED) {
+		n = n ? 0 : open_record(call);
+		room = call->count;
+	}
 	if (shape >= SHAPE_READ_EX) {
 		if (n == (shape != SHAPE_WRITE_VECTORS) && call->done_pointer)
 			bpf_probe_read_user(&done, sizeof(done), (void *)call->done_pointer);
@@ -294,6 +312,8 @@ INLINE int notifies(int shape)
 
 INLINE int is_notified(struct pt_regs *ctx, struct tls_call *call, int shape)
 {
+	if (shape == SHAPE_READ_OPENED)
+		return (int)PT_REGS_RC(ctx) == OPENED_CLOSE_NOTIFY;
 	return notifies(shape) && !(int)PT_REGS_RC(ctx) && (call->count || shape == SHAPE_READ_PACKET);
 }
 

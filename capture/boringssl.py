@@ -11,6 +11,11 @@ x86-64 only, by what its error sites say (capture.code_search). In BoringSSL's s
   is then the caller that clears that register and jumps.
 - SSL_do_handshake is called by SSL_write and reports CONNECTION_TYPE_NOT_SET (134).
 
+Where the whole program is optimised at once (profiles and ThinLTO, as browsers are released), SSL_read and
+ssl_read_impl are put into their callers, in whole or in part. What is left is tls_open_app_data, in s3_pkt.cc, which
+opens a record: it alone reports UNEXPECTED_RECORD (225) and TOO_MUCH_READ_EARLY_DATA (300). It is taken where there
+is no one SSL_read.
+
 A fork (wreq's) writes through a function of its own, with vectors, and never calls SSL_write. What it calls
 is known by OUTPUT_ALIASES_INPUT (189) in s3_pkt.cc, which reports that nowhere else.
 
@@ -21,7 +26,7 @@ its callers; these have the same first arguments, and all are taken: what probes
 of a TLS record, is elsewhere only by a miracle. Before 2017 one function did both, told by its fourth argument where
 the table's entry is; it is then the only one that reports the two, and is taken for BIO_write.
 
-Any other function is named only where exactly one candidate is left and it begins as functions do. SSL_read
+Any other function is named only where exactly one candidate is left and it begins as functions do. What reads
 and SSL_write are found both or not at all.
 """
 
@@ -29,6 +34,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from capture.call_shapes import Call
 from capture.elf import Symbol
 
 if TYPE_CHECKING:
@@ -43,7 +49,9 @@ _BAD_LENGTH = 111
 _CONNECTION_TYPE_NOT_SET = 134
 _OUTPUT_ALIASES_INPUT = 189
 _HANDSHAKE_FAILURE = 215
+_UNEXPECTED_RECORD = 225
 _UNINITIALIZED = 226
+_TOO_MUCH_READ_EARLY_DATA = 300
 _BIO_UNINITIALIZED = 114
 _BIO_UNSUPPORTED_METHOD = 115
 # ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: SSL_read and SSL_peek report it on QUIC connections.
@@ -56,9 +64,13 @@ _BIO_FILES = (b"crypto/bio/bio.cc", b"crypto/bio/bio.c")
 _SSL_NEEDLE = b"\xba\xe2\0\0\0"
 _BIO_NEEDLE = b"\xba\x73\0\0\0"
 _ALIASES_NEEDLE = b"\xba\xbd\0\0\0"
+_EARLY_DATA_NEEDLE = b"\xba\x2c\x01\0\0"
 
 # The name that stands for the vectored write, which has none that is known.
 VECTORED_WRITE = "SSL_write (vectored)"
+OPENED_READ = "tls_open_app_data"
+# What is found here and no header declares.
+UNEXPORTED = {VECTORED_WRITE: Call.WRITE_VECTORS, OPENED_READ: Call.READ_OPENED}
 
 # A hit is at an error site if the file's name is this near (see NEAR_BYTES of capture.code_search).
 SITE_BYTES = 64
@@ -93,9 +105,12 @@ def locate(search: CodeSearch) -> list[Symbol]:
     functions = _by_function(search, names, _SSL_NEEDLE) if names else {}
     write, read_impl = _write_and_read_impl(functions)
     read = read_impl and _read(search, read_impl, names)
-    if write is None or read is None:
+    opening = None if write is None or read else _opening(search)
+    if write is None or not (read or opening):
         return []
-    found = [("SSL_read", read), ("SSL_write", write)]
+    found = [("SSL_read", read)] if read else []
+    found += [(OPENED_READ, opening)] if opening else []
+    found.append(("SSL_write", write))
     handshake = _handshake(search, write, names)
     if handshake:
         found.append(("SSL_do_handshake", handshake))
@@ -196,6 +211,14 @@ def _consumes(body: list[Instruction]) -> bool:
         elif instruction.opcode in (0x01, 0x29):  # add and sub
             return True
     return bool(loaded & stored)
+
+
+def _opening(search: CodeSearch) -> Function | None:
+    """tls_open_app_data, by its two reasons: the protocol's table leads to it, so that it is never inlined."""
+    names = search.strings(*_RECORD_FILES)
+    functions = _by_function(search, names, _EARLY_DATA_NEEDLE) if names else {}
+    wanted = {_UNEXPECTED_RECORD, _TOO_MUCH_READ_EARLY_DATA}
+    return _only(function for function, sites in functions.items() if wanted <= _reasons(sites))
 
 
 def _callees(search: CodeSearch, function: Function) -> Iterator[Function]:

@@ -38,6 +38,8 @@ class Call(Enum):
     WRITE_LONG = auto()
     # GnuTLS: f(tls, gnutls_packet_t *) → bytes moved (ssize_t, 64 bits), which the packet holds
     READ_PACKET = auto()
+    # BoringSSL's own: f(tls, {data, length} *opened, ...) → 0 and the content of a record, 3 where that is close_notify
+    READ_OPENED = auto()
     # f(tls, buffer, size_t length, size_t *moved) → 1 for success
     READ_EX = auto()
     # OpenSSL's own: the same → 0 where it is over in order (close_notify), -1 for all other failures

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture import golang, located_libraries, name_lookups, openssl_internals, probe_sites, rustls
-from capture.boringssl import VECTORED_WRITE
+from capture.boringssl import UNEXPORTED
 from capture.call_shapes import Call, LibraryProbes
 from capture.elf import ElfError, ElfFile, Symbol
 from capture.file_view import file_exists
@@ -268,7 +268,7 @@ def _by_code(elf: ElfFile) -> LibraryProbes | None:
     if located is None:
         return None
     row = next(row for row in TLS_LIBRARIES if row.name == located.name)
-    calls = {**row.functions, **TLS_LIBRARIES[-1].functions, VECTORED_WRITE: Call.WRITE_VECTORS}
+    calls = {**row.functions, **TLS_LIBRARIES[-1].functions, **UNEXPORTED}
     wanted = _internal_sites(located.internals)
     replaced = _READS_AND_WRITES if located.internals else frozenset()
     wanted += [

@@ -129,6 +129,19 @@ def test_two_candidates_are_none(tmp_path, macro):
     assert probes_for(str(path)) is None
 
 
+def test_what_opens_records_is_read_where_there_is_no_one_ssl_read(tmp_path):
+    """As in browsers that are optimised as a whole; else SSL_read is taken, which says what the program has read."""
+    path, names = compiled(tmp_path, "-DOPENS", "-DPEEK_CONSUMES")
+    found = located(path)
+    assert "SSL_read" not in found
+    assert found["tls_open_app_data"] == names["tls_open_app_data"]
+    calls = {site.call for site in probes_for(str(path)).sites}
+    assert {Call.READ_OPENED, Call.WRITE_INT} <= calls
+    whole, _ = compiled(tmp_path, "-DOPENS")
+    assert "SSL_read" in located(whole)
+    assert "tls_open_app_data" not in located(whole)
+
+
 def test_the_probes_of_a_located_library(tmp_path):
     path, names = compiled(tmp_path)
     found = probes_for(str(path))

@@ -1,9 +1,9 @@
 """What BoringSSL's ssl_lib.cc and bio.cc come to, as far as their shapes tell the functions apart.
 
 Macros: OLD (BAD_LENGTH is checked elsewhere), PEEK_CALLED (SSL_read calls SSL_peek instead of having it inlined),
-TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write), FORWARDING
-(of before 2017: SSL_read and SSL_peek hand over to ssl_read_impl whether to peek, and BIO_read and BIO_write to
-bio_io which function to call).
+TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write), OPENS (what opens a
+record is there), FORWARDING (of before 2017: SSL_read and SSL_peek hand over to ssl_read_impl whether to peek, and
+BIO_read and BIO_write to bio_io which function to call).
 """
 
 SOURCE = r"""
@@ -128,6 +128,19 @@ API int SSL_shutdown(struct ssl *ssl)
     return ssl_read_impl(ssl NO_PEEK);
 }
 
+#ifdef OPENS
+struct span { unsigned char *data; size_t length; };
+API int tls_open_app_data(
+    struct ssl *ssl, struct span *out, size_t *consumed, unsigned char *alert, unsigned char *in, size_t length)
+{
+    *consumed = length;
+    if (in[0] != 23) { put_error(16, 0, 225, RECORD_FILE, 269); return 4; }
+    if (ssl->s3->flags > 16384) { put_error(16, 0, 300, RECORD_FILE, 276); *alert = 10; return 4; }
+    out->data = in + 5;
+    out->length = length - 5;
+    return 0;
+}
+#endif
 #ifdef VECTORED
 INNER int seal(struct ssl *ssl, void *out, size_t length)
 {

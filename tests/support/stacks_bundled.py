@@ -9,6 +9,8 @@ from stacks_clients import BORINGSSL, GO, RUSTLS
 
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
 _BUN = "{node_modules}/bun/bin/bun.exe"
+# As Makefile unpacks it.
+_BROWSER = "{built}/chromium"
 _NEWEST_GO = ("{built}/python/bin/go", "version")
 
 
@@ -52,6 +54,15 @@ BUNDLED: tuple[Stack, ...] = (
         ("{python}", "{programs}/firefox_client.py", *_PROGRAM),
         r"^NSS",
         ("firefox-esr", "--version"),
+        exchanges=("/tell", "/download", "/upload/body"),
+        http2=True,
+    ),
+    Stack(
+        "Chromium, optimised as a whole (@sparticuz/chromium)",
+        ("node", "{programs}/puppeteer.mjs", *_PROGRAM, _BROWSER),
+        BORINGSSL,
+        (_BROWSER, "--version"),
+        {"STACKS_NODE": "{built}/node"},
         exchanges=("/tell", "/download", "/upload/body"),
         http2=True,
     ),

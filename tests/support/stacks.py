@@ -20,7 +20,7 @@ from judges import expert_problems
 from processes import ROOT
 from recording import decoded, entries, header, path_of
 
-from capture.streams import Gap, StreamOpened, Tls, TlsStarted
+from capture.streams import Data, Gap, StreamOpened, Tls, TlsStarted
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
@@ -132,10 +132,13 @@ def upload_body() -> bytes:
 
 
 def streams_on(capture: Path, port: int) -> list[Seen]:
-    """The capture's streams whose server has that port."""
+    """The capture's streams whose server has that port, but for those that a client's pool opened and never used, of
+    which a server that logs requests says nothing.
+    """
     opened: dict[int, StreamOpened] = {}
     tls: dict[int, Tls | None] = {}
     missing: dict[int, int] = {}
+    used: set[int] = set()
     for item in read_streams(capture):
         if isinstance(item, StreamOpened):
             opened[item.stream], tls[item.stream], missing[item.stream] = item, item.tls, 0
@@ -143,10 +146,12 @@ def streams_on(capture: Path, port: int) -> list[Seen]:
             tls[item.stream] = item.tls
         elif isinstance(item, Gap):
             missing[item.stream] += item.length
+        elif isinstance(item, Data):
+            used.add(item.stream)
     return [
         Seen(item, tls[number], missing[number])
         for number, item in opened.items()
-        if item.server.port == port
+        if item.server.port == port and (number in used or missing[number])
     ]
 
 

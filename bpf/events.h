@@ -225,13 +225,13 @@ struct new_code_sample {
 	u8 path[CODE_PATH_BYTES];	/* as exec was given it; empty for a mapping */
 };
 
-/* Indices of the ledger's counters; one array slot each. */
 /* What processes use that is not recorded. */
 enum unrecorded {
 	UNRECORDED_QUIC = 1,
 	UNRECORDED_UNIX = 2,	/* HTTP on sockets of AF_UNIX */
 };
 
+/* Indices of the ledger's counters; one array slot each. */
 enum counter {
 	COUNTER_REPORTED_SENT = 0,	/* bytes that the socket layer moved, or else that system calls returned */
 	COUNTER_REPORTED_RECEIVED = 1,

@@ -97,7 +97,8 @@ MAX_BIO_BOTH_BYTES = 0x180
 
 
 def locate(search: CodeSearch) -> list[Symbol]:
-    """SSL_read, SSL_write and what else of SSL_do_handshake and BIO_write is certain; or nothing.
+    """SSL_read (or what opens records instead), SSL_write, and what else of SSL_do_handshake and BIO_write is certain;
+    or nothing.
 
     BIO_write can be there more than once.
     """

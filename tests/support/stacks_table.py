@@ -35,7 +35,7 @@ class Results:
     def line(self, kind: str, stack: Stack) -> str:
         """A row of the table."""
         label = self.labels.get((kind, stack.name))
-        result = label or (f"no: {stack.gap}" if stack.gap else "not run")
+        result = label or (f"no: {stack.gap}" if stack.gap else "not shown by this run")
         return f"| {stack.name} | {version_of(stack.version)} | {result} |"
 
 

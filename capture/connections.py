@@ -41,7 +41,7 @@ from capture.sessions import Sessions
 from capture.tally import Tally
 from capture.tls_hello import HelloReader
 from capture.two_ends import TwoEnds
-from capture.unread import UnreadConnections
+from capture.unread import NoTlsNames, UnreadConnections
 from capture.views import Content, State, View
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from capture.sessions import Session
     from capture.streams import Process, Side, StreamItem
+    from capture.unread import TlsNames
 
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
@@ -73,7 +74,7 @@ class Connections:
         *,
         all_protocols: bool = False,
         holes: Holes | None = None,
-        name_tls: Callable[[int], str | None] = lambda _: None,
+        tls_names: TlsNames | None = None,
         likely_side: Callable[[ConnectionAnnounced], Side | None] = lambda _: None,
     ) -> None:
         self.tally = Tally()
@@ -81,7 +82,7 @@ class Connections:
         self._library_name = library_name
         self._lookups = Lookups()
         self._ends = TwoEnds(lambda view: view.open(describe, self._lookups.behind), mirror, self.tally)
-        self._unread = UnreadConnections(name_tls, self.tally)
+        self._unread = UnreadConnections(tls_names or NoTlsNames(), self.tally)
         self._inner = InnerSessions()
         self._sessions = Sessions(self._holes, self._inner, self.tally)
         self._answers = Answers()

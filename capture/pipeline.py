@@ -123,7 +123,7 @@ class Pipeline:
             self.tables.mirror,
             all_protocols="all" in plan.targets.protocols,
             holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
-            name_tls=UnreadableTls(self._names.program).name,
+            tls_names=UnreadableTls(self._names.program),
             likely_side=self._likely_side,
         )
         self._cgroups = (0, 0)

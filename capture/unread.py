@@ -6,7 +6,7 @@ Sans-IO.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from capture.events import Direction
 from capture.relays import Relays
@@ -14,8 +14,6 @@ from capture.streams import Side
 from capture.views import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from capture.events import BytesMoved
     from capture.tally import Tally
     from capture.views import View
@@ -32,11 +30,32 @@ MAX_HANDSHAKES_BYTES = 1 << 14
 MAX_RECORD_EXPANSION = 100
 
 
-class UnreadConnections:
-    """``name_tls`` tells whose TLS a process has that no probe reads."""
+class TlsNames(Protocol):
+    """Tells whose TLS a process has that no probe reads."""
 
-    def __init__(self, name_tls: Callable[[int], str | None], tally: Tally) -> None:
-        self._name_tls = name_tls
+    def see(self, pid: int) -> None:
+        """A process talks TLS; it may be asked about when it has ended."""
+
+    def name(self, pid: int) -> str | None:
+        """Whose TLS it has, None if that is not known."""
+
+
+class NoTlsNames:
+    """Knows none."""
+
+    def see(self, pid: int) -> None:
+        """Nothing."""
+
+    def name(self, pid: int) -> str | None:
+        """None."""
+        return None
+
+
+class UnreadConnections:
+    """All of a recording. ``names`` is asked whose TLS they are."""
+
+    def __init__(self, names: TlsNames, tally: Tally) -> None:
+        self._names = names
         self._tally = tally
         self._relays = Relays()
         self._unexplained: dict[int, View] = {}  # no probe has told of it yet
@@ -47,6 +66,8 @@ class UnreadConnections:
         self._relays.note(view)
         if not view.readable:
             self._unexplained[view.announced.connection] = view
+            if view.announced.pid not in self.readable_pids:
+                self._names.see(view.announced.pid)
 
     def carried(self, view: View, event: BytesMoved) -> None:
         """A piece of a connection's plaintext begins with HELLO_START."""
@@ -94,4 +115,4 @@ class UnreadConnections:
     def _explain(self, view: View) -> None:
         self._unexplained.pop(view.announced.connection, None)
         if view.tls.library is None and not view.readable:
-            view.tls.library = self._name_tls(view.announced.pid)
+            view.tls.library = self._names.name(view.announced.pid)

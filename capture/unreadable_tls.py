@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture.errors import PlaintapError
-from capture.file_view import FileView
-from capture.processes import discover_files, read_process
+from capture.file_view import FileView, file_exists
+from capture.processes import discover_files, start_ticks
 from capture.rustls import LIBRARY, PATH_NEEDLE, PATH_VERSION
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ TRACE_BYTES = 64
 MIN_BYTES = 1 << 20
 # Processes, and files, of which the answer is kept: those of a busy machine at one time.
 MAX_REMEMBERED = 4096
+# Processes of which it is kept what they map, some files each.
+MAX_SEEN = 1024
 
 
 class UnreadableTls:
@@ -62,22 +64,40 @@ class UnreadableTls:
 
     def __init__(self, program: Callable[[int], str | None] = lambda pid: None) -> None:
         self._program = program
-        # Oldest first.
+        # All oldest first. What processes map that was not asked about; it goes with the process.
+        self._seen: OrderedDict[int, list[ExecutableFile]] = OrderedDict()
         self._files: OrderedDict[tuple[int, int, Version], str | None] = OrderedDict()
         self._processes: OrderedDict[int, tuple[int, str | None]] = OrderedDict()
 
-    def name(self, pid: int) -> str | None:
-        """Whose TLS the process has, as far as that is recognised; of one that has ended unseen, by its program."""
-        running = read_process(pid)
+    def see(self, pid: int) -> None:
+        """Remember what the process maps: it talks TLS now, and may have ended when it is asked about."""
         known = self._processes.get(pid)
-        if known and (running is None or known[0] == running.start_ticks):
+        if known and known[0] == start_ticks(pid):
+            return
+        self._processes.pop(pid, None)
+        self._seen[pid] = [
+            file
+            for file in discover_files([pid])
+            if file.version.size >= MIN_BYTES or unreadable_by_name(file.name)
+        ]
+        if len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
+
+    def name(self, pid: int) -> str | None:
+        """Whose TLS the process has, as far as that is recognised; of one that has ended, by what was seen of it, or
+        by its program."""
+        since = start_ticks(pid)
+        known = self._processes.get(pid)
+        if known and since in (known[0], None):
             return known[1]
-        files = discover_files([pid]) if running else []
-        if running is None or not files:  # it is a zombie, or becomes one: its memory goes first
+        seen = self._seen.pop(pid, [])
+        # Of one that is a zombie, or becomes one, there are none: its memory goes first.
+        files = discover_files([pid]) if since is not None else []
+        found = next(filter(None, map(self._name_of, files or seen)), None)
+        if since is None or not files:
             path = self._program(pid)
-            return None if path is None else _at(path)
-        found = next(filter(None, map(self._name_of, files)), None)
-        self._processes[pid] = (running.start_ticks, found)
+            return found or (None if path is None else _at(path))
+        self._processes[pid] = (since, found)
         if len(self._processes) > MAX_REMEMBERED:
             self._processes.popitem(last=False)
         return found
@@ -86,7 +106,10 @@ class UnreadableTls:
         key = (file.device, file.inode, file.version)
         if key in self._files:
             return self._files[key]
-        found = self._files[key] = unreadable_by_name(file.name) or unreadable_by_content(file.path)
+        found = unreadable_by_name(file.name) or unreadable_by_content(file.path)
+        if found is None and not file_exists(file.path):
+            return None  # it could not be read: its path went with the process
+        self._files[key] = found
         if len(self._files) > MAX_REMEMBERED:
             self._files.popitem(last=False)
         return found

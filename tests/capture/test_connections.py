@@ -643,6 +643,40 @@ def test_a_handshake_that_the_client_did_not_go_on_with_has_nothing_to_read(dire
     assert recording.stream.opened.tls is not None
 
 
+class LivingProcesses:
+    """Processes that end at once: what was not seen of them has no name."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def see(self, pid: int) -> None:
+        self.seen.append(pid)
+
+    def name(self, pid: int) -> str | None:
+        return "rustls" if pid in self.seen else None
+
+
+def test_a_process_is_looked_at_when_its_hello_is_seen_for_it_may_end_at_once():
+    names = LivingProcesses()
+    hello = hello_of(1, SENT, b"r" * 32)
+    recording = Recording(tls_names=names).feed(tls_connection(), hello)
+    assert names.seen == [1001]
+    recording.feed(ended(1, hello.length + 900, 8_000, protocol=Protocol.TLS))
+    assert recording.tally.unreadable == {(1001, "client", "rustls"): hello.length + 8_900}
+
+
+def test_a_process_whose_tls_is_read_is_not_looked_at_for_each_connection():
+    names = LivingProcesses()
+    recording = Recording(tls_names=names)
+    for n in range(1, 4):
+        recording.feed(
+            distant(n, protocol=Protocol.TLS, pid=1001),
+            hello_of(n, SENT, bytes(32)),
+            plaintext(70 + n, SENT, 0, REQUEST, n),
+        )
+    assert names.seen == [1001]
+
+
 @pytest.mark.parametrize(("more", "unreadable"), [(64, 0), (160, 0), (161, 1_400)])
 def test_nor_has_one_that_was_just_over_when_a_process_ended_that_is_read(more, unreadable):
     """Its library's call had not returned yet."""

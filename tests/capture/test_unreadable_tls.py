@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from processes import running, wait_until
@@ -15,15 +17,25 @@ from capture.events import ProgramExecuted
 from capture.process_names import ProcessNames
 from capture.unreadable_tls import MIN_BYTES, UnreadableTls
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SLEEP = shutil.which("sleep")
 
 
-def named(program: Path) -> str | None:
-    """What the program's process is found to have, once its own code runs."""
+@contextlib.contextmanager
+def run(program: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The program's process, once its own code runs."""
     with running([program, "60"]) as process:
         # Its executable is the program already when exec has not mapped its code yet.
         code, maps = f" .*x.* {re.escape(str(program.resolve()))}$", Path(f"/proc/{process.pid}/maps")
         wait_until(lambda: re.search(code, maps.read_text(), re.MULTILINE), "the program to run")
+        yield process
+
+
+def named(program: Path) -> str | None:
+    """What the program's process is found to have."""
+    with run(program) as process:
         return UnreadableTls().name(process.pid)
 
 
@@ -68,14 +80,37 @@ def test_others_by_their_files(tmp_path):
 def test_a_process_that_has_ended_is_remembered(tmp_path):
     names = UnreadableTls()
     program = copy_of_sleep(tmp_path / "libjvm.so")
-    with running([program, "60"]) as process:
-        wait_until(lambda: Path(f"/proc/{process.pid}/exe").resolve() == program, "the program to run")
+    with run(program) as process:
         assert names.name(process.pid) == "Java's JSSE"
     assert names.name(process.pid) == "Java's JSSE"
     ended = subprocess.Popen(["true"])
     ended.wait()
     assert names.name(ended.pid) is None
     assert names.name(os.getpid()) is None
+
+
+def test_a_process_that_ends_before_it_is_asked_about_is_known_by_what_it_was_seen_to_map(tmp_path):
+    """A client whose TLS is in a library of its own, and that is over in a tenth of a second."""
+    names = UnreadableTls(lambda pid: "/usr/bin/python3")
+    library = tmp_path / "libbearssl.so.6"
+    shutil.copy(str(SLEEP), library)
+    for program in (copy_of_sleep(tmp_path / "client", b"/x/rustls-0.23.41/src/conn.rs"), library):
+        with run(program) as process:
+            names.see(process.pid)
+        assert names.name(process.pid) == ("rustls 0.23.41" if program != library else "BearSSL")
+
+
+def test_a_file_that_could_not_be_read_is_read_the_next_time(tmp_path):
+    """The path of a deleted file, or of a container's, is its process's, and goes with it."""
+    names = UnreadableTls()
+    program = copy_of_sleep(tmp_path / "client", b"/x/rustls-0.23.41/src/conn.rs")
+    with run(program) as first, run(program) as second:
+        program.unlink()
+        names.see(first.pid)
+        first.kill()
+        first.wait()
+        assert names.name(first.pid) is None
+        assert names.name(second.pid) == "rustls 0.23.41"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from capture.tally import Tally
+    from capture.unread import TlsNames
 
 START_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -156,7 +157,7 @@ class Stream:
 class Recording:
     """A recording of made events. Streams hold the order that capture.streams promises, or it fails."""
 
-    def __init__(self, *, all_protocols: bool = False) -> None:
+    def __init__(self, *, all_protocols: bool = False, tls_names: TlsNames | None = None) -> None:
         self.mirrored: list[tuple[int, bool]] = []
         self.items: list[StreamItem] = []
         self.connections = Connections(
@@ -164,6 +165,7 @@ class Recording:
             lambda cookie: "libssl.so.3" if cookie else None,
             lambda connection, mirrored: self.mirrored.append((connection, mirrored)),
             all_protocols=all_protocols,
+            tls_names=tls_names,
         )
 
     def feed(self, *events: Event) -> Recording:

@@ -117,7 +117,8 @@ def write(key: str, compiled: Compiled, folder: Path) -> None:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(to_json(compiled))
         partial.replace(path)
-        kept = sorted(folder.glob(_NAME.format("*")), key=lambda old: old.stat().st_mtime)
+        # What writers that were killed have left, too.
+        kept = sorted(folder.glob("programs-*"), key=lambda old: old.stat().st_mtime)
         for old in kept[:-MAX_FILES]:
             old.unlink()
     except OSError:

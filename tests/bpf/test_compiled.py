@@ -81,6 +81,9 @@ def test_old_ones_go(tmp_path):
     for number in range(compiled.MAX_FILES + 5):
         compiled.write(str(number), Compiled((), {}), tmp_path)
         os.utime(tmp_path / f"programs-{number}.json", (number, number))
+    # Of a recorder that was killed while it wrote.
+    (tmp_path / "programs-0.4711").touch()
+    os.utime(tmp_path / "programs-0.4711", (0, 0))
     compiled.write("last", Compiled((), {}), tmp_path)
     assert len(list(tmp_path.iterdir())) == compiled.MAX_FILES
     assert compiled.read("last", tmp_path) is not None

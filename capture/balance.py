@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from capture.ledger import Account, ConnectionLoss, Ledger, Observation, TcpTotals, Unreadable, end_text
+from capture.ledger import (
+    Account,
+    ConnectionLoss,
+    Ledger,
+    Observation,
+    TcpTotals,
+    Unassociated,
+    Unreadable,
+    end_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -98,6 +107,7 @@ def balance(
         tuple(_loss(loss) for loss in tally.losses.values()),
         unlisted_unread=tally.unlisted_unread,
         unlisted_ciphertext=tally.unlisted_ciphertext,
+        unassociated=tuple(Unassociated(*process, n) for process, n in tally.unassociated.items()),
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class Connections:
         self._ends = TwoEnds(lambda view: view.open(describe, self._lookups.behind), mirror, self.tally)
         self._unread = UnreadConnections(tls_names or NoTlsNames(), self.tally)
         self._inner = InnerSessions()
-        self._sessions = Sessions(self._holes, self._inner, self.tally)
+        self._sessions = Sessions(describe, library_name, self._holes, self._inner, self.tally)
         self._answers = Answers()
         self._all_protocols = all_protocols
         self._likely_side = likely_side
@@ -341,7 +341,8 @@ class Connections:
     def _bound(self, event: SessionBound) -> Iterator[StreamItem]:
         session = self._sessions.heard_of(event.session, event.library)
         if event.unwanted:
-            self.tally.filtered_plaintext += self._sessions.give_up(event.session)
+            given_up = self._sessions.give_up(event.session)
+            self.tally.filtered_plaintext += sum(len(moved.payload) for moved in given_up)
         elif session.connection not in (event.connection, event.session):
             yield from self._bind(event.session, session, event.connection)
 

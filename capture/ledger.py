@@ -83,6 +83,22 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class Unassociated:
+    """A process's TLS whose connection is not known: bytes of plaintext that are on no stream."""
+
+    pid: int
+    program: str | None
+    library: str | None
+    bytes: int
+
+    def said(self) -> str:
+        """For people."""
+        process = f"pid {self.pid}{f', {self.library}' if self.library else ''}"
+        name = f"{self.program.rpartition('/')[2]} ({process})" if self.program else process
+        return f"{name}: {_bytes(self.bytes)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """How the recording saw what it accounts for.
 
@@ -166,6 +182,7 @@ class Ledger:
     # Of processes that are not in ``unreadable``: connections, and bytes.
     unlisted_unread: int = 0
     unlisted_ciphertext: int = 0
+    unassociated: tuple[Unassociated, ...] = ()
     # Processes by pid and name that used what is not recorded: QUIC, and HTTP on Unix sockets (of chosen processes).
     quic: tuple[tuple[int, str], ...] = ()
     unix_http: tuple[tuple[int, str], ...] = ()
@@ -199,6 +216,7 @@ class Ledger:
             "unlisted_addresses": self.unlisted_addresses,
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "unlisted_unread": self.unlisted_unread,
+            "unassociated": [asdict(unassociated) for unassociated in self.unassociated],
             "quic": [{"pid": pid, "comm": comm} for pid, comm in self.quic],
             "unix_http": [{"pid": pid, "comm": comm} for pid, comm in self.unix_http],
             "losses": [asdict(loss) for loss in self.losses],
@@ -231,6 +249,10 @@ class Ledger:
                 f"{_bytes(self.lost_bytes)} were lost ({', '.join(reasons)}); "
                 f"{_bytes(self.gap_bytes)} of them are gaps in the file.{remedy}"
             )
+        if self.unassociated:
+            most = sorted(self.unassociated, key=lambda unassociated: -unassociated.bytes)
+            said = [unassociated.said() for unassociated in most]
+            yield f"TLS of no known connection: {'; '.join(_listed(said, 'more processes'))}."
         if self.orphan_bytes:
             yield (
                 f"{_bytes(self.orphan_bytes)} came after the end of their connection had been written: "
@@ -307,9 +329,13 @@ class Ledger:
 
 
 def _processes(found: Sequence[tuple[int, str]]) -> str:
-    listed = [f"{comm} (pid {pid})" for pid, comm in found[:MAX_SAID_PROCESSES]]
-    more = len(found) - len(listed)
-    return ", ".join([*listed, f"{more:,} more"] if more else listed)
+    return ", ".join(_listed([f"{comm} (pid {pid})" for pid, comm in found], "more"))
+
+
+def _listed(found: Sequence[str], more: str) -> list[str]:
+    """As many as are said, and how many there are more."""
+    rest = len(found) - MAX_SAID_PROCESSES
+    return [*found[:MAX_SAID_PROCESSES], *([f"{rest:,} {more}"] if rest > 0 else [])]
 
 
 def _idle_json(connection: IdleConnection) -> dict[str, object]:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from capture.events import BytesMoved, SessionJoined
     from capture.holes import Holes
     from capture.inner_sessions import InnerSessions
+    from capture.streams import Process
     from capture.tally import Tally
 
 # Plaintext whose socket is not known yet, over all sessions; the oldest is given up first.
@@ -24,12 +27,16 @@ MAX_SESSIONS = 65536
 
 @dataclass(slots=True)
 class Session:
-    """``connection`` is 0 while it is not known; ``started`` and ``established`` are its handshake's (ns)."""
+    """``connection`` is 0 while it is not known; ``started`` and ``established`` are its handshake's (ns).
+
+    ``program`` is its process's file, asked for where its plaintext waits.
+    """
 
     connection: int = 0
     library: int = 0
     started: int | None = None
     established: int | None = None
+    program: str | None = None
     waiting: list[BytesMoved] = field(default_factory=list)
     waiting_bytes: int = 0
 
@@ -37,7 +44,16 @@ class Session:
 class Sessions:
     """All of a recording, ``inner`` being those that may be inside others."""
 
-    def __init__(self, holes: Holes, inner: InnerSessions, tally: Tally) -> None:
+    def __init__(
+        self,
+        describe: Callable[[int, str], Process],
+        library_name: Callable[[int], str | None],
+        holes: Holes,
+        inner: InnerSessions,
+        tally: Tally,
+    ) -> None:
+        self._describe = describe
+        self._library_name = library_name
         self._holes = holes
         self._inner = inner
         self._tally = tally
@@ -65,6 +81,8 @@ class Sessions:
     def wait(self, session: Session, event: BytesMoved) -> None:
         """Keep plaintext whose connection is not known."""
         self._inner.wrote(event)
+        if not session.waiting:
+            session.program = self._describe(event.pid, "").exe
         session.waiting.append(event)
         session.waiting_bytes += len(event.payload)
         self._unbound[event.session] = None
@@ -96,14 +114,13 @@ class Sessions:
             for moved in self._take(event.session, session)
         ]
 
-    def give_up(self, number: int) -> int:
-        """Its plaintext waits no more; how many bytes of it there were."""
-        session = self._all[number]
+    def give_up(self, number: int) -> list[BytesMoved]:
+        """What has waited of its plaintext, and waits no more."""
         self._inner.forget(number)
-        given_up = self._take(number, session)
+        given_up = self._take(number, self._all[number])
         for event in given_up:
             self._holes.give_up(number, event.direction, event.position + event.length)
-        return sum(len(event.payload) for event in given_up)
+        return given_up
 
     def forget(self, number: int) -> None:
         """It has ended."""
@@ -118,7 +135,10 @@ class Sessions:
             self._abandon(number)
 
     def _abandon(self, number: int) -> None:
-        self._tally.unknown_association += self.give_up(number)
+        session, given_up = self._all[number], self.give_up(number)
+        if plaintext := sum(len(event.payload) for event in given_up):
+            process = (given_up[0].pid, session.program, self._library_name(session.library))
+            self._tally.note_unassociated(process, plaintext)
 
     def _take(self, number: int, session: Session) -> list[BytesMoved]:
         self._unbound.pop(number, None)

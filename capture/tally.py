@@ -40,6 +40,8 @@ class Tally:
     mirrored_plaintext: int = 0
     never_decided_arrived: int = 0  # cleartext of connections that then spoke TLS, or nothing that was wanted
     unknown_association: int = 0
+    # The same, as far as MAX_LISTED_PROCESSES: (pid, program or None, library or None) → bytes
+    unassociated: dict[tuple[int, str | None, str | None], int] = field(default_factory=dict)
     filtered_plaintext: int = 0  # of connections that the user did not ask for
     gaps: int = 0  # bytes shown as lost
     late_cleartext: int = 0  # arrived after their place was declared a hole, or their connection's end
@@ -64,6 +66,12 @@ class Tally:
         else:
             self.unlisted_unread += 1
             self.unlisted_ciphertext += ciphertext
+
+    def note_unassociated(self, process: tuple[int, str | None, str | None], plaintext: int) -> None:
+        """Plaintext of a process's session whose connection is not known."""
+        self.unknown_association += plaintext
+        if process in self.unassociated or len(self.unassociated) < MAX_LISTED_PROCESSES:
+            self.unassociated[process] = self.unassociated.get(process, 0) + plaintext
 
     def note_mirrored(self, content: Content) -> None:
         """What is shown from the other end."""

@@ -141,6 +141,34 @@ def test_plaintext_without_a_socket_is_lost_with_its_reason():
     assert (ledger.tls.captured, ledger.tls.residue) == (0, 0)
 
 
+def test_whose_plaintext_it_is_that_has_no_socket_is_said():
+    """Of many processes that talk at once, which one was not read whole."""
+    recording = Recording()
+    for session in range(1, MAX_SAID_PROCESSES + 4):
+        sent = plaintext(session, SENT, 0, b"x" * (100 + session), pid=session)
+        recording.feed(sent, plaintext(90 + session, RECEIVED, 0, b"y" * 1000, pid=session))
+    recording.feed(plaintext(7000, SENT, 0, b"", pid=7, length=9, reason=Reason.FAULT))
+    recording.finish()
+    ledger = accounts(recording)
+    assert (
+        sum(whose["bytes"] for whose in ledger.as_json()["unassociated"])
+        == recording.tally.unknown_association
+    )
+    said = next(warning for warning in ledger.warnings() if "no known connection" in warning)
+    assert said.startswith("TLS of no known connection: pid 23, libssl.so.3: 1,123 bytes; pid 22")
+    assert said.endswith("pid 4, libssl.so.3: 1,104 bytes; 3 more processes.")
+
+
+@pytest.mark.parametrize(
+    ("program", "name"), [("/usr/bin/node", "node (pid 7, OpenSSL 3.5.8)"), (None, "pid 7")]
+)
+def test_a_process_is_named_by_its_program(program, name):
+    tally = Tally()
+    tally.note_unassociated((7, program, "OpenSSL 3.5.8" if program else None), 1)
+    ledger = balance(counters(plaintext_reported=1), tally)
+    assert f"TLS of no known connection: {name}: 1 byte." in ledger.warnings()
+
+
 @pytest.mark.parametrize("connection", [0, 99])
 def test_a_fault_outside_of_any_stream_is_counted_once(connection):
     fault = plaintext(7, SENT, 0, b"", connection, length=9, reason=Reason.FAULT)

@@ -253,7 +253,12 @@ class SniffingLayer:
         self._layer = layer(self._context, self._connection, self._joined)
         for sender, time_ns, data in self._held:
             self._layer.data(sender, time_ns, data)
-        self._held.clear()
+        self._forget_start()
+
+    def _forget_start(self) -> None:
+        """What was kept to decide by: a connection may be open for long."""
+        for each in (self._held, *self._start, *self._times):
+            each.clear()
 
     def _join(self) -> None:
         """From now on as if the beginning were missing."""
@@ -274,6 +279,7 @@ class SniffingLayer:
                     for length, time_ns in self._times[sender]:
                         layer.data(sender, time_ns, bytes(self._start[sender][position : position + length]))
                         position += length
+                self._forget_start()
                 return
         if len(window) > 2 * MAX_SNIFFED_BYTES:
             surplus = len(window) - MAX_SNIFFED_BYTES

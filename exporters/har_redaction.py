@@ -43,7 +43,8 @@ CREDENTIAL_HEADERS = frozenset(
 """What Chrome's sanitised export leaves out, and other fields that carry the same."""
 
 _CREDENTIAL_NAME = re.compile(
-    r"token$|secret|passw|jwt|bearer|csrf|xsrf|cookie2$|^dpop$|authori[sz]ation"
+    r"token$|secret|passw|jwt|bearer|csrf|xsrf|cookie2$|^dpop$|authori[sz]ation|auth$|authentication$"
+    r"|session[-_]?id$"
     r"|(?:^|[-_])(?:api|access|auth|subscription|private|account|functions)[-_]?key$|^apikey$",
     re.IGNORECASE,
 )

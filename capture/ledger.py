@@ -199,6 +199,7 @@ class Ledger:
             "unlisted_addresses": self.unlisted_addresses,
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "unlisted_unread": self.unlisted_unread,
+            "unlisted_ciphertext": self.unlisted_ciphertext,
             "quic": [{"pid": pid, "comm": comm} for pid, comm in self.quic],
             "unix_http": [{"pid": pid, "comm": comm} for pid, comm in self.unix_http],
             "losses": [asdict(loss) for loss in self.losses],

@@ -30,7 +30,7 @@ from exporters.http.heads import (
     parse_fields,
 )
 from exporters.http.held import Held, HeldItems
-from exporters.http.http1_owner import Framing, Owner, State, Turn
+from exporters.http.http1_owner import BodyFraming, Owner, State, Turn
 from exporters.http.messages import NO_FIELDS, Fields, Lost
 
 if TYPE_CHECKING:
@@ -217,10 +217,10 @@ class MessageReader(Cursor):
             self._end_message(time_ns)
         elif framing > 0:
             self.state, self._remaining = State.LENGTH, framing
-        elif framing == Framing.UNKNOWN:
+        elif framing == BodyFraming.UNKNOWN:
             self._owner.sync_lost(self._side, time_ns, None)
         else:
-            self.state = _STATE_OF_FRAMING[Framing(framing)]
+            self.state = _STATE_OF_FRAMING[BodyFraming(framing)]
 
     def _doubt(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         """Whether there is a body where the request may have been HEAD: not if a response begins here."""
@@ -367,9 +367,9 @@ class MessageReader(Cursor):
 
 
 _STATE_OF_FRAMING = {
-    Framing.CHUNKED: State.CHUNK_SIZE,
-    Framing.UNTIL_CLOSE: State.UNTIL_CLOSE,
-    Framing.SWITCHED: State.SWITCHED,
+    BodyFraming.CHUNKED: State.CHUNK_SIZE,
+    BodyFraming.UNTIL_CLOSE: State.UNTIL_CLOSE,
+    BodyFraming.SWITCHED: State.SWITCHED,
 }
 
 _STEPS = (

@@ -85,12 +85,7 @@ def _scheme_of(request: Request, connection: Connection) -> str:
     scheme = _scheme(connection)
     if named is not None and _SCHEME.fullmatch(named):
         scheme = named.decode("latin-1").lower()
-    return {"https": "wss", "http": "ws"}.get(scheme, scheme) if _is_websocket(request) else scheme
-
-
-def _is_websocket(request: Request) -> bool:
-    """Also one that was refused: the client asked for ws: or wss: (RFC 6455 §4.1)."""
-    return (request.protocol or request.fields.get(b"upgrade") or b"").lower() == b"websocket"
+    return {"https": "wss", "http": "ws"}.get(scheme, scheme) if request.asks_for_websocket else scheme
 
 
 def _authority(request: Request, connection: Connection, scheme: str) -> str:

@@ -275,6 +275,12 @@ def test_a_script_keeps_what_is_behind_a_redacted_value() -> None:
         "Authentication",
         "Mcp-Session-Id",
         "X-SessionID",
+        "X-Api-Key",
+        "X-Goog-Api-Key",
+        "X-Auth-Token",
+        "X-CSRF-Token",
+        "X-XSRF-Token",
+        "X-Amz-Security-Token",
     ],
 )
 def test_fields_that_are_called_like_credentials(name: str) -> None:

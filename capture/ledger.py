@@ -216,6 +216,7 @@ class Ledger:
             "unlisted_addresses": self.unlisted_addresses,
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
             "unlisted_unread": self.unlisted_unread,
+            "unlisted_ciphertext": self.unlisted_ciphertext,
             "unassociated": [asdict(unassociated) for unassociated in self.unassociated],
             "quic": [{"pid": pid, "comm": comm} for pid, comm in self.quic],
             "unix_http": [{"pid": pid, "comm": comm} for pid, comm in self.unix_http],

@@ -7,9 +7,11 @@ leaves an older capture as it was, and no empty file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,16 @@ _STDIN = 0
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
+class Existing(Enum):
+    """What may be there already. A name that is ours, not the user's, may be one in a folder of others, who know it:
+    a root is not to write to what they have put there, nor to where a link of theirs leads.
+    """
+
+    ANY = auto()  # the user has named it
+    OWN = auto()  # a file of the user's own: what was made before
+    NONE = auto()
+
+
 class WriteError(PlaintapError):
     """An output takes no more."""
 
@@ -40,13 +52,11 @@ class WriteError(PlaintapError):
 class OutputFile:
     """An output by name, ``-`` for stdout; ``option`` is how the user can name another.
 
-    ``fresh``: the name is ours, not the user's, who may be root in a folder of others: nothing that is there already,
-    nor what a link leads to, is written to. ``name`` is what it was called; ``file``, with a buffer, is for
-    writing from begin() on.
+    ``name`` is what it was called; ``file``, with a buffer, is for writing from begin() on.
     Raises UsageError where it cannot be written.
     """
 
-    def __init__(self, name: str, option: str, *, fresh: bool = False) -> None:
+    def __init__(self, name: str, option: str, existing: Existing = Existing.ANY) -> None:
         self.name = name
         self.option = option
         self._path: Path | None = None
@@ -64,9 +74,9 @@ class OutputFile:
                 fd = os.open(path, _FLAGS | os.O_EXCL, _OWNER_ONLY)
                 self._created = True
             except FileExistsError:
-                if fresh:
+                if existing is Existing.NONE:
                     raise
-                fd = os.open(path, _FLAGS, _OWNER_ONLY)
+                fd = os.open(path, _FLAGS, _OWNER_ONLY) if existing is Existing.ANY else _open_own(path)
         except OSError as error:
             raise UsageError(
                 f"Cannot write {name}: {error.strerror}. Name another file with {option}."
@@ -125,6 +135,15 @@ class OutputFile:
         if self._created and not self.begun:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def _open_own(path: Path) -> int:
+    fd = os.open(path, _FLAGS | os.O_NOFOLLOW | os.O_NONBLOCK, _OWNER_ONLY)  # a FIFO would wait for a reader
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and str(found.st_uid) in (str(os.geteuid()), os.environ.get("SUDO_UID")):
+        return fd
+    os.close(fd)
+    raise PermissionError(errno.EPERM, "what is there is no file of yours")
 
 
 def beside(source: str, ending: str) -> str:

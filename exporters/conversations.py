@@ -48,6 +48,8 @@ REASON_CUT: Final = "packet cut short"
 
 MAX_HANDSHAKE_PIECES: Final = 256
 """Segments before the ServerHello. A client sends one hello of at most 16 KiB before it waits."""
+MAX_HANDSHAKE_BYTES: Final = 64 * 1024
+"""And what is in them. Where the server's side is not in a capture, the client's would be collected."""
 
 
 class _Mode(Enum):
@@ -276,8 +278,7 @@ class Conversation:
                 self._encrypted()
             self.data(sender, time_ns, data)
             return
-        handshake.feed(sender, data)
-        handshake.waiting.append((sender, time_ns, data))
+        handshake.feed(sender, time_ns, data)
         if handshake.cipher_suite is None:
             if handshake.hopeless:
                 self._encrypted()
@@ -335,7 +336,7 @@ class Conversation:
 class _Handshake:
     """What both hellos say, and the bytes that wait for the cipher suite."""
 
-    __slots__ = ("_hellos", "_readers", "_server_start", "established_ns", "started_ns", "waiting")
+    __slots__ = ("_bytes", "_hellos", "_readers", "_server_start", "established_ns", "started_ns", "waiting")
 
     def __init__(self, started_ns: int) -> None:
         self.started_ns = started_ns
@@ -344,8 +345,11 @@ class _Handshake:
         self._readers = (HelloReader(), HelloReader())
         self._hellos: list[Hello | None] = [None, None]
         self._server_start = b""
+        self._bytes = 0
 
-    def feed(self, sender: Side, data: bytes) -> None:
+    def feed(self, sender: Side, time_ns: int, data: bytes) -> None:
+        self.waiting.append((sender, time_ns, data))
+        self._bytes += len(data)
         hello = self._readers[sender].feed(data)
         if hello is not None:
             self._hellos[sender] = hello
@@ -365,7 +369,8 @@ class _Handshake:
     @property
     def hopeless(self) -> bool:
         """Whether bytes go on and on without a ServerHello."""
-        return self._readers[Side.SERVER].done or len(self.waiting) > MAX_HANDSHAKE_PIECES
+        too_much = len(self.waiting) > MAX_HANDSHAKE_PIECES or self._bytes > MAX_HANDSHAKE_BYTES
+        return too_much or self._readers[Side.SERVER].done
 
     def tls(self) -> Tls:
         """What is known by now."""

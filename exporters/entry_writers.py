@@ -30,6 +30,8 @@ _FRAMES = frozenset(("connection", "transfer-encoding", "upgrade"))
 _CURL_ADDS = ("Accept", "Host", "User-Agent")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_A_LINE = re.compile(r"[\0\r\n]")
+_NOT_AS_IT_IS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""In a body: what a shell drops, or a terminal obeys on which the command is shown."""
 
 MAX_ARGUMENT_BYTES = 100_000
 """Linux gives an argument 128 KiB (MAX_ARG_STRLEN in execve(2)). A longer body goes through a pipe: printf is the
@@ -87,6 +89,7 @@ def _not_repeatable(entry: Json) -> str | None:
     problems = (
         ("_unknown" in request, "not all of the request was recorded"),
         (request["method"] == "CONNECT", "curl asks for tunnels itself (--proxy)"),
+        (_TOKEN.fullmatch(request["method"]) is None, "its method is none (RFC 9110 §9.1)"),
         (url.startswith(("ws:", "wss:")), "a WebSocket"),
         (not url.startswith(("http://", "https://")), "its scheme is none of HTTP's"),
         (
@@ -144,7 +147,7 @@ def _body_words(request: Json) -> tuple[str | None, str | None]:
         return None, None
     text = posted["text"]
     binary = posted.get("encoding") == "base64"
-    if not binary and "\0" in text:  # which a shell drops
+    if not binary and _NOT_AS_IT_IS.search(text):
         text, binary = base64.b64encode(text.encode()).decode("ascii"), True
     if binary:
         return f"printf %s {shlex.quote(text)} | base64 -d |", "--data-binary @-"

@@ -39,27 +39,33 @@ _IPV6_FRAGMENT_HEADER_BYTES: Final = 8
 
 
 class _Fragments:
-    """The pieces of one datagram's payload by offset, until they are whole."""
+    """The pieces of one datagram's payload by offset, until they are whole.
+
+    Of pieces that overlap nothing is made (RFC 5722 §4, and Linux of IPv4's); one that is repeated is the first.
+    """
 
     def __init__(self) -> None:
         self._pieces: dict[int, bytes] = {}
+        self._bytes = 0
         self._size: int | None = None
 
     def add(self, offset: int, data: bytes, *, more: bool) -> bytes | None:
         """Takes a piece; the payload, if that was the last one missing."""
-        if offset + len(data) > MAX_DATAGRAM_BYTES:
+        if offset in self._pieces or self._bytes + len(data) > MAX_DATAGRAM_BYTES:
             return None
         if not more:
             self._size = offset + len(data)
-        self._pieces.setdefault(offset, data)
-        if self._size is None:
+        self._pieces[offset] = data
+        self._bytes += len(data)
+        if self._bytes != self._size:
             return None
+        # As many bytes as it has: put together once.
         whole = bytearray()
         for start in sorted(self._pieces):
-            if start > len(whole):
+            if start != len(whole):
                 return None
-            whole[start:] = self._pieces[start]
-        return bytes(whole) if len(whole) == self._size else None
+            whole += self._pieces[start]
+        return bytes(whole)
 
 
 class ForeignPackets:

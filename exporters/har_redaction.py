@@ -32,22 +32,17 @@ CREDENTIAL_HEADERS = frozenset(
         "proxy-authentication-info",
         "www-authenticate",
         "proxy-authenticate",
-        "x-api-key",
-        "x-auth-token",
-        "x-csrf-token",
-        "x-xsrf-token",
-        "x-amz-security-token",
-        "x-goog-api-key",
     )
 )
-"""What Chrome's sanitised export leaves out, and other fields that carry the same."""
+"""What Chrome's sanitised export leaves out, and the other fields of RFC 9110 §11 that carry the same."""
 
 _CREDENTIAL_NAME = re.compile(
-    r"token$|secret|passw|jwt|bearer|csrf|xsrf|cookie2$|^dpop$|authori[sz]ation"
+    r"token$|secret|passw|jwt|bearer|csrf|xsrf|cookie2$|^dpop$|authori[sz]ation|auth$|authentication$"
+    r"|session[-_]?id$"
     r"|(?:^|[-_])(?:api|access|auth|subscription|private|account|functions)[-_]?key$|^apikey$",
     re.IGNORECASE,
 )
-"""Fields that are called what credentials are: X-Vault-Token, Api-Key, X-CSRFToken."""
+"""Fields that are called what credentials are: X-Vault-Token, X-Api-Key, X-CSRFToken, Mcp-Session-Id."""
 
 _URL_HEADERS = frozenset(
     (

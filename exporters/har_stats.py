@@ -58,11 +58,12 @@ class HarStats:
 
 
 def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:
-    """The figures of the archive that ``exchanges`` would make; bodies are not kept."""
+    """The figures of the archive that ``exchanges`` would make; bodies and messages are not kept."""
     entries = []
     limit = Limits().decoded_bytes
     for exchange in exchanges:
-        entry = entry_of(exchange, limit)
+        # Without what only Chrome and we know, such as messages.
+        entry = {key: value for key, value in entry_of(exchange, limit).items() if key[0] != "_"}
         entry["response"]["content"].pop("text", None)
         entry["request"].pop("postData", None)
         process = exchange.connection.process
@@ -130,7 +131,7 @@ def lines(stats: HarStats) -> Iterator[str]:
     yield f"{'TIME':>9}  SLOWEST REQUESTS"
     for request in stats.slowest:
         duration = duration_text(int(request.time_ms * 1e6))
-        yield f"{duration:>9}  {request.method} {request.status or '-'} {printable(request.url)}"
+        yield printable(f"{duration:>9}  {request.method} {request.status or '-'} {request.url}")
 
 
 def _page_line(page: PageStats) -> str:

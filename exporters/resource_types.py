@@ -79,7 +79,7 @@ def resource_type(exchange: Exchange) -> str:
 
 def _by_what_is_asked(request: Request) -> str | None:
     """What is a kind of its own, whatever is answered."""
-    if (request.protocol or request.fields.get(b"upgrade") or b"").lower() == b"websocket":
+    if request.asks_for_websocket:
         return "websocket"
     if request.method == b"OPTIONS" and request.fields.get(b"access-control-request-method"):
         return "preflight"

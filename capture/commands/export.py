@@ -9,7 +9,7 @@ import click
 from capture.commands.content_options import Content, content_options
 from capture.commands.values import PID
 from capture.console import Command, say
-from capture.output_file import OutputFile, beside, require_different
+from capture.output_file import Existing, OutputFile, beside, require_different
 from capture.reading import read_exchanges
 from exporters.entry_writers import EXPORTERS
 from exporters.filters import ExchangeFilter
@@ -87,7 +87,7 @@ def export(
     redaction = Redaction.of(content.sensitive, content.redact)
     wanted = ExchangeFilter.of(hosts, urls, statuses, methods, pids)
     notes = Notes()
-    with OutputFile(name, "-o") as out:
+    with OutputFile(name, "-o", Existing.ANY if output else Existing.OWN) as out:
         require_different((out,), file)
         with read_exchanges(file, say, notes, limits) as found:
             out.begin()

@@ -16,7 +16,7 @@ from capture.commands.target_options import target_options, targets
 from capture.commands.values import SECONDS
 from capture.console import Command, say
 from capture.errors import UsageError
-from capture.output_file import STDOUT, OutputFile, deleted_outputs
+from capture.output_file import STDOUT, Existing, OutputFile, deleted_outputs
 from capture.pipeline import DEFAULT_RING_BYTES, MAX_RING_BYTES, Plan
 from capture.recorder import Recorder
 from capture.recording_output import RecordingOutput
@@ -144,7 +144,7 @@ def record(
         stdout_is_taken=name == STDOUT,
     )  # fmt: skip
     with (
-        OutputFile(name, "-w", fresh=not output) as out,
+        OutputFile(name, "-w", Existing.ANY if output else Existing.NONE) as out,
         _optional(archive, "--har") as har,
         _optional(account, "--ledger") as machines,
         RecordingOutput(out, har, machines, Framing(framing), content.for_live()) as recording,

@@ -22,7 +22,7 @@ def hold(context: Context, stream: StreamExchange, item: Held) -> None:
     if stream.held is None:
         stream.held = HeldItems()
     size = len(item.data or b"")
-    if stream.held_enough or (size and stream.held.bytes + size > context.limits.waiting_bytes):
+    if stream.held_enough or stream.held.has_no_room(size, context.limits.waiting_bytes):
         stream.held_enough = True
         context.notes.skipped_bytes += size
         stream.held.lose(item.side, item.time_ns, size or item.length, LOST_TO_LIMIT)

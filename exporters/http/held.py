@@ -20,14 +20,19 @@ class Held(NamedTuple):
     exact: bool = True
 
 
-class HeldItems:
-    """Items in the order in which they came; ``bytes`` is how much they hold."""
+MAX_HELD_ITEMS = 65_536
+"""16 MiB in pieces of 256 bytes, far smaller than what a busy peer sends. Of one byte each, they would take a
+hundred times as much memory as they say."""
 
-    __slots__ = ("_items", "bytes")
+
+class HeldItems:
+    """Items in the order in which they came."""
+
+    __slots__ = ("_bytes", "_items")
 
     def __init__(self) -> None:
         self._items: deque[Held] = deque()
-        self.bytes = 0
+        self._bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._items)
@@ -35,15 +40,22 @@ class HeldItems:
     def hold(self, item: Held) -> None:
         """``item`` waits."""
         self._items.append(item)
-        self.bytes += len(item.data or b"")
+        self._bytes += len(item.data or b"")
 
-    def hold_all(self, others: HeldItems) -> None:
-        """What is left of ``others`` waits behind what does already."""
-        self._items.extend(others._items)
+    def put_back(self, others: HeldItems) -> None:
+        """``others``, which are the rest of what was taken last, wait before all."""
+        self._items.extendleft(reversed(others._items))
+        self._bytes += others._bytes
 
     def take(self) -> Held:
         """The item that has waited longest."""
-        return self._items.popleft()
+        item = self._items.popleft()
+        self._bytes -= len(item.data or b"")
+        return item
+
+    def has_no_room(self, size: int, limit_bytes: int) -> bool:
+        """Whether ``size`` bytes more would be too many, or one more item."""
+        return self._bytes + size > limit_bytes or len(self._items) >= MAX_HELD_ITEMS
 
     def lose(self, side: Side, time_ns: int, length: int, reason: str) -> None:
         """The next ``length`` bytes of ``side`` are not held, as little as those before them."""

@@ -29,7 +29,7 @@ from capture.streams import Side
 from exporters.http.bodies import BodyBuilder
 from exporters.http.heads import parse_request_head, parse_response_head
 from exporters.http.http1_exchange import Pending, request_framing, response_framing
-from exporters.http.http1_owner import Framing, State, Turn
+from exporters.http.http1_owner import BodyFraming, State, Turn
 from exporters.http.http1_reader import MessageReader
 from exporters.http.http2 import Http2Layer
 from exporters.http.messages import Connection, Lost, Outcome
@@ -271,7 +271,7 @@ class Http1Layer:
         pending.response_started_ns, pending.response_ended_ns = times
         if self._undecided is pending:
             self._undecided = None
-        if head.status == 101 or framing == Framing.SWITCHED:
+        if head.status == 101 or framing == BodyFraming.SWITCHED:
             return self._switch_protocols(pending, times[1])
         if framing:
             self._readers[Side.SERVER].body = pending.response_body = BodyBuilder(
@@ -309,11 +309,11 @@ class Http1Layer:
         elif protocol is not None and protocol.lower() in UPGRADES:
             exchange = pending.build(self._connection, time_ns)
             self._go_on(UPGRADES[protocol.lower()](self._context, exchange))
-            return Framing.SWITCHED
+            return BodyFraming.SWITCHED
         else:
             self._switch(Connection(opened, tls, authority))
         self._emit(pending, time_ns)
-        return Framing.SWITCHED
+        return BodyFraming.SWITCHED
 
     def _switch(self, connection: Connection) -> None:
         self._go_on(self._context.open_layer(self._context, connection, False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporters.http.heads import parse_content_length
-from exporters.http.http1_owner import Framing
+from exporters.http.http1_owner import BodyFraming
 from exporters.http.layers import MAX_INTERIM
 from exporters.http.messages import (
     NO_BODY,
@@ -155,24 +155,24 @@ def request_framing(head: RequestHead) -> int:
     """How a request's body is framed (RFC 9112 §6.3)."""
     codings = _transfer_codings(head.fields)
     if codings:
-        return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNKNOWN
+        return BodyFraming.CHUNKED if codings[-1] == b"chunked" else BodyFraming.UNKNOWN
     length = head.fields.get(b"content-length")
     if length is None:
         return 0
     parsed = parse_content_length(length)
-    return Framing.UNKNOWN if parsed is None else parsed
+    return BodyFraming.UNKNOWN if parsed is None else parsed
 
 
 def response_framing(method: bytes | None, head: ResponseHead) -> int:
     """How the body of a response to ``method`` (None where it is unknown) is framed (RFC 9112 §6.3)."""
     status = head.status
     if method == b"CONNECT" and 200 <= status < 300:
-        return Framing.SWITCHED
+        return BodyFraming.SWITCHED
     if method == b"HEAD" or status < 200 or status in _NO_BODY_STATUS:
         return 0
     codings = _transfer_codings(head.fields)
     if codings:
-        return Framing.CHUNKED if codings[-1] == b"chunked" else Framing.UNTIL_CLOSE
+        return BodyFraming.CHUNKED if codings[-1] == b"chunked" else BodyFraming.UNTIL_CLOSE
     length = head.fields.get(b"content-length")
     parsed = None if length is None else parse_content_length(length)
-    return Framing.UNTIL_CLOSE if parsed is None else parsed
+    return BodyFraming.UNTIL_CLOSE if parsed is None else parsed

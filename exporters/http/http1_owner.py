@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from exporters.http.messages import Lost
 
 
-class Framing(IntEnum):
+class BodyFraming(IntEnum):
     """How a message's body ends, where it is not a length (which is 0 or more)."""
 
     CHUNKED = -1
@@ -50,7 +50,7 @@ class Owner(Protocol):
         """May ``side`` begin a message?"""
 
     def message_began(self, side: Side, head: bytes, times: tuple[int, int], strict: bool) -> int | None:
-        """``side`` sent a head; how its body is framed (Framing, or a length), None where it is malformed."""
+        """``side`` sent a head; how its body is framed (BodyFraming, or a length), None where it is malformed."""
 
     def message_ended(self, side: Side, time_ns: int) -> None:
         """The message that began last is complete."""

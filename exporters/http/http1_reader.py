@@ -30,7 +30,7 @@ from exporters.http.heads import (
     parse_fields,
 )
 from exporters.http.held import Held, HeldItems
-from exporters.http.http1_owner import Framing, Owner, State, Turn
+from exporters.http.http1_owner import BodyFraming, Owner, State, Turn
 from exporters.http.messages import NO_FIELDS, Fields, Lost
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
 
 
 class MessageReader(Cursor):
-    """Reads one direction. ``body`` and ``trailers`` are those of the message that began last."""
+    """Reads one direction. ``body`` is that of the message that comes in, ``trailers`` are those of the last."""
 
     def __init__(self, side: Side, owner: Owner, limits: Limits, notes: Notes, joined: bool) -> None:
         super().__init__()
@@ -112,23 +112,24 @@ class MessageReader(Cursor):
         """Read what was held, until the owner has the reader wait again."""
         held, self.waiting = self.waiting, None
         while held:
-            if self.waiting is not None:
-                self.waiting.hold_all(held)
-                return
             item = held.take()
             if item.data is None:
                 self.gap(item.time_ns, item.length, item.reason, item.exact)
             else:
                 self.data(item.time_ns, item.data)
+            if self.waiting is not None:
+                held.put_back(self.waiting)
+                self.waiting = held
+                return
 
     @property
     def waits_too_long(self) -> bool:
         """More waits than the limit allows."""
-        return self.waiting is not None and self.waiting.bytes > self._limits.waiting_bytes
+        return self.waiting is not None and self.waiting.has_no_room(0, self._limits.waiting_bytes)
 
     def drop(self) -> None:
         """Nothing more of the direction can be read, and what waits neither."""
-        self.state = State.SKIP
+        self.state, self.body = State.SKIP, BodyBuilder(0)
         if self.waiting is not None:
             self.resume()
 
@@ -216,10 +217,10 @@ class MessageReader(Cursor):
             self._end_message(time_ns)
         elif framing > 0:
             self.state, self._remaining = State.LENGTH, framing
-        elif framing == Framing.UNKNOWN:
+        elif framing == BodyFraming.UNKNOWN:
             self._owner.sync_lost(self._side, time_ns, None)
         else:
-            self.state = _STATE_OF_FRAMING[Framing(framing)]
+            self.state = _STATE_OF_FRAMING[BodyFraming(framing)]
 
     def _doubt(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
         """Whether there is a body where the request may have been HEAD: not if a response begins here."""
@@ -239,7 +240,8 @@ class MessageReader(Cursor):
 
     def _end_message(self, time_ns: int) -> None:
         self.state = State.HEAD
-        self.body.complete = True
+        body, self.body = self.body, BodyBuilder(0)  # which an idle connection is not to hold
+        body.complete = True
         self._owner.message_ended(self._side, time_ns)
 
     def _length(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
@@ -356,6 +358,7 @@ class MessageReader(Cursor):
 
     def _lose_sync(self, time_ns: int, lost: Lost | None, keep: bool = False) -> None:
         self._searched, self._recognised, self._started_ns = 0, False, None
+        self.body = BodyBuilder(0)
         if not keep:
             self._notes.skipped_bytes += len(self._rest)
             self._rest.clear()
@@ -364,9 +367,9 @@ class MessageReader(Cursor):
 
 
 _STATE_OF_FRAMING = {
-    Framing.CHUNKED: State.CHUNK_SIZE,
-    Framing.UNTIL_CLOSE: State.UNTIL_CLOSE,
-    Framing.SWITCHED: State.SWITCHED,
+    BodyFraming.CHUNKED: State.CHUNK_SIZE,
+    BodyFraming.UNTIL_CLOSE: State.UNTIL_CLOSE,
+    BodyFraming.SWITCHED: State.SWITCHED,
 }
 
 _STEPS = (

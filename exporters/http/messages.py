@@ -156,6 +156,11 @@ class Request:
     authority: bytes | None = None
     protocol: bytes | None = None
 
+    @property
+    def asks_for_websocket(self) -> bool:
+        """Whether it was granted or refused (RFC 6455 §4.1, RFC 8441 §5)."""
+        return (self.protocol or self.fields.get(b"upgrade") or b"").lower() == b"websocket"
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

@@ -32,6 +32,8 @@ MAX_SNIFFED_BYTES = 64 * 1024
 MAX_MAGIC_BYTES = 64
 """How much of a direction tells what it is where its first line does not: more than HTTP/2's preface."""
 
+MAX_EMPTY_LINES_BYTES = 8
+"""Before a request: servers ignore one (RFC 9112 §2.2), of those that old clients send behind a form."""
 
 _FIRST_LINE = re.compile(TOKEN.pattern + rb"[ \t][^\r\n]*HTTP/1\.[0-9][ \t]*\r?\n")
 
@@ -77,10 +79,11 @@ def _recognise_http1(side: Side, start: bytes) -> Verdict:
         if start.startswith(b"HTTP/1."):
             return Verdict.YES
         return Verdict.MORE if b"HTTP/1.".startswith(start) else Verdict.NO
+    start = start[:MAX_EMPTY_LINES_BYTES].lstrip(b"\r\n") + start[MAX_EMPTY_LINES_BYTES:]
     if _FIRST_LINE.match(start):
         return Verdict.YES
     method, _, rest = start.partition(b" ")
-    if TOKEN.fullmatch(method) is None or b"\n" in rest or len(start) > MAX_SNIFFED_BYTES:
+    if (start and TOKEN.fullmatch(method) is None) or b"\n" in rest or len(start) > MAX_SNIFFED_BYTES:
         return Verdict.NO
     return Verdict.MORE
 
@@ -253,7 +256,14 @@ class SniffingLayer:
         self._layer = layer(self._context, self._connection, self._joined)
         for sender, time_ns, data in self._held:
             self._layer.data(sender, time_ns, data)
+        self._forget_start()
+
+    def _forget_start(self) -> None:
+        """What was kept to decide by: a connection may be open for long."""
         self._held.clear()
+        for start, times in zip(self._start, self._times, strict=True):
+            start.clear()
+            times.clear()
 
     def _join(self) -> None:
         """From now on as if the beginning were missing."""
@@ -274,6 +284,7 @@ class SniffingLayer:
                     for length, time_ns in self._times[sender]:
                         layer.data(sender, time_ns, bytes(self._start[sender][position : position + length]))
                         position += length
+                self._forget_start()
                 return
         if len(window) > 2 * MAX_SNIFFED_BYTES:
             surplus = len(window) - MAX_SNIFFED_BYTES

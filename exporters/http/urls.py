@@ -23,7 +23,7 @@ _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=\-]+")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?#]*)(.*)", re.DOTALL)
-_UNSAFE = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]")
+_UNSAFE = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]")
 
 
 def exchange_url(exchange: Exchange) -> str:
@@ -42,7 +42,7 @@ def exchange_url(exchange: Exchange) -> str:
     scheme = _scheme_of(request, connection)
     if target is not None and (absolute := _ABSOLUTE.match(target)):
         if _authority_text(absolute[2], "") is not None:
-            return _escape(target)
+            return f"{target[: absolute.start(3)].decode('latin-1')}{_escape(absolute[3])}"
         scheme, target = absolute[1].decode("latin-1").lower(), absolute[3] or b"/"
     authority = _authority(request, connection, scheme)
     if target is None:
@@ -85,12 +85,7 @@ def _scheme_of(request: Request, connection: Connection) -> str:
     scheme = _scheme(connection)
     if named is not None and _SCHEME.fullmatch(named):
         scheme = named.decode("latin-1").lower()
-    return {"https": "wss", "http": "ws"}.get(scheme, scheme) if _is_websocket(request) else scheme
-
-
-def _is_websocket(request: Request) -> bool:
-    """Also one that was refused: the client asked for ws: or wss: (RFC 6455 §4.1)."""
-    return (request.protocol or request.fields.get(b"upgrade") or b"").lower() == b"websocket"
+    return {"https": "wss", "http": "ws"}.get(scheme, scheme) if request.asks_for_websocket else scheme
 
 
 def _authority(request: Request, connection: Connection, scheme: str) -> str:
@@ -156,9 +151,12 @@ def _connect_url(target: bytes, connection: Connection) -> str:
 def _escape(target: bytes) -> str:
     """As it was sent, but for bytes that end or change a URL where it is read again, which are percent-encoded.
 
-    Browsers send, and show, more than RFC 3986 §2 allows: ``[]{}|^`` and backticks.
+    Browsers send, and show, more than RFC 3986 §2 allows: ``[]{}|^`` and backticks. No fragment is ever sent: a ``#``
+    is one of the path's or the query's (RFC 9112 §3.2).
     """
     text = target.decode("latin-1")
+    if text.startswith("#"):
+        text = f"/{text}"
     if _UNSAFE.search(text) is None:
         return text
     return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text)

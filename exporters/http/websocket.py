@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from exporters.http.layers import Context
     from exporters.http.messages import Exchange
 
-_FIN, _RSV1, _MASKED = 0x80, 0x40, 0x80
+_FIN, _RESERVED, _RSV1, _MASKED = 0x80, 0x70, 0x40, 0x80
 _DEFLATE_TAIL = b"\x00\x00\xff\xff"  # RFC 7692 §7.2.2
 
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
@@ -38,6 +38,7 @@ _WINDOW_BYTES = 32 * 1024
 """How far back deflate refers (RFC 1951 §2)."""
 
 _UNFINISHED = "it was begun and never finished"
+_UNKNOWN_EXTENSION = "it is as it was sent: an extension that is not known has changed it"
 _LOST = "bytes were lost"
 _OMITTED = "bytes are over the limit and were left out"
 
@@ -238,7 +239,10 @@ class _Direction:
         else:
             if opcode < Opcode.CLOSE:
                 self.end(_UNFINISHED)  # RFC 6455 §5.4: the fragments of messages are not mixed
-            self._current = _Message(opcode, self._deflated and bool(first & _RSV1))
+            # RFC 6455 §5.2: who sets a reserved bit has agreed on what it means.
+            unknown = first & _RESERVED & ~(_RSV1 if self._deflated else 0)
+            deflated = self._deflated and bool(first & _RSV1)
+            self._current = _Message(opcode, deflated, _UNKNOWN_EXTENSION if unknown else None)
         if opcode < Opcode.CLOSE and not self._final:
             self._message = self._current
 

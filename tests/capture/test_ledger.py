@@ -294,6 +294,9 @@ def test_of_processes_that_come_by_the_thousand_the_worst_are_said():
     hidden = whole + 3 * MAX_LISTED_PROCESSES - sum(said)
     assert rest.startswith(f"more than {MAX_LISTED_PROCESSES - MAX_SAID_PROCESSES} more processes used TLS")
     assert f" {hidden:,} bytes" in rest
+    found = ledger.as_json()
+    listed = sum(row["ciphertext"] for row in found["unreadable"])
+    assert listed + found["unlisted_ciphertext"] == whole + 3 * MAX_LISTED_PROCESSES
 
 
 def test_machines_read_the_same():

@@ -8,7 +8,7 @@ import pytest
 
 from capture import output_file
 from capture.errors import UsageError
-from capture.output_file import OutputFile
+from capture.output_file import Existing, OutputFile
 
 
 @pytest.mark.parametrize("planted", ["file", "link", "link to nothing"])
@@ -21,9 +21,38 @@ def test_a_name_that_the_user_did_not_give_is_a_new_file(tmp_path, planted):
         if planted == "link":
             victim.write_text("of others")
     with pytest.raises(UsageError, match="Name another"):
-        OutputFile(str(output), "-w", fresh=True)
+        OutputFile(str(output), "-w", Existing.NONE)
     assert victim.exists() == (planted == "link")
     assert planted != "file" or output.read_text() == "of others"
+
+
+@pytest.mark.parametrize("planted", ["link", "another's file", "fifo"])
+def test_what_others_have_put_beside_a_capture_is_not_written_to(tmp_path, monkeypatch, planted):
+    victim, output = tmp_path / "victim", tmp_path / "a.har"
+    victim.write_text("of others")
+    if planted == "link":
+        output.symlink_to(victim)
+    elif planted == "fifo":
+        os.mkfifo(output)
+    else:
+        victim.rename(output)
+        monkeypatch.setattr(os, "geteuid", lambda: output.stat().st_uid + 1)
+    with pytest.raises(UsageError, match="Name another"):
+        OutputFile(str(output), "-o", Existing.OWN)
+    assert planted == "fifo" or output.read_text() == "of others"
+
+
+@pytest.mark.parametrize("behind_sudo", [False, True])
+def test_what_was_made_of_a_capture_before_is_written_over(tmp_path, monkeypatch, behind_sudo):
+    path = tmp_path / "a.har"
+    path.write_text("of before")
+    if behind_sudo:
+        owner = path.stat().st_uid
+        monkeypatch.setenv("SUDO_UID", str(owner))
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with OutputFile(str(path), "-o", Existing.OWN) as output:
+        output.write(b"now")
+    assert path.read_bytes() == b"now"
 
 
 def test_a_name_that_the_user_gave_is_followed(tmp_path):

@@ -153,6 +153,21 @@ def test_encrypted_streams_are_opened_and_closed_and_counted(
     assert any(f"1 TLS streams ({total} bytes) are encrypted" in note for note in reader.notes)
 
 
+def test_a_server_that_says_nothing_is_not_waited_for(certificate: Path) -> None:
+    """As in a capture of one direction: its hello does not come, and what the client sends is not collected."""
+    session = Session(certificate, None, ssl.TLSVersion.TLSv1_2)
+    (_, hello), *_ = session.wire
+    tcp = Tcp(server_port=443)
+    packets = [*tcp.handshake(), tcp.packet(0, PSH | ACK, hello)]
+    packets += [tcp.packet(0, PSH | ACK, b"\x17\x03\x03\x40\x00" + bytes(0x4000)) for _ in range(40)]
+    file = io.BytesIO(pcap(frames(packets)))
+    opened = next(read_streams(file))
+    assert isinstance(opened, StreamOpened)
+    assert opened.tls is not None
+    assert opened.tls.server_name == "example.com"
+    assert file.tell() < len(file.getvalue()) // 4
+
+
 @pytest.mark.parametrize("keys", [True, False])
 def test_keys_in_the_file_are_said_not_to_be_used(certificate: Path, tmp_path: Path, keys: bool) -> None:
     """Whoever wrote them into it expects them to be."""

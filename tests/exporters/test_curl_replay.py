@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, fields, frame, talk
 from h2_talk import H2Talk
 from http_streams import Conversation, read
 
@@ -150,6 +151,7 @@ MULTIPART = (
         posted(b'{"a": "it\'s \\u0041 \\n $HOME `id` !"}\n', kind="application/json"),
         posted(b"x", kind=""),
         posted(b"line\r\nline\n\n"),
+        posted(b"\x1b]0;title\x07 \x7f"),
         posted("café ☃".encode(), kind="text/plain; charset=utf-8"),
         posted("café".encode("latin-1"), kind="text/plain; charset=latin1"),
         posted(EVERY_BYTE, kind="application/octet-stream"),
@@ -168,6 +170,15 @@ MULTIPART = (
 def test_what_arrives_is_what_was_sent(listener: Listener, sent: str) -> None:
     data = sent.replace("HOST", f"127.0.0.1:{listener.port}").encode("latin-1")
     assert listener.replay(command_of(data, listener.port)) == parsed(io.BytesIO(data))
+
+
+def test_a_command_that_is_shown_on_a_terminal_does_not_write_to_it() -> None:
+    commands = command_of(posted(b"\x1b]0;title\x07 \xc2\x9b2J").encode("latin-1"), 80)
+    method = fields((b":method", b"\x1b[2J"), (b":path", b"/"), (b":scheme", b"http"), (b":authority", b"a"))
+    conversation = talk().client(frame(HEADERS, END_HEADERS | END_STREAM, 1, method))
+    commands += commands_of(conversation.server(frame(HEADERS, END_HEADERS | END_STREAM, 1, OK)))
+    assert len(commands.splitlines()) == 2
+    assert all(line.isprintable() for line in commands.splitlines())
 
 
 def test_a_body_with_a_coding_is_sent_without_it(listener: Listener) -> None:

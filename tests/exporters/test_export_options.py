@@ -271,6 +271,16 @@ def test_a_script_keeps_what_is_behind_a_redacted_value() -> None:
         "Ocp-Apim-Subscription-Key",
         "Cookie2",
         "Authorization\t",
+        "X-Auth",
+        "Authentication",
+        "Mcp-Session-Id",
+        "X-SessionID",
+        "X-Api-Key",
+        "X-Goog-Api-Key",
+        "X-Auth-Token",
+        "X-CSRF-Token",
+        "X-XSRF-Token",
+        "X-Amz-Security-Token",
     ],
 )
 def test_fields_that_are_called_like_credentials(name: str) -> None:
@@ -286,6 +296,8 @@ def test_fields_that_are_called_like_credentials(name: str) -> None:
         "Sec-WebSocket-Key",
         "Surrogate-Key",
         "X-Author",
+        "X-Auth-Method",
+        "X-Session-Count",
         "X-RateLimit-Tokens-Left",
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -188,6 +189,31 @@ def test_a_datagram_of_fragments_beyond_the_largest_is_left_out() -> None:
         for offset, more in [(0, True), (8190, False)]
     ]
     assert read(frames(pieces)) == []
+
+
+def test_fragments_that_overlap_make_no_datagram() -> None:
+    """Which of both is meant is each receiver's own affair."""
+    whole = bytes(Tcp().client(get := b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")[TCP])
+    assert get in whole
+
+    def piece(start: int, end: int, data: bytes = whole) -> bytes:
+        more = "MF" if end < len(whole) else 0
+        header = IP(src=CLIENT[0], dst=SERVER[0], id=1, proto=6, flags=more, frag=start // 8)
+        return bytes(Ether(**MAC) / header / data[start:end])
+
+    end = len(whole)
+    assert text(read([piece(0, 24), piece(0, 24, bytes(end)), piece(24, end)])) == get
+    assert read([piece(0, 32), piece(24, 40), piece(40, end)]) == []
+
+
+def test_a_datagram_in_many_fragments_is_put_together_once() -> None:
+    last = 4096 * 8
+    pieces = foreign_packets._Fragments()
+    assert pieces.add(last, b"end", more=False) is None
+    start = time.process_time()
+    found = [pieces.add(offset, b"12345678", more=True) for offset in range(0, last, 8)]
+    assert found[-1] == b"12345678" * 4096 + b"end"
+    assert time.process_time() - start < 1
 
 
 def test_a_segment_quoted_in_an_icmp_error_is_not_one() -> None:

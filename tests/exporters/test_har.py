@@ -237,7 +237,7 @@ def test_send_wait_and_receive() -> None:
 @pytest.mark.parametrize(
     ("target", "host", "tls", "port", "url"),
     [
-        (b"/x?y#z", b"a", None, 80, "http://a/x?y#z"),
+        (b"/x?y#z", b"a", None, 80, "http://a/x?y%23z"),
         (b"/", b"a:8080", None, 8080, "http://a:8080/"),
         (b"/", b"a:80", None, 80, "http://a/"),
         (b"/", b"a:443", HTTPS, 443, "https://a/"),
@@ -247,6 +247,8 @@ def test_send_wait_and_receive() -> None:
         (b"/", b"two words", None, 80, "http://127.0.0.1/"),
         (b"http://b/c?d", b"a", None, 3128, "http://b/c?d"),
         (b"*", b"a", None, 80, "http://a"),
+        (b"/a#b?c=1#d", b"a", None, 80, "http://a/a%23b?c=1%23d"),
+        (b"http://b#c", b"a", None, 80, "http://b/%23c"),
         (b"/sp ace\xff\"<>", b"a", None, 80, "http://a/sp%20ace%FF%22%3C%3E"),
         (b"relative", b"a", None, 80, "http://a/relative"),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 from archives import write_har
+from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, fields, frame, talk
 from http_streams import Conversation, read
 
 from capture.streams import Process, Side, Tls
@@ -77,7 +79,25 @@ def test_a_peer_cannot_write_to_the_terminal() -> None:
     found = read(Conversation(process=Process(1, "a\x1b[2J")).client(b"GE\x80T / HTTP/1.1\r\n\r\n").items)
     found += read(Conversation(process=Process(1, "a\x1b[2J")).client(GET % b"").server(answer(b"")).items)
     assert found
+    method = fields((b":method", b"\x1b[2J"), (b":path", b"/"), (b":scheme", b"https"), (b":authority", b"a"))
+    conversation = talk().client(frame(HEADERS, END_HEADERS | END_STREAM, 1, method))
+    found += read(conversation.server(frame(HEADERS, END_HEADERS | END_STREAM, 1, OK)).items)
     assert all(line.isprintable() for line in summary.lines(found))
+    assert all(line.isprintable() for line in har_stats.lines(har_stats.stats_of_exchanges(found)))
+
+
+def test_the_figures_hold_no_messages() -> None:
+    upgrade = b"Upgrade: websocket\r\n\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n", upgrade)
+    talk.server(b"HTTP/1.1 101 S\r\n", upgrade, (b"\x81\x7e\xff\xff" + b"x" * 0xFFFF) * 10)
+    (socket,) = read(talk.items)
+    har_stats.stats_of_exchanges([socket])  # what is imported and made once
+    tracemalloc.start()
+    try:
+        assert har_stats.stats_of_exchanges([socket] * 20).statuses == {101: 20}
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_truncated_exchanges_say_so() -> None:

@@ -247,6 +247,20 @@ def small_bombs(times: int) -> Iterator[StreamItem]:
     return again(socket(options), times, socket().server(bytes([0xC2, len(bomb)]), bomb).items[-1])
 
 
+def responses_that_nobody_asked_for(times: int) -> Iterator[StreamItem]:
+    """But for one in ten."""
+    opening = Conversation().client(GET)
+    more = Conversation().server(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n" + bytes(40), *[b""] * 9)
+    return again(opening, times, *[more.items[-1]] * 10, opening.client(GET).items.pop())
+
+
+def bytes_that_wait(times: int) -> Iterator[StreamItem]:
+    """One by one, for the answer to an upgrade."""
+    return again(
+        Conversation().client(GET[:-2] + b"Upgrade: x\r\n\r\n"), times, Conversation().client(b"x").items[-1]
+    )
+
+
 def losses_between_frames(times: int) -> Iterator[StreamItem]:
     """Each of which may have hit any of twenty streams, at the same place and at others."""
     opening = talk()
@@ -279,6 +293,8 @@ def events_without_end(times: int) -> Iterator[StreamItem]:
 BOUNDED: list[tuple[Callable[[int], Iterator[StreamItem]], int]] = [
     (empty_messages, 2000),
     (small_bombs, 400),
+    (responses_that_nobody_asked_for, 2000),
+    (bytes_that_wait, 40_000),
     (losses_between_frames, 800),
     (like_http2, 4000),
     (events_without_end, 40_000),
@@ -288,7 +304,7 @@ BOUNDED: list[tuple[Callable[[int], Iterator[StreamItem]], int]] = [
 
 def held_bytes(items: Iterator[StreamItem]) -> int:
     """What reading takes at its height."""
-    reader = ExchangeReader(Limits(body_bytes=1 << 14, socket_bytes=1 << 20))
+    reader = ExchangeReader(Limits(body_bytes=1 << 14, socket_bytes=1 << 20, waiting_bytes=1 << 15))
     tracemalloc.start()
     try:
         for item in items:
@@ -303,5 +319,25 @@ def test_memory_does_not_grow_with_the_input(
     make: Callable[[int], Iterator[StreamItem]], times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exporters.http.websocket.MAX_MESSAGES", 2000)
+    monkeypatch.setattr("exporters.http.held.MAX_HELD_ITEMS", 2000)
     few, many = held_bytes(make(times // TIMES)), held_bytes(make(times))
     assert many < 1.5 * few + 50_000
+
+
+@pytest.mark.parametrize("handshake_seen", [True, False])
+def test_an_open_connection_holds_nothing_of_what_it_has_carried(handshake_seen: bool) -> None:
+    connections = 20
+
+    def items() -> Iterator[StreamItem]:
+        for stream in range(connections):
+            talk = Conversation(stream, handshake_seen=handshake_seen)
+            talk.client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n", bytes(60_000))
+            yield from talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", bytes(60_000)).items
+
+    reader = ExchangeReader()
+    tracemalloc.start()
+    try:
+        assert sum(len(reader.feed(item)) for item in items()) == connections
+        assert tracemalloc.get_traced_memory()[0] < connections * 10_000
+    finally:
+        tracemalloc.stop()

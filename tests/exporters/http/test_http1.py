@@ -44,6 +44,14 @@ def test_a_request_and_its_response() -> None:
     assert exchange.response.started_ns == exchange.ended_ns == talk.items[2].time_ns
 
 
+@pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r\n\r\n"])
+def test_empty_lines_before_the_first_request_are_ignored(before: bytes) -> None:
+    (exchange,) = read_in_splits(Conversation().client(before, GET).server(OK).items)
+    assert exchange.outcome is Outcome.COMPLETE
+    assert exchange.request is not None
+    assert exchange.request.head_bytes == len(GET)
+
+
 def test_an_exchange_comes_out_when_its_last_byte_is_in() -> None:
     talk = Conversation().client(GET).server(OK)
     assert read(talk.items[:2])[0].outcome is Outcome.UNFINISHED

@@ -107,6 +107,23 @@ def test_messages_of_both_sides(extensions: tuple[PerMessageDeflate, ...]) -> No
     assert exchange.response.body.wire_bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("first", "extensions"),
+    [(0xC1, b""), (0xA1, b"permessage-deflate"), (0xD1, b"permessage-deflate"), (0xC1, b"x-other")],
+)
+def test_a_reserved_bit_of_an_unknown_extension(first: int, extensions: bytes) -> None:
+    upgrade = b"Upgrade: websocket\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n", upgrade, b"\r\n")
+    talk.server(b"HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: ", extensions, b"\r\n", upgrade, b"\r\n")
+    (exchange,) = read(talk.server(bytes([first]), b"\x02hi", b"\x81\x02ok").items)
+    assert exchange.socket_messages is not None
+    changed, plain = exchange.socket_messages
+    assert changed.data == b"hi"
+    assert changed.problem is not None
+    assert "an extension that is not known" in changed.problem
+    assert (plain.data, plain.problem) == (b"ok", None)
+
+
 def test_fragments_with_control_frames_between_them() -> None:
     for extensions in EXTENSIONS:
         talk = SocketTalk(*extensions)

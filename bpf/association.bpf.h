@@ -263,6 +263,19 @@ INLINE void remember_record(struct tls_call *call, u64 id, u64 buffer)
 	records.update(&key, &owner);
 }
 
+/* Whether what is sent (RECORD_KEY_END bytes at least) is a record that a TLS function of this process has made. */
+INLINE int is_own_record(u8 *head, u64 id)
+{
+	struct record_key key = {};
+	struct record_owner *owner;
+
+	if (!is_tls_record(head, RECORD_KEY_END))
+		return 0;
+	__builtin_memcpy(&key, head + RECORD_KEY_END - RECORD_KEY_BYTES, RECORD_KEY_BYTES);
+	owner = records.lookup(&key);
+	return owner && owner->tgid == id >> 32;
+}
+
 /* BIO_write outside of any TLS function: is it what this thread has just received? */
 INLINE void note_feed(u32 tid, u64 bio, u64 buffer)
 {

@@ -90,6 +90,9 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);
 	note_nested(id, call, c, head, have, n);
+	/* No hello was seen where the handshake is in packets of another protocol (TDS). */
+	if (c->protocol != PROTOCOL_TLS && d == DIRECTION_SENT && have >= RECORD_KEY_END && is_own_record(head, id))
+		c->protocol = PROTOCOL_TLS;
 
 	int fate = fate_of(c, d, call->flags), overlapped = overlaps(call, c);
 	int announced = fate < 0 && announce(c, id >> 32, tid);

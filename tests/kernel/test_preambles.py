@@ -1,4 +1,6 @@
-"""HTTP that begins later: a client that agrees with a SOCKS proxy first, a proxy that says first whom it speaks for."""
+"""HTTP that begins later: a client that agrees with a SOCKS proxy first, a proxy that says first whom it speaks for, a
+handshake that comes in packets of another protocol.
+"""
 
 from __future__ import annotations
 
@@ -151,5 +153,69 @@ def test_a_hello_that_comes_with_it(servers: Servers, tmp_path: Path, end: str) 
     assert [entry["request"]["url"] for entry in entries(recording.path)] == ["https://a/behind"] * 2, (
         done.stderr
     )
+    assert warnings(done.stderr) == []
+    assert "lost (" not in done.stderr
+
+
+# TLS whose handshake is in packets of another protocol, and what follows is not: SQL Server's (TDS).
+
+PACKETS = """
+import socket, ssl, sys
+request, response = b"GET /behind HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n", b"HTTP/1.1 204 N\\r\\n\\r\\n"
+server = sys.argv[1] == "server"
+if server:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*sys.argv[2:])
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    connection, _ = listener.accept()
+else:
+    context = ssl._create_unverified_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    sys.stdin.readline()
+    connection = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+session = context.wrap_bio(incoming, outgoing, server_side=server)
+def complete(header, call, *arguments):
+    while True:
+        try:
+            result = call(*arguments)
+        except ssl.SSLWantReadError:
+            result = None
+        if written := outgoing.read():
+            connection.sendall(header + written)
+        if result is not None:
+            return result
+        received = connection.recv(1 << 16)
+        incoming.write(received[len(header):])
+complete(b"\\x12\\x01\\0\\0\\0\\0\\1\\0", lambda: session.do_handshake() or 0)
+for said, heard in [(b"", request), (response, b"")] if server else [(request, response)]:
+    if said:
+        complete(b"", session.write, said)
+    if heard:
+        assert complete(b"", session.read, 1000) == heard
+if server:
+    connection.recv(1)
+"""
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_handshake_in_packets(servers: Servers, tmp_path: Path, end: str) -> None:
+    key = servers.certificate.with_name("key.pem")
+    command = [sys.executable, "-c", PACKETS, "server", servers.certificate, key]
+    with running(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        port = server.stdout.readline().strip()
+        command = [sys.executable, "-c", PACKETS, "client", port]
+        with (
+            running(command, stdin=subprocess.PIPE, text=True) as client,
+            record(
+                tmp_path / "packets.pcapng", "-p", client.pid if end == "client" else server.pid
+            ) as recording,
+        ):
+            client.communicate("go\n")
+            assert client.returncode == server.wait(60) == 0
+            done = recording.stop()
+    assert [entry["request"]["url"] for entry in entries(recording.path)] == ["https://a/behind"], done.stderr
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr

@@ -222,7 +222,7 @@ def _content(response: Response, decoded: Content) -> Json:
     size = len(data) if decoded.codings else len(data) + body.lost_bytes + body.omitted_bytes
     content: Json = {"size": size, "mimeType": field_text(kind) or NO_MIME_TYPE}
     if decoded.codings:
-        content["compression"] = len(data) - len(body.data)
+        content["compression"] = size - body.wire_bytes  # of bodySize, as Chrome counts
         content["_codings"] = list(decoded.codings)
     if not data:
         return content

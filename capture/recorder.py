@@ -141,6 +141,10 @@ class Recorder:
             self._exporter.flush()
         else:
             self._exporter.flush()
+            for name in self._plan.targets.absent_names():
+                self._say(
+                    f"Note: no process is called {name!r} now (see `ps -eo comm`). Those to come are recorded."
+                )
             self._say("Recording. Press Ctrl-C to stop.")
 
     def _loop(self, pipeline: Pipeline, command: Command | None) -> None:

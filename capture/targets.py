@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from capture.containers import CGROUP_ROOTS, cgroup_of_container
 from capture.errors import UsageError
 from capture.networks import is_network, mapped, networks
-from capture.processes import require_process
+from capture.processes import require_process, running_processes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Set
@@ -67,6 +67,15 @@ class Targets:
             _passes(own, getattr(self.wanted, kind), getattr(self.excluded, kind))
             for kind, own in (("pids", {pid}), ("comms", comms), ("uids", {uid}), ("cgroups", groups))
         )
+
+    def absent_names(self) -> list[str]:
+        """Wanted names that no process has which runs now."""
+        present = {process.comm for process in running_processes()} if self.wanted.comms else set()
+        return [
+            name
+            for name in self.wanted.comms
+            if os.fsencode(name)[:MAX_COMM_BYTES].decode("utf-8", "backslashreplace") not in present
+        ]
 
     def wants_ends(self, *ends: tuple[bytes, int]) -> bool:
         """What it decides of a connection, by the addresses and ports of its ends."""

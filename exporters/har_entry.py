@@ -201,10 +201,13 @@ def _response(exchange: Exchange, limit: int) -> Json:
 
 
 def _failed(exchange: Exchange, response: Response) -> bool:
-    """Whether devtools would show the exchange as failed. Whoever follows a redirect may give up its body."""
+    """Whether devtools would show the exchange as failed. Whoever follows a redirect may give up its body.
+
+    Of an upload that was refused, the answer is whole, however its connection ended.
+    """
     if exchange.outcome in (Outcome.CANCELLED, Outcome.CLOSED) and response.status in _REDIRECTS:
         return b"location" not in response.fields.index
-    return not response.body.complete or exchange.outcome not in (Outcome.COMPLETE, Outcome.LOST)
+    return not response.body.complete or exchange.outcome is Outcome.MALFORMED
 
 
 def _interim(response: Response) -> Json:
@@ -222,7 +225,7 @@ def _content(response: Response, decoded: Content) -> Json:
     size = len(data) if decoded.codings else len(data) + body.lost_bytes + body.omitted_bytes
     content: Json = {"size": size, "mimeType": field_text(kind) or NO_MIME_TYPE}
     if decoded.codings:
-        content["compression"] = len(data) - len(body.data)
+        content["compression"] = size - body.wire_bytes  # of bodySize, as Chrome counts
         content["_codings"] = list(decoded.codings)
     if not data:
         return content

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 @click.option(
     "--unix",
     is_flag=True,
-    help="Also record streams of Unix sockets, such as Docker's API. Not with --port and --host.",
+    help="Also record streams of Unix sockets, such as Docker's API. --port and --host leave them out.",
 )
 @click.option(
     "--below/--no-below",

@@ -241,6 +241,16 @@ def test_a_long_name_is_cut_as_the_kernel_cuts_it():
     assert abi.header().constants["COMM_BYTES"] == MAX_COMM_BYTES + 1
 
 
+def test_names_that_nobody_has_are_told():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            wanted = Selection(comms=("sleep", "slepe", "a-name-of-more-than-15-bytes"))
+            assert Targets(wanted).absent_names() == ["slepe", "a-name-of-more-than-15-bytes"]
+        finally:
+            process.kill()
+    assert Targets().absent_names() == []
+
+
 def test_a_name_that_is_no_text():
     """A process may give itself any bytes for a name; on the command line Python has them as surrogates."""
     targets = Targets(Selection(comms=(os.fsdecode(b"\xff"),)))

@@ -403,6 +403,15 @@ def test_content_codings(coding: str) -> None:
     assert response["bodySize"] == len(packed)
 
 
+def test_what_a_coding_saves_is_counted_against_the_body_size() -> None:
+    packed = gzip.compress(BODY)
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    response = entry_of(Conversation().client(GET).server(head + framed))["response"]
+    assert response["bodySize"] == len(framed)
+    assert response["content"]["size"] - response["content"]["compression"] == response["bodySize"]
+
+
 @pytest.mark.parametrize(
     ("coding", "body"),
     [

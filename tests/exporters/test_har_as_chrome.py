@@ -206,6 +206,27 @@ def test_a_redirect_whose_body_nobody_waits_for_has_not_failed(status: int, fail
     assert entry["_outcome"] == "the stream was reset"
 
 
+@pytest.mark.parametrize(("length", "failed"), [(3, False), (4, True)])
+def test_an_upload_that_is_refused_has_not_failed(length: int, failed: bool) -> None:
+    talk = Conversation().client(b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
+    talk.server(b"HTTP/1.1 413 C\r\nContent-Length: %d\r\n\r\nbig" % length)
+    entry = entry_of(talk.closes(Side.SERVER, reset=True))
+    assert ("_error" in entry["response"]) == failed
+    assert entry["_outcome"] == "the connection was reset"
+
+
+def test_an_upload_that_http_2_refuses_has_not_failed() -> None:
+    talk = H2Talk()
+    head = [(":method", "PUT"), (":scheme", "https"), (":authority", "a"), (":path", "/")]
+    talk.client.send_headers(1, head)
+    talk.pump()
+    talk.respond(1, status=413)
+    talk.server.reset_stream(1, error_code=0)
+    talk.pump()
+    entry = entry_of(talk.conversation)
+    assert "_error" not in entry["response"]
+
+
 def test_a_form_in_another_charset_has_parameters() -> None:
     body = b"a=\xe9&b=%E9&pass=\xfcx"
     talk = Conversation().client(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpf.system_calls import call_numbers
 from capture import x86
 from capture.elf import X86_64, ElfFile
 from capture.processes import PROC, mappings_of_code
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from capture.thread_stacks import Waiting
 
-# read and recvfrom on x86-64: (fd, buffer, …).
-_RECEIVING = frozenset({0, 45})
+# (fd, buffer, …)
+_RECEIVING = call_numbers("read", "recvfrom")
 _RECORD_HEADER_BYTES = 5
 # A waiting thread's stack above its stack pointer. From the library's read down to the system call there is less.
 _STACK_BYTES = 8192
@@ -105,7 +106,9 @@ def _words(pid: int, stack: int) -> tuple[int, ...]:
 
 def _copies(elf: ElfFile, places: Collection[int]) -> tuple[int, ...]:
     """The calls of memcpy in the functions around these file offsets."""
-    imported = elf.imports(_COPIES) if elf.machine == X86_64 else frozenset()
+    if elf.machine != X86_64:
+        return ()
+    imported = elf.imports(_COPIES)
     functions = {
         function
         for place in places

@@ -277,7 +277,9 @@ def test_a_program_for_arm64(tmp_path):
     text = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     judged = {
         name: (int(first, 16), [int(place, 16) for place in re.findall(r"0x(\w+)\t\t\w+\t\tRET", body)])
-        for name, first, body in re.findall(r"^TEXT (\S+)\(SB\).*\n.*?0x(\w+)\t((?:.+\n)+)", text, re.MULTILINE)
+        for name, first, body in re.findall(
+            r"^TEXT (\S+)\(SB\).*\n.*?0x(\w+)\t((?:.+\n)+)", text, re.MULTILINE
+        )
     }
     found, offset_of = found_in(tmp_path / "program")
     names = {f"{PACKAGE}.{name}" for name in GO_FUNCTIONS if "UConn" not in name}

@@ -32,14 +32,15 @@ _UNREADABLE_REMEDY = "record the other end, or put a proxy in between"
 _NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 # CAP_SYS_ADMIN stands in for these, as before Linux 5.8 (bpf_capable, perfmon_capable), and for no other.
 _PARTS_OF_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
-# What is there on a processor; without a word of what is missing on others.
+# A processor, and what is not done on it.
 _PROCESSORS = {
     "x86_64": "x86-64",
     "aarch64": "arm64: nothing is located in stripped programs that bring their own TLS (Chromium, Bun), rustls is not "
-    "read, and what a call returns that was waiting when the recording began is counted as lost",
+    "read, and what a call returns that was waiting when the recording began is lost",
 }
-# The first with atomic additions that return the value before.
+# The first with atomic additions that return the value before; its compiler for arm64 lacked them.
 _OLDEST_KERNEL = (5, 15)
+_OLDEST_KERNELS = {"aarch64": (5, 18)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,10 @@ def examine_processes(wanted: str | None, catalog: ProbeCatalog) -> Iterator[Fin
 def _kernel() -> Check:
     release = platform.release()
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-    if numbers < _OLDEST_KERNEL:
-        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.15 or newer")
+    oldest = _OLDEST_KERNELS.get(platform.machine(), _OLDEST_KERNEL)
+    if numbers < oldest:
+        remedy = f"plaintap needs Linux {'.'.join(map(str, oldest))} or newer"
+        return Check("kernel", f"Linux {release}", remedy)
     return Check("kernel", f"Linux {release}")
 
 

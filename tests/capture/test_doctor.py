@@ -95,6 +95,15 @@ def test_what_is_not_done_on_a_processor_is_said(monkeypatch, machine, said, men
     assert (check.remedy is not None) is mended
 
 
+@pytest.mark.parametrize(("machine", "oldest"), [("x86_64", "5.15"), ("aarch64", "5.18")])
+def test_the_oldest_kernel_is_a_processor_s_own(monkeypatch, machine, oldest):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(doctor.platform, "release", lambda: f"{oldest}.0-1")
+    assert doctor._kernel().remedy is None
+    monkeypatch.setattr(doctor.platform, "release", lambda: "5.14.0-1")
+    assert oldest in doctor._kernel().remedy
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_only_where_it_is_so_coroutines_are_called_safe(monkeypatch, machine):
     monkeypatch.setattr(doctor.platform, "machine", lambda: machine)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # (fd, buffer, …)
 _RECEIVING = call_numbers("read", "recvfrom")
 _RECORD_HEADER_BYTES = 5
+# Above these bits of a return address arm64 has its signature.
+_ADDRESS = (1 << 48) - 1
 # A waiting thread's stack above its stack pointer. From the library's read down to the system call there is less.
 _STACK_BYTES = 8192
 # Threads that wait: those that serve a connection each. Looking at one takes 0.1 ms.
@@ -97,11 +99,17 @@ def _awaits_header(pid: int, at: Waiting) -> bool:
         return False
 
 
-def _words(pid: int, stack: int) -> tuple[int, ...]:
+def _stack(pid: int, stack: int) -> bytes:
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         memory.seek(stack)
-        data = memory.read(_STACK_BYTES)
-    return struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+        return memory.read(_STACK_BYTES)
+
+
+def _words(pid: int, stack: int) -> tuple[int, ...]:
+    """What may be addresses."""
+    data = _stack(pid, stack)
+    words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+    return tuple(word & _ADDRESS for word in words)
 
 
 def _copies(elf: ElfFile, places: Collection[int]) -> tuple[int, ...]:

@@ -31,9 +31,11 @@ STACKS_PACKAGES += librust-rustls-pemfile-dev librust-tokio-rustls-dev librust-u
 STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26
 # As tests/support/stacks_versions.py has them.
 STACKS_TLS_CLIENT := 0.1.9 1.0.1
-# Other kernels, and what starts them.
-KERNELS := linux-image-amd64 linux-image-6.12-amd64
-KERNELS_PACKAGES := busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86 xz-utils
+# Other kernels, of this or another architecture, and what starts them: make test-kernels ARCHITECTURE=arm64.
+ARCHITECTURE := amd64
+KERNELS := linux-image-$(ARCHITECTURE) linux-image-6.12-$(ARCHITECTURE)
+KERNELS_PACKAGES := cpio debootstrap e2fsprogs kmod xz-utils
+KERNELS_PACKAGES += $(if $(filter arm64,$(ARCHITECTURE)),qemu-system-arm qemu-user-static,qemu-system-x86)
 BENCH_PACKAGES := $(DEMO_PACKAGES) bpfcc-tools linux-headers-amd64 nginx wrk
 
 # NodeSource's nodejs brings npm along and conflicts with Debian's.
@@ -69,7 +71,7 @@ help:
 	@echo 'make demo      record and export a sample: demo.pcapng, demo.har'
 	@echo 'make test      lint, types and every test, the kernel ones as root'
 	@echo 'make test-stacks   real programs of every TLS stack'
-	@echo 'make test-kernels  recordings on Debian 12 kernels, in qemu'
+	@echo 'make test-kernels  recordings on Debian 12 kernels, in qemu (ARCHITECTURE=arm64: an hour)'
 	@echo 'make fuzz      every parser for ten minutes, on any bytes (FUZZ_SECONDS=600)'
 	@echo 'make bench     measure, and write benchmarks/results.md'
 	@echo 'make bench-conversions    export beside other converters, of 1 GiB'
@@ -134,7 +136,7 @@ pytest: dev
 # The same command on Debian's kernels, in qemu.
 test-kernels: install
 	@.ci/install-packages $(KERNELS_PACKAGES)
-	status=0; $(AS_ROOT) tests/kernels/run $(KERNELS) || status=$$?; $(HAND_OVER); exit $$status
+	status=0; $(AS_ROOT) env ARCHITECTURE=$(ARCHITECTURE) tests/kernels/run $(KERNELS) || status=$$?; $(HAND_OVER); exit $$status
 
 # Real programs of every TLS stack, and the table of docs/tls.md from what they show. Their packages are their own.
 test-stacks: dev

@@ -136,6 +136,20 @@ def offset_flags(types: btf.Btf, features: below.Features) -> list[str]:
     ]
 
 
+def compiler_flags(
+    types: btf.Btf, features: below.Features, uprobes: system.Uprobes, *, unix: bool
+) -> list[str]:
+    """All that the source text needs to know. Raises BtfError."""
+    return [
+        "-w",
+        *offset_flags(types, features),
+        *features.flags(),
+        *call_number_flags(),
+        f"-DRECORD_UNIX={int(unix)}",
+        f"-DNO_RETURN={int(uprobes is system.Uprobes.SESSIONS)}",
+    ]
+
+
 class Kernel:
     """Maps by name, programs by name."""
 
@@ -158,14 +172,7 @@ class Kernel:
         self.below = below.probe(unix=unix) if below_calls else below.Features(lengths=False, messages=False)
         types = btf.read_vmlinux({*OFFSETS, *self.below.offsets, "page"})
         self.page_struct_bytes = types.size("page")
-        flags = [
-            "-w",
-            *offset_flags(types, self.below),
-            *self.below.flags(),
-            *call_number_flags(),
-            f"-DRECORD_UNIX={int(unix)}",
-            f"-DNO_RETURN={int(self.uprobes is system.Uprobes.SESSIONS)}",
-        ]
+        flags = compiler_flags(types, self.below, self.uprobes, unix=unix)
         self._fds: dict[int, str] = {}
         self._loaded: dict[tuple[str, str], int] = {}
         self._maps: dict[str, Map] = {}

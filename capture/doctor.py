@@ -32,8 +32,15 @@ _UNREADABLE_REMEDY = "record the other end, or put a proxy in between"
 _NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 # CAP_SYS_ADMIN stands in for these, as before Linux 5.8 (bpf_capable, perfmon_capable), and for no other.
 _PARTS_OF_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
-# The first with atomic additions that return the value before.
+# A processor, and what is not done on it.
+_PROCESSORS = {
+    "x86_64": "x86-64",
+    "aarch64": "arm64: nothing is located in stripped programs that bring their own TLS (Chromium, Bun), rustls is not "
+    "read, and what a call returns that was waiting when the recording began is lost",
+}
+# The first with atomic additions that return the value before; its compiler for arm64 lacked them.
 _OLDEST_KERNEL = (5, 15)
+_OLDEST_KERNELS = {"aarch64": (5, 18)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Finding:
 def examine_machine() -> Iterator[Check]:
     """What recording needs, in the order in which it would fail."""
     yield _kernel()
+    yield _processor()
     yield _rights()
     yield _holding()
     yield _attempt("bcc", lambda: str(getattr(load_bcc(), "__version__", "found")))
@@ -92,9 +100,17 @@ def examine_processes(wanted: str | None, catalog: ProbeCatalog) -> Iterator[Fin
 def _kernel() -> Check:
     release = platform.release()
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-    if numbers < _OLDEST_KERNEL:
-        return Check("kernel", f"Linux {release}", "plaintap needs Linux 5.15 or newer")
-    return Check("kernel", f"Linux {release}, {platform.machine()}")
+    oldest = _OLDEST_KERNELS.get(platform.machine(), _OLDEST_KERNEL)
+    if numbers < oldest:
+        remedy = f"plaintap needs Linux {'.'.join(map(str, oldest))} or newer"
+        return Check("kernel", f"Linux {release}", remedy)
+    return Check("kernel", f"Linux {release}")
+
+
+def _processor() -> Check:
+    machine = platform.machine()
+    remedy = None if machine in _PROCESSORS else "plaintap needs x86-64 or arm64"
+    return Check("processor", _PROCESSORS.get(machine, machine), remedy)
 
 
 def _rights() -> Check:
@@ -149,16 +165,16 @@ def _uprobes() -> Check:
         uprobes = system.newest_uprobes()
     except OSError as error:
         return Check("programs", f"the kernel loads none ({error.strerror})", "run as root: sudo plaintap …")
+    quick = "uprobe_multi: starting and stopping are quick"
+    killed = "programs that switch stacks inside TLS functions, as Crystal's fibers do, are killed by it"
+    if platform.machine() != "x86_64" and uprobes is not system.Uprobes.PERF:
+        return Check("uprobes", f"{quick}; {killed} (not so on x86-64, from Linux 6.13 on)")
     if uprobes is system.Uprobes.SESSIONS:
         return Check(
             "uprobes", "uprobe_multi with sessions: starting and stopping are quick, coroutines are safe"
         )
     if uprobes is system.Uprobes.MULTI:
-        return Check(
-            "uprobes",
-            "uprobe_multi: starting and stopping are quick; programs that switch stacks inside TLS functions, as "
-            "Crystal's fibers do, are killed by it (Linux 6.13 does better)",
-        )
+        return Check("uprobes", f"{quick}; {killed} (Linux 6.13 does better)")
     return Check("uprobes", "one by one: stopping takes 0.1 s a probe; Linux 6.6 does better")
 
 

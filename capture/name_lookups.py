@@ -25,7 +25,9 @@ FUNCTIONS: Final = {
 }
 # glibc's getaddrinfo, with everything inlined, has 9 kB.
 MAX_FUNCTION_BYTES: Final = 1 << 16
-_AARCH64_RETURNS: Final = (b"\xc0\x03\x5f\xd6", b"\xff\x0b\x5f\xd6")  # ret, retaa
+_AARCH64_RETURN: Final = b"\xc0\x03\x5f\xd6"
+# retaa, retab: Linux takes no probe on them.
+_AARCH64_REFUSED: Final = (b"\xff\x0b\x5f\xd6", b"\xff\x0f\x5f\xd6")
 
 
 def find(elf: ElfFile) -> tuple[tuple[ProbeSite, ...], tuple[str, ...]]:
@@ -52,8 +54,10 @@ def _returns(elf: ElfFile, function: Symbol) -> list[int]:
         return []
     code = elf.read_at(function.address, function.size)
     if elf.machine == AARCH64:
-        words = range(0, len(code) - 3, 4)
-        return [function.address + place for place in words if code[place : place + 4] in _AARCH64_RETURNS]
+        words = [code[place : place + 4] for place in range(0, len(code), 4)]
+        if any(word in _AARCH64_REFUSED for word in words):
+            return []
+        return [function.address + 4 * number for number, word in enumerate(words) if word == _AARCH64_RETURN]
     body = list(x86.instructions(code, function.address))
     if not body or body[-1].end != function.address + function.size:
         return []

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from bpf.probes import UprobeSite
+from bpf.system_calls import WAITING_CALLS, call_numbers
 from bpf.tables import OlderCall
 from capture import x86
 from capture.call_arguments import Caller
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
     from capture.call_shapes import ProbeSite
     from capture.thread_stacks import Frame, Waiting
 
-# read, write, readv, writev, sendto, recvfrom, sendmsg, recvmsg of x86-64: (descriptor, …); poll: ({descriptor, …}, …);
-# select, epoll_wait, ppoll, pselect6, epoll_pwait.
-_ON_DESCRIPTOR = frozenset({0, 1, 19, 20, 44, 45, 46, 47})
-_WRITING = frozenset({1, 20, 44, 46})
-_POLL, _OTHERS = 7, frozenset({23, 232, 270, 271, 281})
-_WAITS = _ON_DESCRIPTOR | _OTHERS | {_POLL}
+# (descriptor, …); ({descriptor, …}, count, …).
+_WRITING = call_numbers("write", "writev", "sendto", "sendmsg")
+_ON_DESCRIPTOR = _WRITING | call_numbers("read", "readv", "recvfrom", "recvmsg")
+_POLLING = call_numbers("poll", "ppoll")
+_WAITS = _ON_DESCRIPTOR | call_numbers(*WAITING_CALLS)
 # As many as the kernel side has room for. A thread takes 1 ms of a processor, the first of a process 10.
 _MAX_THREADS = 16384
 # A thread that runs may be in such a call as well, and wait in it, or have left it, a little later.
@@ -320,7 +320,7 @@ def _descriptor(memory: ProcessMemory, at: Waiting) -> int | None:
     """The descriptor that a thread waits on, if it is one."""
     if at.call in _ON_DESCRIPTOR:
         return at.arguments[0] & 0x7FFFFFFF
-    if at.call == _POLL and at.arguments[1] == 1:
+    if at.call in _POLLING and at.arguments[1] == 1:
         return memory.word(at.arguments[0], 4)
     return None
 

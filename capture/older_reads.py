@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpf.system_calls import call_numbers
 from capture import x86
 from capture.elf import X86_64, ElfFile
 from capture.processes import PROC, mappings_of_code
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
     from capture.thread_stacks import Waiting
 
-# read and recvfrom on x86-64: (fd, buffer, …).
-_RECEIVING = frozenset({0, 45})
+# (fd, buffer, …)
+_RECEIVING = call_numbers("read", "recvfrom")
 _RECORD_HEADER_BYTES = 5
+# Above these bits of a return address arm64 has its signature.
+_ADDRESS = (1 << 48) - 1
 # A waiting thread's stack above its stack pointer. From the library's read down to the system call there is less.
 _STACK_BYTES = 8192
 # Threads that wait: those that serve a connection each. Looking at one takes 0.1 ms.
@@ -96,16 +99,24 @@ def _awaits_header(pid: int, at: Waiting) -> bool:
         return False
 
 
-def _words(pid: int, stack: int) -> tuple[int, ...]:
+def _stack(pid: int, stack: int) -> bytes:
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         memory.seek(stack)
-        data = memory.read(_STACK_BYTES)
-    return struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+        return memory.read(_STACK_BYTES)
+
+
+def _words(pid: int, stack: int) -> tuple[int, ...]:
+    """What may be addresses."""
+    data = _stack(pid, stack)
+    words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+    return tuple(word & _ADDRESS for word in words)
 
 
 def _copies(elf: ElfFile, places: Collection[int]) -> tuple[int, ...]:
     """The calls of memcpy in the functions around these file offsets."""
-    imported = elf.imports(_COPIES) if elf.machine == X86_64 else frozenset()
+    if elf.machine != X86_64:
+        return ()
+    imported = elf.imports(_COPIES)
     functions = {
         function
         for place in places

@@ -19,7 +19,7 @@ from kernel_state import UNMOUNT_TRACEFS, verified_instructions
 from processes import PYTHON
 from recording import entries, path_of, warnings
 
-from bpf import abi, below, program, system
+from bpf import abi, below, compiled, program, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS, Probes
 from bpf.program import IN_PAIRS, Kernel
 from bpf.tables import Tables
@@ -47,21 +47,21 @@ OLDEST = (5, 15)
 SOURCES = ("enter_by_cookie", "return_by_cookie", "go_enter_by_cookie", "go_return_by_cookie")
 
 
-def functions():
+def functions(architecture="x86_64"):
     """Every program of the translation unit, by the C preprocessor's reading."""
     text = re.sub(r"^#include <.*$", "", program.source(), flags=re.MULTILINE)
-    command = ["gcc", "-E", "-P", "-D__x86_64__", "-"]
+    command = ["gcc", "-E", "-P", "-U__x86_64__", f"-D__{architecture}__", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     return set(re.findall(r"\bint (\w+)\((?:void|struct \w+) \*ctx\)", done.stdout))
 
 
-def compiled():
+def loaded():
     return Kernel(RING_BYTES, unix=True)
 
 
 @pytest.fixture(scope="module")
 def kernel():
-    found = compiled()
+    found = loaded()
     yield found
     found.close()
 
@@ -129,7 +129,7 @@ def test_every_program_is_known_and_every_known_one_is_there(kernel):
 def test_the_verifier_accepts_every_program(uprobes):
     if uprobes > system.newest_uprobes():
         pytest.skip("this kernel does not know that way")
-    own = compiled()  # what bcc has loaded stays until it is closed
+    own = loaded()  # what bcc has loaded stays until it is closed
     for name in sorted(functions()):
         if name in kinds(own):
             assert own.load(name, kinds(own)[name]) > 0
@@ -249,6 +249,48 @@ def test_every_choice_of_a_user_compiles_for_every_kernel(shown, unix):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+COMPILING_FOR_ARM64 = """
+import platform
+from bpf import below, btf, compiled, compiler, program, system
+features = below.probe(unix=True)
+types = btf.read_vmlinux({*program.OFFSETS, *features.offsets, "page"})
+platform.machine = lambda: "aarch64"
+flags = program.compiler_flags(types, features, system.Uprobes.SESSIONS, unix=True)
+print(compiled.to_json(compiler.compile_source(program.source(), flags)))
+"""
+# struct pt_regs there: the first argument, which is also the result, Go's goroutine, and the stack pointer.
+ARM64_FIRST, ARM64_GOROUTINE, ARM64_STACK = 0, 28 * 8, 31 * 8
+
+
+def context_offsets(code):
+    """Where a program first reads in what it is called with: r1, or its copy, until that register has another value."""
+    found, context = set(), 1
+    for opcode, registers, offset, _ in struct.iter_unpack("<BBhi", code):
+        to, of = registers & 15, registers >> 4
+        if opcode == 0xBF and of == context == 1:
+            context = to
+        elif opcode & 7 == 1 and of == context:
+            found.add(offset)
+        elif opcode & 7 in (0, 1, 4, 7) and to == context:
+            break
+    return found
+
+
+def test_the_kernel_side_compiles_for_arm64():
+    """By bcc's own choice of target; it cannot be loaded here, for its struct pt_regs is longer than this machine's."""
+    environment = os.environ | {"ARCH": "arm64"}
+    command = [PYTHON, "-c", COMPILING_FOR_ARM64]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=180, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    programs = compiled.from_json(done.stdout).programs
+    assert functions("aarch64") <= programs.keys()
+    offsets = {name: context_offsets(programs[name]) for name in SOURCES}
+    assert ARM64_FIRST in offsets["enter_by_cookie"]
+    assert {ARM64_FIRST, ARM64_STACK} <= offsets["return_by_cookie"]
+    assert {ARM64_FIRST, ARM64_GOROUTINE} <= offsets["go_enter_by_cookie"]
+    assert {ARM64_GOROUTINE, ARM64_STACK} <= offsets["go_return_by_cookie"]
+
+
 def test_no_kernel_is_asked_for_what_only_newer_ones_have():
     assert "iov_iter" not in below.Features(lengths=True, messages=False).offsets, (
         "its members were renamed in 6.4"
@@ -263,7 +305,7 @@ def descriptors():
 
 def test_tracepoints_attach_and_let_go():
     before = descriptors()
-    own = compiled()
+    own = loaded()
     probes = Probes(own)
     probes.attach_tracepoints()
     assert probes.missing == []

@@ -84,6 +84,34 @@ def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
     assert text.count("MEND") == text.count("→")
 
 
+@pytest.mark.parametrize(
+    ("machine", "said", "mended"),
+    [("x86_64", "x86-64", False), ("aarch64", "stripped", False), ("riscv64", "riscv64", True)],
+)
+def test_what_is_not_done_on_a_processor_is_said(monkeypatch, machine, said, mended):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    check = doctor._processor()
+    assert said in check.found
+    assert (check.remedy is not None) is mended
+
+
+@pytest.mark.parametrize(("machine", "oldest"), [("x86_64", "5.15"), ("aarch64", "5.18")])
+def test_the_oldest_kernel_is_a_processor_s_own(monkeypatch, machine, oldest):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(doctor.platform, "release", lambda: f"{oldest}.0-1")
+    assert doctor._kernel().remedy is None
+    monkeypatch.setattr(doctor.platform, "release", lambda: "5.14.0-1")
+    assert oldest in doctor._kernel().remedy
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_only_where_it_is_so_coroutines_are_called_safe(monkeypatch, machine):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(doctor.system, "newest_uprobes", lambda: doctor.system.Uprobes.SESSIONS)
+    assert ("coroutines are safe" in doctor._uprobes().found) is (machine == "x86_64")
+    assert ("are killed by it" in doctor._uprobes().found) is (machine != "x86_64")
+
+
 FOUR = {"CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -263,6 +264,32 @@ def test_a_real_program(tmp_path, flags):
             if site.call.returns is Returns.EACH_RET:
                 judged = returns(tmp_path / "program", symbol.address, symbol.address + symbol.size)
                 assert list(site.results_offsets) == [offset_of(place) for place in judged]
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="no Go compiler here")
+def test_a_program_for_arm64(tmp_path):
+    """Its entry is the function's first instruction; judged by Go's own disassembler."""
+    (tmp_path / "main.go").write_text(PROGRAM)
+    subprocess.run(["go", "mod", "init", "example"], cwd=tmp_path, check=True, capture_output=True)
+    environment = os.environ | {"GOARCH": "arm64", "CGO_ENABLED": "0"}
+    subprocess.run(["go", "build", "-o", "program", "."], cwd=tmp_path, check=True, env=environment)
+    command = ["go", "tool", "objdump", "-s", r"^crypto/tls\.\(\*Conn\)", "program"]
+    text = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    judged = {
+        name: (int(first, 16), [int(place, 16) for place in re.findall(r"0x(\w+)\t\t\w+\t\tRET", body)])
+        for name, first, body in re.findall(
+            r"^TEXT (\S+)\(SB\).*\n.*?0x(\w+)\t((?:.+\n)+)", text, re.MULTILINE
+        )
+    }
+    found, offset_of = found_in(tmp_path / "program")
+    names = {f"{PACKAGE}.{name}" for name in GO_FUNCTIONS if "UConn" not in name}
+    assert {site.symbol for site in found.sites} == names
+    for site in found.sites:
+        first, places = judged[site.symbol]
+        assert site.entry_offset == offset_of(first)
+        if site.call.returns is Returns.EACH_RET:
+            assert places
+            assert list(site.results_offsets) == [offset_of(place) for place in places]
 
 
 def test_nothing_is_read_of_a_function_that_is_too_long():

@@ -51,6 +51,34 @@ def test_glibc():
     assert (probes.library, probes.level) == ("C library", "resolver")
 
 
+# Assembled for x86-64 and called arm64's: nop, ret, nop and the given word.
+ARM64 = """
+.globl getaddrinfo
+.type getaddrinfo, @function
+getaddrinfo: .long 0xd503201f, 0xd65f03c0, 0xd503201f, {last}
+.size getaddrinfo, . - getaddrinfo
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "returns"),
+    [(0xD65F03C0, [4, 12]), (0xD65F0BFF, None), (0xD65F0FFF, None)],
+    ids=["ret", "retaa", "retab"],
+)
+def test_on_arm64_no_return_is_probed_that_takes_no_probe(tmp_path, last, returns):
+    """The kernel would refuse it, and with it all that is asked for at once."""
+    library = compile_library(tmp_path, ARM64.format(last=last), "-nostdlib", kind="s")
+    content = bytearray(library.read_bytes())
+    content[18:20] = (183).to_bytes(2, "little")
+    library.write_bytes(content)
+    with ElfFile(str(library)) as elf:
+        sites, notes = find(elf)
+    assert notes == (() if returns else ("getaddrinfo can't be decoded",))
+    assert [[offset - site.entry_offset for offset in site.results_offsets] for site in sites] == (
+        [returns] if returns else []
+    )
+
+
 def test_a_static_program(tmp_path):
     program = compile_library(tmp_path, SOURCE, "-w", linkage=("-static",))
     found = sites_of(program)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 from compiled import LIBSSL
 from processes import running, wait_until
 
-from capture.elf import ElfFile
+from capture import older_calls, older_reads, thread_stacks
+from capture.call_shapes import Call, ProbeSite
+from capture.elf import AARCH64, ElfFile
 from capture.older_reads import find_older_reads
 from capture.thread_stacks import waiting
 
@@ -92,6 +95,49 @@ def test_a_thread_that_waits_for_a_record(certificate):
         threads = waiters(process.pid)
         assert find_older_reads(path, inode + 1, threads).reads == ()
     assert find_older_reads(path, inode, threads).reads == ()
+
+
+class Counting:
+    """What the kernel side is told to count; it is asked for no probe."""
+
+    def __init__(self):
+        self.reads = []
+
+    def knows_call(self, _tid):
+        return False
+
+    def expect_older_read(self, *read, writes=False):
+        self.reads.append((*read, writes))
+
+
+def signed(stack):
+    """What is on a stack, with a signature in each word."""
+
+    def with_signatures(pid, at):
+        words = array("Q", stack(pid, at))
+        return array("Q", (word | 0x2A << 48 for word in words)).tobytes()
+
+    return with_signatures
+
+
+def test_on_arm64_a_thread_that_waits_is_counted(certificate, monkeypatch):
+    """Its callers' code is not understood, nor the library's that copies; and return addresses may be signed."""
+    monkeypatch.setattr(older_reads, "_stack", signed(older_reads._stack))
+    monkeypatch.setattr(thread_stacks.x86, "MACHINE", AARCH64)
+    monkeypatch.setattr(older_reads, "X86_64", None)
+    command = [sys.executable, "-c", WAITER, *certificate]
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        _, fd, tid = map(int, process.stdout.readline().split())
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        path = next(line.split()[-1] for line in maps.splitlines() if "libssl" in line)
+        wait_until(lambda: (at := waiting(process.pid, tid)) and at.call == 0, "the thread to wait")
+        buffer = waiting(process.pid, tid).arguments[1]
+        kernel = Counting()
+        older = older_calls.OlderCalls(kernel, kernel)
+        site = ProbeSite(Call.READ_INT, "SSL_read", 0, 0)
+        older.add(older_calls.ProbedFile(path, Path(path).stat().st_ino, 1, ((site, 1),)))
+        older.look([process.pid])
+    assert kernel.reads == [(process.pid, tid, fd, buffer, False)]
 
 
 def test_imported_functions():

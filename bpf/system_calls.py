@@ -17,6 +17,8 @@ MOVING_CALLS: dict[str, tuple[int, int]] = {
     "sendmsg": (46, 211),
     "recvmsg": (47, 212),
 }
+# Which are looked at for datagrams only: at entry.
+DATAGRAM_CALLS: dict[str, tuple[int, int]] = {"sendmmsg": (307, 269), "recvmmsg": (299, 243)}
 # What has no tracepoint of ours.
 OTHER_CALLS: dict[str, tuple[int, int]] = {"getsockopt": (55, 209)}
 # (fd, buffer, length, flags, …)
@@ -26,4 +28,5 @@ CALLS_WITH_FLAGS = frozenset({"sendto", "recvfrom"})
 def call_number_flags() -> list[str]:
     """-D flags for the numbers of system calls on this architecture."""
     arm = platform.machine() == "aarch64"
-    return [f"-DNR_{call}={numbers[arm]}" for call, numbers in (MOVING_CALLS | OTHER_CALLS).items()]
+    known = MOVING_CALLS | DATAGRAM_CALLS | OTHER_CALLS
+    return [f"-DNR_{call}={numbers[arm]}" for call, numbers in known.items()]

@@ -17,7 +17,7 @@ TEST_PACKAGES += libmbedtls-dev libnss3-dev libnss3-tools libssl-dev libwolfssl-
 TEST_PACKAGES += gcc-multilib liburing-dev
 # Another C library, and networks of their own.
 TEST_PACKAGES += iproute2 musl-tools
-STACKS_PACKAGES := apache2-bin aria2 caddy default-jdk-headless erlang-base erlang-inets erlang-ssl firefox-esr
+STACKS_PACKAGES := apache2-bin aria2 caddy debootstrap default-jdk-headless erlang-base erlang-inets erlang-ssl firefox-esr
 STACKS_PACKAGES += h2o haproxy hitch libcurl3-gnutls libcurl3-nss lua-sec lua5.4 ncat
 STACKS_PACKAGES += nghttp2-client nghttp2-proxy nghttp2-server php-curl socat w3m
 STACKS_PACKAGES += libcurl4-openssl-dev liblwp-protocol-https-perl libwww-perl
@@ -31,6 +31,11 @@ STACKS_PACKAGES += librust-rustls-pemfile-dev librust-tokio-rustls-dev librust-u
 STACKS_GO := 1.21 1.22 1.23 1.24 1.25 1.26
 # As tests/support/stacks_versions.py has them.
 STACKS_TLS_CLIENT := 0.1.9 1.0.1
+# As tests/support/stacks_roots.py has them: other releases of Debian, and their packages.
+STACKS_RELEASES := trixie sid
+STACKS_RELEASE_PACKAGES := ca-certificates curl gir1.2-soup-3.0 glib-networking gnutls-bin haproxy libnss3-tools
+STACKS_RELEASE_PACKAGES += lighttpd lighttpd-mod-mbedtls lighttpd-mod-nss lua-sec lua5.4 nginx nodejs nss-plugin-pem
+STACKS_RELEASE_PACKAGES += openssl python3 python3-gi ruby wget2
 # Other kernels, of this or another architecture, and what starts them: make test-kernels ARCHITECTURE=arm64.
 ARCHITECTURE := amd64
 KERNELS := linux-image-$(ARCHITECTURE) linux-image-6.12-$(ARCHITECTURE)
@@ -120,7 +125,7 @@ test: dev lint types pytest
 lint: dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	shellcheck .ci/run .ci/install-packages samples/demo samples/*.sh tests/kernels/run
+	shellcheck .ci/run .ci/install-packages samples/demo samples/*.sh tests/kernels/run tests/stacks/make_root tests/stacks/programs/*.sh
 
 types: dev
 	$(VENV)/bin/mypy
@@ -160,6 +165,8 @@ test-stacks: dev
 	mkdir -p build/stacks/nodes
 	cp tests/stacks/nodes.json build/stacks/nodes/package.json
 	npm install --silent --no-audit --no-fund --prefix build/stacks/nodes
+	for release in $(STACKS_RELEASES); do \
+	    $(AS_ROOT) tests/stacks/make_root $$release build/stacks/roots/$$release $(STACKS_RELEASE_PACKAGES); done
 	status=0; $(AS_ROOT) env STACKS_TABLE=docs/tls.md $(VENV)/bin/pytest -m kernel tests/stacks || status=$$?; \
 	    $(HAND_OVER); exit $$status
 

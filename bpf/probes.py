@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bpf import abi, below, system
 from bpf.program import IN_PAIRS, Kernel, ProgramError
-from bpf.system_calls import CALLS_WITH_FLAGS, MOVING_CALLS
+from bpf.system_calls import CALLS_WITH_FLAGS, DATAGRAM_CALLS, MOVING_CALLS
 from bpf.tracefs import Tracefs
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MAX_CLOSING_THREADS = 64
 TRACEPOINTS: tuple[tuple[str, str], ...] = (
     *(
         (f"syscalls/sys_enter_{call}", "enter_io_flags" if call in CALLS_WITH_FLAGS else "enter_io")
-        for call in MOVING_CALLS
+        for call in MOVING_CALLS | DATAGRAM_CALLS
     ),
     *((f"syscalls/sys_exit_{call}", "exit_io") for call in MOVING_CALLS),
     ("syscalls/sys_enter_connect", "enter_connect"),

@@ -29,6 +29,15 @@ INLINE int shows_discarded(struct connection *c, u64 sk, u32 flags)
 		!has_upper_layer(sk);
 }
 
+/* A socket that has no stream, or none that is recorded. */
+INLINE void without_stream(struct sock_reference *s, u64 buffer, u32 blocks, u8 direction, u64 id)
+{
+	if (s->datagrams)
+		note_datagrams(id);
+	if ((s->datagrams || s->family == AF_UNIX) && direction == DIRECTION_SENT)
+		look_at_unrecorded(s, buffer, blocks, id);
+}
+
 INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -40,10 +49,7 @@ INLINE void io_enter(u32 fd, u64 buffer, u32 blocks, u8 direction, u32 flags)
 	c = held_connection(tgid, fd, file, &s.sk);
 	if (!c) {
 		if (!socket_of(file, &s)) {
-			if (s.datagrams)
-				note_datagrams(id);
-			if ((s.datagrams || s.family == AF_UNIX) && direction == DIRECTION_SENT)
-				look_at_unrecorded(&s, buffer, blocks, id);
+			without_stream(&s, buffer, blocks, direction, id);
 			return;
 		}
 		c = connection_of(&s, tgid, fd);
@@ -150,6 +156,16 @@ INLINE void message_enter(u32 fd, u64 message, u8 direction, u32 flags)
 		io_enter(fd, vector[0], vector[1], direction, flags);
 }
 
+/* (fd, struct mmsghdr *, …), which begins with the first message's user_msghdr. Of a stream it is seen below. */
+INLINE void messages_enter(u32 fd, u64 messages, u8 direction)
+{
+	struct sock_reference s = {};
+	u64 vector[2] = {};
+
+	if (!socket_of(file_of(fd), &s) && !bpf_probe_read_user(vector, sizeof(vector), (void *)(messages + 16)))
+		without_stream(&s, vector[0], vector[1], direction, bpf_get_current_pid_tgid());
+}
+
 /* At the entry of every call that moves bytes: one program, for each costs 0.1 s to compile. NR_* are the
  * architecture's, from system_calls.py. */
 int enter_io(struct enter_arguments *ctx)
@@ -175,6 +191,12 @@ int wanted_enter_io(struct enter_arguments *ctx)
 		return 0;
 	case NR_sendmsg:
 		message_enter(fd, second, DIRECTION_SENT, third & PROGRAM_FLAGS);
+		return 0;
+	case NR_recvmmsg:
+		messages_enter(fd, second, DIRECTION_RECEIVED);
+		return 0;
+	case NR_sendmmsg:
+		messages_enter(fd, second, DIRECTION_SENT);
 		return 0;
 	case NR_read:
 		direction = DIRECTION_RECEIVED;

@@ -17,6 +17,8 @@ MOVING_CALLS: dict[str, tuple[int, int]] = {
     "sendmsg": (46, 211),
     "recvmsg": (47, 212),
 }
+# Which are looked at for datagrams only: at entry.
+DATAGRAM_CALLS: dict[str, tuple[int, int]] = {"sendmmsg": (307, 269), "recvmmsg": (299, 243)}
 # What has no tracepoint of ours.
 OTHER_CALLS: dict[str, tuple[int, int]] = {"getsockopt": (55, 209)}
 # What a thread may wait in; arm64 has not all of them.
@@ -35,7 +37,7 @@ CALLS_WITH_FLAGS = frozenset({"sendto", "recvfrom"})
 def _numbers() -> dict[str, int]:
     """Those of all these calls that this architecture has."""
     arm = platform.machine() == "aarch64"
-    known = (MOVING_CALLS | OTHER_CALLS | WAITING_CALLS).items()
+    known = (MOVING_CALLS | DATAGRAM_CALLS | OTHER_CALLS | WAITING_CALLS).items()
     return {call: number for call, numbers in known if (number := numbers[arm]) is not None}
 
 
@@ -47,4 +49,4 @@ def call_numbers(*calls: str) -> frozenset[int]:
 def call_number_flags() -> list[str]:
     """-D flags for the numbers of system calls on this architecture."""
     numbers = _numbers()
-    return [f"-DNR_{call}={numbers[call]}" for call in MOVING_CALLS | OTHER_CALLS]
+    return [f"-DNR_{call}={numbers[call]}" for call in MOVING_CALLS | DATAGRAM_CALLS | OTHER_CALLS]

@@ -2,13 +2,13 @@
 copies of it under other names, such as uTLS.
 
 Go has no dynamic symbols, but each program carries a table from code to function names for its stack traces:
-.gopclntab (Go's internal/abi and runtime/symtab.go; layouts of 1.16, 1.18 and 1.20). Stripping leaves it.
+.gopclntab (Go's internal/abi and runtime/symtab.go; layouts of 1.2, 1.16, 1.18 and 1.20). Stripping leaves it.
 
 A uretprobe would break Go, whose stacks move: returns are probed where they are, on each RET of the function.
 From Go 1.17 (arm64: 1.18) arguments and results are in registers; older programs are recognised by their
-prologue and left out. On amd64, in the order of Go's internal ABI: the connection in RAX, the buffer in
-RBX, its length in RCX, the goroutine in R14; at return the count in RAX, the error (nil: 0) in RBX and RCX.
-On arm64 R0, R1, R2, with the goroutine in R28. A function that needs more stack starts over: its entry can
+prologue, or their table, and left out. On amd64, in the order of Go's internal ABI: the connection in RAX,
+the buffer in RBX, its length in RCX, the goroutine in R14; at return the count in RAX, the error (nil: 0) in
+RBX and RCX. On arm64 R0, R1, R2, with the goroutine in R28. A function that needs more stack starts over: its entry can
 be hit twice.
 
 The caller leaves room for these arguments, above the return address, and a function that needs them for longer than
@@ -52,7 +52,7 @@ _OF_COPIES = (b".(*Conn).clientHandshake\0", b".(*Conn).serverHandshake\0")
 _MAX_PACKAGE_BYTES = 256
 
 # Header magics by the Go version that brought them.
-_MAGIC_16, _MAGIC_18, _MAGIC_20 = 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
+_MAGIC_2, _MAGIC_16, _MAGIC_18, _MAGIC_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 _TABLE_SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
 _GO_SECTIONS = (".go.buildinfo", ".note.go.buildid")
 _BUILD_INFO_MAGIC = b"\xff Go buildinf:"
@@ -86,6 +86,11 @@ class GoTls(NamedTuple):
     sites: tuple[ProbeSite, ...]
     notes: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return f"Go {self.version} crypto/tls" if self.version else "Go crypto/tls"
+
 
 class _Table(NamedTuple):
     """A pclntab: file ``offset``, virtual ``address``, ``end`` in the file; the rest as in its header.
@@ -110,6 +115,8 @@ def find_go_tls(elf: ElfFile) -> GoTls | None:
     table = _find_table(elf)
     if table is None:
         return None
+    if table.magic == _MAGIC_2:
+        return GoTls(_version(elf), (), (_UNLIKE_GO,)) if _is_told_of(elf, table) else None
     offsets = _name_offsets(elf, table)
     if not offsets:
         return None
@@ -134,7 +141,8 @@ def _find_table(elf: ElfFile) -> _Table | None:
         return None
     # No section names it: the file has none, or C's linker, which makes shared libraries of Go, put it elsewhere.
     quantum = 1 if elf.machine == X86_64 else 4
-    headers = [struct.pack("<IHBB", magic, 0, quantum, 8) for magic in (_MAGIC_20, _MAGIC_18, _MAGIC_16)]
+    magics = (_MAGIC_20, _MAGIC_18, _MAGIC_16, _MAGIC_2)
+    headers = [struct.pack("<IHBB", magic, 0, quantum, 8) for magic in magics]
     for segment in elf.segments:
         if not segment.executable:
             for offset, _ in elf.view.find(headers, segment.offset, segment.size):
@@ -149,6 +157,8 @@ def _read_table(elf: ElfFile, offset: int, end: int) -> _Table | None:
     if end - offset < 72 or address is None:
         return None
     magic, _, pointer_size, count, *words = struct.unpack("<IHxBQ7Q", elf.view.read(offset, 72))
+    if magic == _MAGIC_2 and pointer_size == 8 and count <= (end - offset) // 16:
+        return _Table(offset, address, end, magic, count, 0, 0, end - offset, 0)
     if pointer_size != 8 or magic not in (_MAGIC_16, _MAGIC_18, _MAGIC_20):
         return None
     # words: the number of files, from 1.18 the text's start, then offsets: names, units, files, pcs,
@@ -163,6 +173,13 @@ def _read_table(elf: ElfFile, offset: int, end: int) -> _Table | None:
     if not names < units <= functions < end - offset or count > (end - offset - functions) // 8:
         return None
     return _Table(offset, address, end, magic, count, text, names, units, functions)
+
+
+def _is_told_of(elf: ElfFile, table: _Table) -> bool:
+    """Whether a table of Go 1.15 or older, which has names among the rest, has those of reading and writing."""
+    names = {f"{PACKAGE}.(*Conn).{name}\0".encode() for name in ("Read", "Write")}
+    found = elf.view.find(list(names), table.offset, table.end - table.offset)
+    return {needle for _, needle in found} == names
 
 
 def _name_offsets(elf: ElfFile, table: _Table) -> dict[str, int]:

@@ -104,6 +104,8 @@ def _named(search: CodeSearch, code: bytes, place: int, start: int, names: Mappi
             (abs(match.start() - place), struct.unpack("<I", match[1])[0])
             for match in _MOV_EDX.finditer(code, low, high)
         ]
+    # The bytes of another instruction may look like one of these: what leads nowhere is none.
+    passed = [(distance, address) for distance, address in passed if search.elf.segment_at(address)]
     return names.get(min(passed)[1]) if passed else None
 
 

@@ -288,7 +288,7 @@ def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | 
     candidates = [f"{folder}/map_files/{mapping.addresses}", f"{folder}/exe"]
     if not name.endswith(_DELETED):
         # The kernel writes paths of this namespace as this process sees them, whatever root the other has.
-        candidates.insert(0, name if plain else f"{folder}/root{name}")
+        candidates.insert(0, name if plain else f"{folder}/root{_below_root(folder, name)}")
     for path in candidates:
         try:
             status = os.stat(path)  # noqa: PTH116 - names may hold bytes that Path normalises away
@@ -299,6 +299,15 @@ def _locate(folder: Path, mapping: Mapping, *, plain: bool) -> ExecutableFile | 
             name = name.removesuffix(_DELETED)
             return ExecutableFile(path, status.st_dev, status.st_ino, Version.of(status), name, ())
     return None
+
+
+def _below_root(folder: Path, name: str) -> str:
+    """A path of another mount namespace, as seen from the process's root: of a chroot that is not the namespace's."""
+    try:
+        root = str((folder / "root").readlink())
+    except OSError:
+        return name
+    return name.removeprefix(root) if name.startswith(f"{root}/") else name
 
 
 def loader_cache_libraries(cache: Path = LOADER_CACHE) -> list[str]:

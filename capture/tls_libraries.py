@@ -282,10 +282,7 @@ def _by_code(elf: ElfFile) -> LibraryProbes | None:
 
 def _go(elf: ElfFile) -> LibraryProbes | None:
     found = golang.find_go_tls(elf)
-    if found is None:
-        return None
-    label = f"Go {found.version} crypto/tls" if found.version else "Go crypto/tls"
-    return LibraryProbes(label, "exports", found.sites, found.notes)
+    return LibraryProbes(found.label, "exports", found.sites, found.notes) if found else None
 
 
 def _rustls(elf: ElfFile) -> LibraryProbes | None:

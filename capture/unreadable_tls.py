@@ -2,9 +2,9 @@
 
 Java, Erlang and .NET's managed code have TLS of their own that is compiled while it runs. Rust's rustls is read by the
 names of its functions (capture.rustls), which most programs that are given away have lost. Haskell's tls is compiled
-by a compiler with calls and stacks of its own. A row is known by the name of a file that the process maps, or by what
-compilers leave in the file: rustls's panics the paths of its source, Haskell's constructors their packages. For
-warnings only: nothing is attached on this account.
+by a compiler with calls and stacks of its own, and so is Go's before 1.17, which capture.golang knows. A row is known
+by the name of a file that the process maps, or by what compilers leave in the file: rustls's panics the paths of its
+source, Haskell's constructors their packages. For warnings only: nothing is attached on this account.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from capture.elf import ElfError, ElfFile
 from capture.errors import PlaintapError
 from capture.file_view import FileView, file_exists
+from capture.golang import find_go_tls
 from capture.processes import discover_files, start_ticks
 from capture.rustls import LIBRARY, PATH_NEEDLE, PATH_VERSION
 
@@ -142,6 +144,15 @@ def unreadable_by_content(path: str) -> str | None:
                 if match.lastindex:
                     return f"{trace.library} {match[1].decode()}"
                 without_version = without_version or trace.library
+        return without_version or _go_without_probes(path)
     except (OSError, PlaintapError):
         return None
-    return without_version
+
+
+def _go_without_probes(path: str) -> str | None:
+    try:
+        with ElfFile(path) as elf:
+            found = find_go_tls(elf)
+    except ElfError:
+        return None
+    return found.label if found and not found.sites else None

@@ -10,13 +10,26 @@ from dataclasses import replace
 
 import pytest
 from compiled import LIBSSL, SHARED, compile_library, symbols, without_section_headers
-from go_like import MAGIC_16, MAGIC_18, MAGIC_20, OLD, PROMOTED, READ, SMALL, UNDECODABLE, WRITE, GoLike
+from go_like import (
+    MAGIC_2,
+    MAGIC_16,
+    MAGIC_18,
+    MAGIC_20,
+    OLD,
+    PROMOTED,
+    READ,
+    SMALL,
+    UNDECODABLE,
+    WRITE,
+    GoLike,
+)
 
 from capture import golang
 from capture.call_shapes import Call, Returns
 from capture.elf import ElfFile, Symbol
 from capture.golang import GO_FUNCTIONS, PACKAGE, find_go_tls
 from capture.tls_libraries import probes_for
+from capture.unreadable_tls import MIN_BYTES, unreadable_by_content
 
 LINKED = {"fixed address": ("-static", "-no-pie"), "position independent": SHARED}
 PROGRAM = """
@@ -166,19 +179,30 @@ def test_a_read_of_which_that_is_not_certain(tmp_path, body):
 
 def test_the_probes_of_a_go_program(tmp_path):
     path, _ = assembled(tmp_path, GoLike())
+    with path.open("ab") as file:
+        file.write(bytes(MIN_BYTES))
     found = probes_for(str(path))
     assert (found.library, found.level) == ("Go 1.21.3 crypto/tls", "exports")
+    assert unreadable_by_content(str(path)) is None
     unknown = assembled(tmp_path, GoLike(build_info=None))[0]
     assert probes_for(str(unknown)).library == "Go crypto/tls"
 
 
-def test_a_go_before_1_17_is_named_and_not_probed(tmp_path):
-    path, _ = assembled(
-        tmp_path, GoLike(MAGIC_16, functions=((READ, OLD), (WRITE, OLD)), build_info="go1.16.2")
-    )
+@pytest.mark.parametrize("magic", [MAGIC_2, MAGIC_16])
+@pytest.mark.parametrize("section", [".gopclntab", ".data.rel.ro"])
+def test_a_go_before_1_17_is_named_and_not_probed(tmp_path, magic, section):
+    functions = ((READ, OLD), (WRITE, OLD))
+    path, _ = assembled(tmp_path, GoLike(magic, functions=functions, table_section=section), SHARED)
     found = probes_for(str(path))
-    assert (found.library, found.sites) == ("Go 1.16.2 crypto/tls", ())
+    assert (found.library, found.sites) == ("Go 1.21.3 crypto/tls", ())
     assert "before 1.17" in found.notes[0]
+    # A smaller program is not looked into.
+    large = path.rename(tmp_path / "large")
+    with large.open("ab") as file:
+        file.write(bytes(MIN_BYTES))
+    assert unreadable_by_content(str(large)) == "Go 1.21.3 crypto/tls"
+    path, _ = assembled(tmp_path, GoLike(magic, functions=(("main.main", OLD),), table_section=section))
+    assert probes_for(str(path)) is None
 
 
 def test_a_wrong_text_start_is_noticed(tmp_path):

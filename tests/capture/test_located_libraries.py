@@ -202,6 +202,44 @@ def test_a_stripped_static_program(tmp_path, linked):
     assert {Call.READ_INTERNAL, Call.BIO_WRITE} <= {site.call for site in probes.sites}
 
 
+def test_a_places_bytes_are_not_taken_for_an_instruction(tmp_path):
+    """At fixed addresses, where a name's address may also be a number: the distance to it begins as one does (0xba)."""
+    source = r"""
+        .section .rodata
+    file: .string "ssl/ssl_lib.c"
+        .org 0x100
+    read: .string "SSL_read"
+        .org 0x200
+    write: .string "SSL_write"
+        .text
+        .cfi_startproc
+    SSL_read:
+        mov $read, %edx
+        mov $2000, %esi
+        mov $file, %edi
+        call elsewhere
+    elsewhere:
+        ret
+        .cfi_endproc
+        .org 0x130
+        .cfi_startproc
+    SSL_write:
+        .skip 15, 0x90
+        lea write(%rip), %rdx
+        mov $2121, %esi
+        lea file(%rip), %rdi
+        call elsewhere
+        ret
+        .cfi_endproc
+    """
+    places = ("-Wl,--section-start=.rodata=0x500000,--section-start=.text=0x401000,-e,0x401000", "-static")
+    path = compile_library(tmp_path, source, "-nostdlib", *places, kind="s", linkage=FIXED_ADDRESS)
+    with ElfFile(str(path)) as elf:
+        assert elf.read_at(0x40113F, 4) == b"\x48\x8d\x15\xba"
+        found, _ = openssl_static.locate(CodeSearch(elf))
+    assert {symbol.name: symbol.address for symbol in found} == {"SSL_read": 0x401000, "SSL_write": 0x401130}
+
+
 @pytest.mark.skipif(not ANDROID.exists(), reason="no android-libboringssl here")
 def test_androids_boringssl_without_looking_at_its_symbols():
     names = symbols(ANDROID, "-D")

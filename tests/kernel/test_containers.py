@@ -16,6 +16,7 @@ from https_client import sample_body
 from judges import expert_problems
 from processes import PYTHON, running, wait_until
 from recording import decoded, entries, plaintap, record, warnings
+from stacks import streams_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,10 @@ def check(capture: Path, port: str) -> None:
     assert decoded(entry["response"]["content"]) == sample_body(LENGTH)
     assert entry["request"]["url"].startswith("https://")
     assert entry["serverIPAddress"] == "127.0.0.1"
+    (stream,) = streams_on(capture, int(port))
+    assert stream.tls
+    # Its version is in another file of the container.
+    assert re.match(r"OpenSSL \d", str(stream.tls.library))
     assert expert_problems(capture) == []
 
 

@@ -1,6 +1,6 @@
 """A program with the table that Go leaves in its programs, and functions that begin and return as Go's do.
 
-Written in assembler, so that tests need no Go: each layout of the table (1.16, 1.18, 1.20, and 1.26 without
+Written in assembler, so that tests need no Go: each layout of the table (1.2, 1.16, 1.18, 1.20, and 1.26 without
 the text's start), at fixed addresses or position independent, and broken ones.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAGIC_16, MAGIC_18, MAGIC_20 = 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
+MAGIC_2, MAGIC_16, MAGIC_18, MAGIC_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 READ, WRITE = "crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"
 
 # Name: body. The stack check, work with two returns, and the restart with more stack.
@@ -78,7 +78,26 @@ class GoLike:
         for index, (_, body) in enumerate(self.functions):
             text += f"f{index}:{body.replace('{name}', f'f{index}')}.p2align 5, 0xcc\n"
         text += "text_end:\nrestart: ret\n"
-        return text + self._table() + self._module() + self._build_info()
+        table = self._table_to_15() if self.magic == MAGIC_2 else self._table()
+        return text + table + self._module() + self._build_info()
+
+    def _table_to_15(self) -> str:
+        count = len(self.functions)
+        table = "".join(f".quad f{i}, r{i}-table\n" for i in range(count))
+        records = "".join(
+            f'r{i}: .quad f{i}\n.long n{i}-table, 0\n.quad 0, 0\nn{i}: .asciz "{name}"\n.p2align 3\n'
+            for i, (name, _) in enumerate(self.functions)
+        )
+        return f"""
+.section {self.table_section}, "aw"
+.p2align 5
+table:
+.long {self.magic}
+.byte 0, 0, 1, 8
+.quad {count}
+{table}.quad text_end, files-table
+{records}files: .long 0
+"""
 
     def _table(self) -> str:
         wide = self.magic == MAGIC_16

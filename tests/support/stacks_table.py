@@ -22,7 +22,8 @@ HEAD = """# TLS stacks that are read
 
 Made by `make test-stacks`, which runs every program below against a peer of another make. Only the program's own
 end is recorded, so that probes on its peer cannot hide a miss. A row counts as read if the SHA-256 of every body, the
-addresses, SNI and ALPN are what the peer saw, and Wireshark has nothing to complain about.
+addresses, SNI and ALPN are what the peer saw, and Wireshark has nothing to complain about. Programs with the name of a
+release of Debian behind them are that release's, in a root folder of their own, as in a container.
 """
 
 

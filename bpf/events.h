@@ -287,7 +287,8 @@ enum counter {
 #define DROP_TLS 32768
 #define MAX_CGROUPS 8
 
-/* A flag beside a library's number in an attachment's cookie (1 << 24): its BIO_write is not known. */
+/* A flag beside a library's number in an attachment's cookie (1 << 24): its records are not seen on their way
+ * out, for its BIO_write, or what hands them to the program, is not known. */
 #define WITHOUT_BIO 16777216
 /* The same (1 << 25): its functions were found by their code, and may be others. */
 #define LOCATED 33554432

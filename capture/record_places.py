@@ -133,6 +133,7 @@ def _followed(
 ) -> Iterator[tuple[x86.Instruction, Values]]:
     values, place = Values(), 0
     for instruction in instructions:
+        values.reach(instruction.address)
         yield instruction, values
         values.follow(instruction, code[place : place + instruction.length])
         place += instruction.length

@@ -1,9 +1,10 @@
 """What registers hold as a function's code goes on, as far as it follows from the function's arguments: themselves,
 words that they point to, and sums and differences of these.
 
-The code is followed from its first byte to its last, as it lies in the file. What is held in registers that calls keep
-is taken to be held behind a jump or a return, too: compilers put the function's object there once. That can be wrong;
-who asks must have other evidence.
+The code is followed from its first byte to its last, as it lies in the file. Where a jump forward leads to, what is not
+known from the instruction before is what it was at the jump; and what is held in registers that calls keep is taken to
+be held behind a jump or a return, too: compilers put the function's object there once. So a value is what it is on one
+way through the function, which is not said to be the only one: who asks must have other evidence.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Values:
     """What general registers hold; None for what is not known."""
 
     def __init__(self) -> None:
-        self._held: dict[int, Value | None] = {r: Argument(r) for r in x86.ARGUMENT_REGISTERS}
+        self._held: dict[int, Value] = {r: Argument(r) for r in x86.ARGUMENT_REGISTERS}
+        self._at_jumps: dict[int, dict[int, Value]] = {}  # by where the first jump there leads to
 
     def of(self, register: int) -> Value | None:
         """What a register holds."""
@@ -76,15 +78,20 @@ class Values:
         """What ModRM.rm names."""
         size = 8 if i.rex & 8 or i.opcode == x86.INDIRECT else 4
         if i.in_register:
-            value = self.of(i.rm)
-            return value if size == 8 or (isinstance(value, Word) and value.size == size) else None
+            return _of_size(self.of(i.rm), size)
         place = self.address(i)
         return Word(place, size) if isinstance(place, Argument) else None
+
+    def reach(self, address: int) -> None:
+        """The next instruction is there."""
+        self._held = self._at_jumps.pop(address, {}) | self._held
 
     def follow(self, i: x86.Instruction, code: bytes) -> None:
         """An instruction, and its bytes."""
         is_simple = not (i.map or i.vector or i.prefix) and code[0] not in _SEGMENTS_AND_SHORT_ADDRESSES
         register, value = self._result(i, code) if is_simple else (-1, None)
+        if i.target is not None and not i.is_call and i.target > i.address:
+            self._at_jumps.setdefault(i.target, dict(self._held))
         is_left = i.is_jump or i.is_return or i.leaves
         for held in list(self._held):
             if writes(i, held) or (is_left and held not in x86.KEPT_REGISTERS):
@@ -96,6 +103,8 @@ class Values:
         """A register, and what is put into it."""
         if i.opcode == _MOV_FROM:
             return i.reg, self.operand(i)
+        if i.opcode == x86.STORE and i.in_register:
+            return i.rm, _of_size(self.of(i.reg), 8 if i.rex & 8 else 4)
         if not i.rex & 8:
             return -1, None
         if i.opcode == _LEA:
@@ -106,8 +115,6 @@ class Values:
 
     def _put(self, i: x86.Instruction, code: bytes) -> Value | None:
         """What is put into the register that ModRM.rm names."""
-        if i.opcode == x86.STORE:
-            return self.of(i.reg)
         if i.opcode in _INTO_OPERAND:
             return _INTO_OPERAND[i.opcode](self.of(i.rm), self.of(i.reg))
         sign = _SIGNS.get(i.reg & 7)
@@ -115,6 +122,11 @@ class Values:
             return None
         amount = int.from_bytes(code[-1 if i.opcode == _GROUP_1_SHORT else -4 :], "little", signed=True)
         return _moved(self.of(i.rm), sign * amount)
+
+
+def _of_size(value: Value | None, size: int) -> Value | None:
+    """What is left of it in so many bytes: all or nothing."""
+    return value if size == 8 or (isinstance(value, Word) and value.size == size) else None
 
 
 def _moved(value: Value | None, amount: int) -> Value | None:

@@ -6,11 +6,12 @@
  * 2. The records themselves. With memory BIOs (asyncio, Node) the library only fills a buffer, which the program
  *    sends later, maybe from another thread. Of each record that a TLS function hands to BIO_write, the 16 bytes
  *    after the header are remembered: no two records share them. The write that sends them names the socket.
- *    Every session writes a record when it begins, and one for every request or response.
- * 3. What a thread does in turn, for libraries without symbols whose BIO_write was not found (Bun's): it receives a
- *    record, and a TLS function returns as many bytes of plaintext as that record holds; or the other way round.
- *    Only if it had to do with no other socket and session in between, of those that are not known: a loop that
- *    first reads all sockets proves nothing.
+ *    Every session writes a record when it begins, and one for every request or response. Where a library hands its
+ *    records to a function of the program's (GnuTLS, mbedTLS, wolfSSL), its object tells where the next one is.
+ * 3. What a thread does in turn, for libraries without symbols whose BIO_write was not found (Bun's), and those of which
+ *    is not known where their records are (s2n): it receives a record, and a TLS function returns as many bytes of
+ *    plaintext as that record holds; or the other way round. Only if it had to do with no other socket and session in
+ *    between, of those that are not known: a loop that first reads all sockets proves nothing.
  * 4. For sessions older than the recording that write no more: the record that a thread has just received is handed
  *    to BIO_write outside of any TLS function. That BIO is one of the session's if its object points to it.
  */

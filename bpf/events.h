@@ -117,6 +117,9 @@ enum shape {
 	SHAPE_HANDSHAKE_ZERO,	/* (object) → 0 when done */
 	SHAPE_FREE,		/* (object) */
 	SHAPE_BIO_WRITE,	/* (bio, buffer, n): entry only */
+	SHAPE_RECORD_BEFORE,	/* (object): a record begins at the first word less the second; entry only */
+	SHAPE_RECORD_BEHIND,	/* … at the first word and a half one, the second … */
+	SHAPE_RECORD_QUEUED,	/* … or is the first in a queue of GnuTLS's packets */
 	SHAPE_COPY,		/* (to, from, n): what an older read hands over; entry only */
 	SHAPE_GO_READ,		/* Go: (conn, buffer, n, capacity) → bytes, error */
 	SHAPE_GO_WRITE,
@@ -284,7 +287,8 @@ enum counter {
 #define DROP_TLS 32768
 #define MAX_CGROUPS 8
 
-/* A flag beside a library's number in an attachment's cookie (1 << 24): its BIO_write is not known. */
+/* A flag beside a library's number in an attachment's cookie (1 << 24): its records are not seen on their way
+ * out, for its BIO_write, or what hands them to the program, is not known. */
 #define WITHOUT_BIO 16777216
 /* The same (1 << 25): its functions were found by their code, and may be others. */
 #define LOCATED 33554432
@@ -292,6 +296,11 @@ enum counter {
 #define ON_RET 67108864
 /* What is above: how many words a function has pushed before the place of its entry probe. */
 #define PUSHED_SHIFT 32
+
+/* Of SHAPE_RECORD_*, in the place of all these: where the two words are in the object, 16 bits each. */
+#define MAX_OFFSET 65535
+#define OFFSET_SHIFT 24
+#define SECOND_OFFSET_SHIFT 40
 
 /* In return_places, beside the process. */
 #define NO_PROBE_THERE 4294967296

@@ -102,7 +102,7 @@ struct session {
 	u32 library;
 	u8 established;
 	u8 tunnels;		/* what it carries is another session's records */
-	u8 without_bio;		/* of a library whose BIO_write is not known */
+	u8 without_bio;		/* of a library whose records are not seen on their way out */
 	u8 unseen;		/* a call was not seen to return: what follows has no known place */
 	u8 closing;		/* to be forgotten when the last of … */
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */

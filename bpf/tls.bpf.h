@@ -151,6 +151,47 @@ INLINE int bio_write_enter(struct pt_regs *ctx, u64 bio, u64 buffer, u64 length)
 	return 0;
 }
 
+/* In GnuTLS's packet, as open_packet has it: where it says how many bytes are used up. */
+#define PACKET_USED 16
+
+/* Where the record begins that a library is about to hand to a function of the program's. */
+INLINE u64 record_place(int shape, u64 object, u64 offsets)
+{
+	u64 place = 0, words[2] = {};
+	u32 size = sizeof(words[0]);
+
+	READ_USER(place, object + (offsets >> OFFSET_SHIFT & MAX_OFFSET));
+	object += offsets >> SECOND_OFFSET_SHIFT & MAX_OFFSET;
+	if (shape == SHAPE_RECORD_QUEUED) {
+		READ_USER(words, place + PACKET_USED);
+		return words[0] + words[1];
+	}
+	if (shape == SHAPE_RECORD_BEHIND)
+		size = sizeof(u32);
+	bpf_probe_read_user(words, size, (void *)object);
+	return shape == SHAPE_RECORD_BEHIND ? place + words[0] : place - words[0];
+}
+
+/* The program may only keep it. Which socket a session has is known after its first records; this then costs a look-up. */
+INLINE int record_enter(struct pt_regs *ctx, int shape, struct tls_call *call)
+{
+	u64 id = bpf_get_current_pid_tgid(), place;
+	struct session_key key = {.ssl = call->ssl, .tgid = id >> 32};
+	struct session *s;
+
+	if (!wanted(id))
+		return 0;
+	s = sessions.lookup(&key);
+	if (s && s->sk)
+		return 0;
+	place = record_place(shape, call->ssl, call->library);
+	call->library &= WITHOUT_BIO - 1;
+	remember_record(call, id, place);
+	if (!place)
+		finish_uprobe(ctx, 1);	/* finds no job: see the head of this file */
+	return 0;
+}
+
 /* The 7th argument is the number of bytes, the 8th where to put how many were written. */
 INLINE int read_stack_arguments(struct pt_regs *ctx, struct tls_call *call)
 {
@@ -196,6 +237,8 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 		return tls_free(ctx, object);
 	if (shape == SHAPE_BIO_WRITE)
 		return bio_write_enter(ctx, object, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+	if (shape > SHAPE_BIO_WRITE)
+		return record_enter(ctx, shape, &call);
 	if (!wanted(bpf_get_current_pid_tgid()) || is_distrusted(library))
 		return 0;
 	if (shape < SHAPE_WRITE_KEPT) {
@@ -228,7 +271,7 @@ INLINE u64 open_packet(struct tls_call *call)
 	u64 packet = 0, used = 0, data = 0;
 	u32 size = 0;
 
-	if (READ_USER(packet, call->buffer) || !packet || READ_USER(used, packet + 16) ||
+	if (READ_USER(packet, call->buffer) || !packet || READ_USER(used, packet + PACKET_USED) ||
 	    READ_USER(data, packet + 24) || READ_USER(size, packet + 32) || used > size)
 		return 0;
 	call->buffer = data + used;

@@ -21,8 +21,6 @@ RETURN_ADDRESS = 16
 # An entry with its rules is some dozen bytes, of the longest functions some hundred.
 _MAX_ENTRY_BYTES = 1 << 14
 _MAX_REMEMBERED = 16
-# The callee keeps these for its caller (psABI §3.2.1).
-KEPT_REGISTERS = frozenset({x86.RBX, x86.RBP, 12, 13, 14, 15})
 
 _ADVANCE, _OFFSET, _RESTORE = 1, 2, 3  # the two high bits of an instruction, whose low ones are an operand
 _NOP, _ADVANCE_1, _ADVANCE_2, _ADVANCE_4 = 0x00, 0x02, 0x03, 0x04

@@ -62,6 +62,11 @@ class Call(Enum):
     COPY = auto()
     # libcrypto: f(bio, buffer, int or size_t length, ...): these bytes are about to be written
     BIO_WRITE = auto()
+    # f(tls, ...): a record is about to be handed to a function of the program. Where it begins is in the object: a word
+    # less another one; a word and a half; the first of a queue of GnuTLS's packets (capture.record_places)
+    RECORD_BEFORE = auto()
+    RECORD_BEHIND = auto()
+    RECORD_QUEUED = auto()
     # NSPR: f(PRFileDesc *, buffer, int32 length [, flags, timeout]) → bytes moved (int32); any kind of file
     NSPR_READ = auto()
     NSPR_WRITE = auto()
@@ -109,6 +114,7 @@ class Call(Enum):
 
 _RETURNS = {
     **{call: Returns.EACH_RET for call in Call if call.name.startswith(("GO_", "NAME_"))},
+    **{call: Returns.UNPROBED for call in Call if call.name.startswith("RECORD_")},
     **dict.fromkeys((Call.FREE, Call.COPY, Call.BIO_WRITE, Call.NSPR_CLOSE, Call.GO_CLOSE), Returns.UNPROBED),
 }
 
@@ -120,6 +126,7 @@ class ProbeSite:
     ``return_offset`` is for a uretprobe; ``results_offsets`` are the function's RET instructions, for
     probes of the plain kind on each, where there may be no uretprobe (Go; functions that threads are cancelled in, or
     whose first instruction takes no probe). ``pushed`` is how many words are on the stack where the entry is probed.
+    ``offsets`` are those of a RECORD_ shape's words in the object.
     """
 
     call: Call
@@ -128,6 +135,7 @@ class ProbeSite:
     return_offset: int | None
     results_offsets: tuple[int, ...] = ()
     pushed: int = 0
+    offsets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from typing import Any, get_args
 from capture.cache_folder import cache_folder
 from capture.call_shapes import Call, Level, LibraryProbes, ProbeSite
 from capture.elf import ElfFile
+from capture.record_places import MAX_OFFSET
 from capture.tls_libraries import find_probes
 
 # The modules whose answers are kept: a change in one makes the file on disk worthless.
@@ -41,6 +42,9 @@ DECIDING_MODULES = (
     "openssl_static",
     "probe_points",
     "probe_sites",
+    "record_places",
+    "register_values",
+    "register_writes",
     "rustls",
     "tls_libraries",
     "x86",
@@ -152,6 +156,7 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
                 site.return_offset,
                 list(site.results_offsets),
                 site.pushed,
+                list(site.offsets),
             ]
             for site in found.sites
         ],
@@ -160,8 +165,8 @@ def _encode(found: LibraryProbes) -> dict[str, Any]:
 
 def _decode(entry: dict[str, Any]) -> LibraryProbes:
     sites = tuple(
-        ProbeSite(Call[call], symbol, entered, returned, tuple(results), pushed)
-        for call, symbol, entered, returned, results, pushed in entry["sites"]
+        ProbeSite(Call[call], symbol, entered, returned, tuple(results), pushed, tuple(offsets))
+        for call, symbol, entered, returned, results, pushed, offsets in entry["sites"]
     )
     return LibraryProbes(entry["library"], entry["level"], sites, tuple(entry["notes"]))
 
@@ -171,7 +176,7 @@ def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
     sites = entry["sites"]
     return all(
         max(entered, returned or 0, *results, 0) < elf.view.size
-        for _, _, entered, returned, results, _ in sites
+        for _, _, entered, returned, results, *_ in sites
     )
 
 
@@ -180,8 +185,10 @@ def _check(entry: dict[str, Any]) -> None:
     texts = [entry["library"], *entry["notes"]]
     if entry["level"] not in get_args(Level) or not all(isinstance(text, str) for text in texts):
         raise ValueError
-    for call, symbol, entered, returned, results, pushed in entry["sites"]:
-        offsets = [entered, *([] if returned is None else [returned]), *results, pushed]
-        if not isinstance(symbol, str) or any(type(offset) is not int or offset < 0 for offset in offsets):
+    for call, symbol, entered, returned, results, pushed, offsets in entry["sites"]:
+        numbers = [entered, *([] if returned is None else [returned]), *results, pushed, *offsets]
+        if not isinstance(symbol, str) or any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError
+        if any(offset > MAX_OFFSET for offset in offsets):
             raise ValueError
         Call[call]

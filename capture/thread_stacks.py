@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture import call_frames, x86
-from capture.call_frames import KEPT_REGISTERS, RETURN_ADDRESS
+from capture.call_frames import RETURN_ADDRESS
 from capture.elf import ElfError, ElfFile
 from capture.processes import PROC, locate_mapping, mappings_of_code
 
@@ -215,7 +215,7 @@ class ProcessMemory:
         registers = {
             number: value
             for number, value in frame.registers.items()
-            if number in KEPT_REGISTERS - rules.lost - rules.saved.keys()
+            if number in x86.KEPT_REGISTERS - rules.lost - rules.saved.keys()
         }
         for number, offset in rules.saved.items():
             value = self.word(top + offset)

@@ -28,11 +28,19 @@ Knows nothing of processes, BPF, or which of the sites get attached.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture import golang, located_libraries, name_lookups, openssl_internals, probe_sites, rustls
+from capture import (
+    golang,
+    located_libraries,
+    name_lookups,
+    openssl_internals,
+    probe_sites,
+    record_places,
+    rustls,
+)
 from capture.boringssl import UNEXPORTED
 from capture.call_shapes import Call, LibraryProbes
 from capture.elf import ElfError, ElfFile, Symbol
@@ -49,7 +57,7 @@ class Library:
 
     ``file_names`` is a regular expression for the usual names. ``version`` finds ``name`` and version in
     read-only data, after ``version_needle``, in the file or in the companion library of that name that it
-    is linked with.
+    is linked with. ``handing`` is how it hands its records to the program, if it makes no system calls.
     """
 
     name: str
@@ -62,6 +70,7 @@ class Library:
     companion: str = ""
     has_openssl_internals: bool = False
     not_linked_with: str = ""
+    handing: record_places.Handing | None = None
 
 
 _SSL = {
@@ -136,6 +145,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         b"",
         b"Enabled GnuTLS ",
         r"GnuTLS \d[\d.]+\d",
+        handing=record_places.GNUTLS,
     ),
     Library(
         "mbedTLS",
@@ -148,6 +158,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
             "mbedtls_ssl_session_reset": Call.FREE,
         },
         r"libmbedtls[-.\w]*\.so[.\w]*",
+        handing=record_places.MBEDTLS,
     ),
     Library(
         "wolfSSL",
@@ -167,6 +178,7 @@ TLS_LIBRARIES: tuple[Library, ...] = (
         b"",
         b"wolfSSL ",
         r"wolfSSL \d[\d.]+\d",
+        handing=record_places.WOLFSSL,
     ),
     Library(
         "s2n-tls",
@@ -252,6 +264,10 @@ def _by_symbols(elf: ElfFile) -> LibraryProbes | None:
         return None
     internals = openssl_internals.find_internals(elf, functions) if rows[0].has_openssl_internals else None
     wanted = _internal_sites(internals)
+    places = [
+        place for row in rows if row.handing and (place := record_places.find(elf, row.handing, functions))
+    ]
+    wanted += [(place.call, place.symbol) for place in places]
     for row in rows:
         replaced = _READS_AND_WRITES if internals and row.has_openssl_internals else frozenset()
         wanted += [
@@ -260,6 +276,8 @@ def _by_symbols(elf: ElfFile) -> LibraryProbes | None:
             if name in functions and call not in replaced
         ]
     sites, notes = probe_sites.place(elf, wanted)
+    offsets = {place.symbol.name: place.offsets for place in places}
+    sites = tuple(replace(site, offsets=offsets.get(site.symbol, ())) for site in sites)
     return LibraryProbes(_label(elf, rows[0]), "internal" if internals else "exports", sites, notes)
 
 
@@ -306,6 +324,7 @@ def _wanted_functions(elf: ElfFile) -> dict[str, Symbol]:
             *row.anchors,
             *row.functions,
             *(openssl_internals.WANTED if row.has_openssl_internals else ()),
+            *(row.handing.names if row.handing else ()),
         )
     }
     return elf.functions(wanted) if wanted else {}

@@ -18,6 +18,7 @@ from bpf.system import is_overlay
 from capture.errors import PlaintapError
 from capture.older_calls import ProbedFile
 from capture.processes import ExecutableFile, Version, discover_files
+from capture.record_places import library_of
 from capture.tls_libraries import may_hold_tls
 
 if TYPE_CHECKING:
@@ -320,6 +321,9 @@ class TlsProbes:
 def _flags(site: ProbeSite, found: LibraryProbes) -> int:
     """events.h's flags of a site, beside the library's number."""
     constants = abi.header().constants
+    if site.offsets:
+        bits = (constants["OFFSET_SHIFT"], constants["SECOND_OFFSET_SHIFT"])
+        return sum(offset << shift for offset, shift in zip(site.offsets, bits, strict=False))
     flags = constants["WITHOUT_BIO"] if _lacks_bio(site, found) else 0
     # Found by their code, or called by a convention that is nobody's promise.
     guarded = found.level == "located" or _is_of_keys(site)
@@ -334,10 +338,11 @@ def _is_of_keys(site: ProbeSite) -> bool:
 
 def _lacks_bio(site: ProbeSite, found: LibraryProbes) -> bool:
     """Whether the function's records are not seen on their way out, where it makes no system calls itself: its library
-    has no BIO_write, or none was found. What is not OpenSSL's kin has none, whatever else is in the file; Go, NSS and
-    rustls have ways of their own to their sockets."""
+    has no BIO_write, or none was found, nor what hands them to the program. What is not OpenSSL's kin has no BIO_write,
+    whatever else is in the file; Go, NSS and rustls have ways of their own to their sockets."""
     if site.call.name.startswith(("GO_", "NS")) or _is_of_keys(site):
         return False
     if not site.symbol.lower().startswith("ssl_"):
-        return True
+        library = library_of(site.symbol)
+        return not any(other.offsets and library_of(other.symbol) == library for other in found.sites)
     return found.level == "located" and all(other.call.name != "BIO_WRITE" for other in found.sites)

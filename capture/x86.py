@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 # System V AMD64 psABI §3.2.3: where a function finds its integer arguments.
 ARGUMENT_REGISTERS = frozenset({RDI, RSI, RDX, RCX, R8, R9})
+# The same section: what a function leaves as it was, beside the stack pointer.
+KEPT_REGISTERS = frozenset({RBX, RBP, 12, 13, 14, 15})
+# Opcodes: MOV of a register to ModRM.rm; indirect calls and jumps, and others.
+STORE = 0x89
+INDIRECT = 0xFF
 MACHINE = 62  # EM_X86_64
 MAX_INSTRUCTION_BYTES = 15
 # Of a stub of the procedure linkage table.

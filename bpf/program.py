@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpf import abi, bcc_module, below, btf, compiled, compiler, direct_map, system
+from bpf import abi, bcc_module, below, btf, compiled, compiler, direct_map, kernels, system
 from bpf.maps import Map
 from bpf.system_calls import call_number_flags
 from capture.cache_folder import cache_folder
@@ -76,9 +76,10 @@ CONTINUED_TRACEPOINTS = (
     ("exit_keyed", "LOOK_FOR_KEYS"),
 )
 
-# The kernel skips a program that runs already, as when a softirq tells of TCP's sockets in the middle of it: of these
-# there are two, one after the other, so that one of them is free.
-IN_PAIRS = frozenset({"on_inet_sock_set_state", "on_tcp_destroy_sock"})
+# The kernel skips a program that runs already, as when a softirq tells of TCP's sockets in the middle of it, or, on
+# Linux 7.3, a thread exits while another one that does was preempted there: of these there are two, one after the
+# other, so that one of them is free.
+IN_PAIRS = frozenset({"on_inet_sock_set_state", "on_tcp_destroy_sock", "on_sched_process_exit"})
 # Nothing is lost where they are skipped: these are for calls of AF_UNIX, which no softirq makes.
 SKIPPED_IN_VAIN = IN_PAIRS | {"on_sk_data_ready", "on_consume_skb"}
 
@@ -180,8 +181,10 @@ class Kernel:
             self._code = self._make_maps(_compiled(source(), flags, compiling), ring_bytes)
             self._load_all()
             self.reads_pages = direct_map.calibrate(self)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, ProgramError) and (remedy := kernels.remedy()):
+                raise ProgramError(f"{error}: {remedy}.") from None
             raise
 
     def _make_maps(self, kept: compiled.Compiled, ring_bytes: int) -> dict[str, bytes]:

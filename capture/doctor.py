@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bpf import below, btf, system
+from bpf import below, btf, kernels, system
 from bpf.bcc_module import load_bcc
 from bpf.program import OFFSETS
 from bpf.tracefs import Tracefs
@@ -38,9 +37,6 @@ _PROCESSORS = {
     "aarch64": "arm64: nothing is located in stripped programs that bring their own TLS (Chromium, Bun), rustls is not "
     "read, and what a call returns that was waiting when the recording began is lost",
 }
-# The first with atomic additions that return the value before; its compiler for arm64 lacked them.
-_OLDEST_KERNEL = (5, 15)
-_OLDEST_KERNELS = {"aarch64": (5, 18)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +94,7 @@ def examine_processes(wanted: str | None, catalog: ProbeCatalog) -> Iterator[Fin
 
 
 def _kernel() -> Check:
-    release = platform.release()
-    numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-    oldest = _OLDEST_KERNELS.get(platform.machine(), _OLDEST_KERNEL)
-    if numbers < oldest:
-        remedy = f"plaintap needs Linux {'.'.join(map(str, oldest))} or newer"
-        return Check("kernel", f"Linux {release}", remedy)
-    return Check("kernel", f"Linux {release}")
+    return Check("kernel", f"Linux {platform.release()}", kernels.remedy())
 
 
 def _processor() -> Check:

@@ -303,6 +303,20 @@ def descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.parametrize(("release", "explained"), [("5.10.0-32-amd64", True), ("6.1.0", False)])
+def test_what_an_old_kernel_refuses_is_explained(monkeypatch, release, explained):
+    """Linux 5.10 refuses the first map, for memory that it thinks locked."""
+
+    def refuse(_declaration):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(program, "Map", refuse)
+    monkeypatch.setattr("platform.release", lambda: release)
+    with pytest.raises(program.ProgramError) as refused:
+        loaded()
+    assert ("plaintap needs Linux 5.15 or newer" in str(refused.value)) is explained
+
+
 def test_tracepoints_attach_and_let_go():
     before = descriptors()
     own = loaded()

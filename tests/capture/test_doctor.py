@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_a_stack_that_cannot_be_read_is_named(tmp_path, name):
 
 def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
     monkeypatch.setattr(doctor.btf, "VMLINUX", Path("/nowhere"))
-    monkeypatch.setattr(doctor.platform, "release", lambda: "4.19.0")
+    monkeypatch.setattr(platform, "release", lambda: "4.19.0")
     checks = {check.name: check for check in doctor.examine_machine()}
     assert "5.15" in checks["kernel"].remedy
     assert "CONFIG_DEBUG_INFO_BTF" in checks["BTF"].remedy
@@ -89,7 +90,7 @@ def test_each_fault_of_the_machine_has_a_remedy(monkeypatch):
     [("x86_64", "x86-64", False), ("aarch64", "stripped", False), ("riscv64", "riscv64", True)],
 )
 def test_what_is_not_done_on_a_processor_is_said(monkeypatch, machine, said, mended):
-    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     check = doctor._processor()
     assert said in check.found
     assert (check.remedy is not None) is mended
@@ -97,16 +98,16 @@ def test_what_is_not_done_on_a_processor_is_said(monkeypatch, machine, said, men
 
 @pytest.mark.parametrize(("machine", "oldest"), [("x86_64", "5.15"), ("aarch64", "5.18")])
 def test_the_oldest_kernel_is_a_processor_s_own(monkeypatch, machine, oldest):
-    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
-    monkeypatch.setattr(doctor.platform, "release", lambda: f"{oldest}.0-1")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "release", lambda: f"{oldest}.0-1")
     assert doctor._kernel().remedy is None
-    monkeypatch.setattr(doctor.platform, "release", lambda: "5.14.0-1")
+    monkeypatch.setattr(platform, "release", lambda: "5.14.0-1")
     assert oldest in doctor._kernel().remedy
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_only_where_it_is_so_coroutines_are_called_safe(monkeypatch, machine):
-    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(doctor.system, "newest_uprobes", lambda: doctor.system.Uprobes.SESSIONS)
     assert ("coroutines are safe" in doctor._uprobes().found) is (machine == "x86_64")
     assert ("are killed by it" in doctor._uprobes().found) is (machine != "x86_64")

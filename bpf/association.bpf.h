@@ -79,13 +79,14 @@ INLINE void note_arrival(u8 *head, struct connection *c, u64 sk, u32 tid)
 	arrivals.update(&tid, &fresh);
 }
 
-INLINE int read_record_key(u64 from, struct record_key *key)
+/* A record's type, 0 if there is none. */
+INLINE u8 read_record_key(u64 from, struct record_key *key)
 {
 	u8 head[5] = {};
 
 	if (bpf_probe_read_user(head, sizeof(head), (void *)from) || !is_tls_record(head, sizeof(head)))
 		return 0;
-	return !bpf_probe_read_user(key, sizeof(*key), (void *)(from + sizeof(head)));
+	return bpf_probe_read_user(key, sizeof(*key), (void *)(from + sizeof(head))) ? 0 : head[0];
 }
 
 INLINE void put_session_event(u8 kind, struct session *s, u64 position, u64 id)
@@ -249,13 +250,29 @@ INLINE void note_order(struct session *s, struct tls_call *call, u64 id, u32 dir
 	arrivals.delete(&tid);
 }
 
+/* A hello begins the next session of this object. */
+#define HANDSHAKE_RECORD 22
+INLINE void forget_gone(u64 ssl, u64 id)
+{
+	struct session_key key = {.ssl = ssl, .tgid = id >> 32};
+	struct session *s = sessions.lookup(&key);
+
+	if (!s || !s->gone)
+		return;
+	put_session_event(SAMPLE_SESSION_END, s, 0, id);
+	sessions.delete(&key);
+}
+
 INLINE void remember_record(struct tls_call *call, u64 id, u64 buffer)
 {
 	struct record_key key = {};
 	struct session *s;
+	u8 type = read_record_key(buffer, &key);
 
-	if (!read_record_key(buffer, &key))
+	if (!type)
 		return;
+	if (type == HANDSHAKE_RECORD)
+		forget_gone(call->ssl, id);
 	s = session_of(call, id);
 	/* Once bound it stays bound; a new socket would begin with a handshake, on a new object. */
 	if (!s || s->connection)
@@ -427,6 +444,7 @@ INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 		goto out;
 	s->sk = sk;
 	s->connection = c->id;
+	s->in_memory = 1;
 	take_over(c, s, owner->ssl, owner->tgid);
 	tell_bound(c, s, id);
 out:

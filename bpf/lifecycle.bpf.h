@@ -60,6 +60,19 @@ INLINE struct connection *open_connection(u64 sk)
 	return c && !c->ended ? c : NULL;
 }
 
+#define PF_EXITING 4
+/* Whether a process that closes a socket may go on to decrypt what that has received: Node does, where a response is given
+ * up. Its session then ends when it is freed. */
+INLINE int reads_on(struct session *s, struct connection *c)
+{
+	u32 flags = 0;
+
+	if (!s->in_memory || !(c->announced || c->unwanted) || c->ssl_tgid != bpf_get_current_pid_tgid() >> 32)
+		return 0;
+	READ_KERNEL(flags, bpf_get_current_task() + OFFSET_task_struct_flags);
+	return !(flags & PF_EXITING);
+}
+
 /* No more bytes will come. */
 INLINE void forget_connection(struct connection *c, u64 sk)
 {
@@ -71,7 +84,10 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 			end_later(c, sk);
 			return;
 		}
-		if (s && s->connection == c->id) {
+		if (s && s->connection == c->id && reads_on(s, c)) {
+			s->gone = 1 + c->unwanted;
+			s->sk = 0;
+		} else if (s && s->connection == c->id) {
 			put_session_event(SAMPLE_SESSION_END, s, 0, (u64)c->ssl_tgid << 32);
 			sessions.delete(&key);
 		}

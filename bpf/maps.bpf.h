@@ -104,6 +104,8 @@ struct session {
 	u8 tunnels;		/* what it carries is another session's records */
 	u8 without_bio;		/* of a library whose records are not seen on their way out */
 	u8 unseen;		/* a call was not seen to return: what follows has no known place */
+	u8 in_memory;		/* its records were handed on in memory, and are read from there, too */
+	u8 gone;		/* its socket is, and what comes is the rest of what that had received; 2: which nobody wants */
 	u8 closing;		/* to be forgotten when the last of … */
 	u64 writing;		/* … these calls returns (Go: another goroutine may close meanwhile) */
 	u64 told, written;	/* plaintext of a long call that was told of, records since (long_calls.bpf.h) */

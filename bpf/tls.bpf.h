@@ -67,7 +67,7 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 		return 0;
 	}
 	/* Also of connections that are not known yet. */
-	if (has_setting(DROP_TLS) || (c && c->unwanted) || goes_over_datagrams(s, call)) {
+	if (has_setting(DROP_TLS) || (c ? c->unwanted : s->gone > 1) || goes_over_datagrams(s, call)) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
 		return 0;
 	}

@@ -14,7 +14,7 @@ Sans-IO: time comes in with ``tick``, processes and library names through the ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capture.answers import Answers
@@ -23,6 +23,7 @@ from capture.events import (
     ConnectionAnnounced,
     ConnectionEnded,
     Event,
+    Final,
     GreetedInside,
     HostResolved,
     ProgramExecuted,
@@ -39,7 +40,7 @@ from capture.lookups import Lookups
 from capture.relays import HELLO_START
 from capture.sessions import Sessions
 from capture.tally import Tally
-from capture.tls_hello import HelloReader
+from capture.tls_hello import HelloReader, may_begin_record
 from capture.two_ends import TwoEnds
 from capture.unread import NoTlsNames, UnreadConnections
 from capture.views import Content, State, View
@@ -51,16 +52,9 @@ if TYPE_CHECKING:
     from capture.streams import Process, Side, StreamItem
     from capture.unread import TlsNames
 
+# How long a session may go on without its socket. Of many that are never freed the process has ended.
+MAX_READING_ON_NS = 200_000_000
 _NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
-
-
-@dataclass(frozen=True, slots=True)
-class Final:
-    """A connection's last positions, read from the kernel when the recording ends."""
-
-    moved: tuple[int, int]
-    session: int
-    session_moved: tuple[int, int]
 
 
 class Connections:
@@ -93,6 +87,7 @@ class Connections:
         self._carried: dict[int, list[int]] = {}
         self._provisional: dict[int, list[BytesMoved]] = {}
         self._waiting_flows: dict[int, View] = {}
+        self._ending: dict[int, ConnectionEnded] = {}  # their sessions have not
         self._handlers: dict[type, Callable[..., Iterator[StreamItem]]] = {
             BytesMoved: self._moved,
             ConnectionAnnounced: self._announced,
@@ -138,8 +133,7 @@ class Connections:
     # Connections
 
     def _announced(self, event: ConnectionAnnounced) -> Iterator[StreamItem]:
-        view = self._views.get(event.connection)
-        if view:
+        if event.connection in self._views:
             return
         self.tally.connections += 1
         self.tally.without_address += not event.remote_port and event.unix_path is None
@@ -177,12 +171,8 @@ class Connections:
         self._note_waiting(view)
 
     def _begins_record(self, event: BytesMoved) -> bool:
-        """Whether this and what waits before it are less than a TLS record's header (RFC 8446 §5.1), and may be one."""
-        waits = self._provisional.get(event.connection, ())
-        begun = (
-            b"".join(early.payload for early in waits if early.direction is event.direction) + event.payload
-        )
-        return len(begun) < 5 and b"\x14" <= begun[:1] <= b"\x17" and begun[1:2] in (b"", b"\x03")
+        waits = (*self._provisional.get(event.connection, ()), event)
+        return may_begin_record(b"".join(one.payload for one in waits if one.direction is event.direction))
 
     def _greeted_inside(self, event: GreetedInside) -> Iterator[StreamItem]:
         view = self._views.get(event.connection)
@@ -218,6 +208,15 @@ class Connections:
                 yield replace(content, lost=length, reason=reason, hole=None)
 
     def _ended(self, event: ConnectionEnded) -> Iterator[StreamItem]:
+        """Its sessions may go on: with BIOs in memory, what has come is read when the socket is closed."""
+        view = self._views.get(event.connection)
+        if view is not None and any(map(self._sessions.known, view.flows)):
+            self._ending[event.connection] = event
+        else:
+            yield from self._end(event)
+
+    def _end(self, event: ConnectionEnded) -> Iterator[StreamItem]:
+        self._ending.pop(event.connection, None)
         for number in self._carried.pop(event.connection, ()):
             yield from self._end_carried(number, event.time)
         view = self._views.pop(event.connection, None)
@@ -369,6 +368,8 @@ class Connections:
         if session and session.connection == event.session:
             yield from self._end_carried(event.session, event.time)
         self._sessions.forget(event.session)
+        if session and (end := self._ending.get(session.connection)):
+            yield from self._ended(end)
 
     # Time
 
@@ -376,6 +377,8 @@ class Connections:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
         for event in self._answers.expire(now):
             yield from self._handle(event)
+        for end in [end for end in self._ending.values() if now - end.time > MAX_READING_ON_NS]:
+            yield from self._end(end)
         yield from self._ends.tick(now)
         self._unread.tick(now)
         for connection, view in list(self._waiting_flows.items()):
@@ -387,10 +390,11 @@ class Connections:
         """The recording ends; connections stay open. ``finals`` are by connection id."""
         for event in self._answers.finish():
             yield from self._handle(event)
+        for end in list(self._ending.values()):
+            yield from self._end(end)
         self._sessions.finish()
         for connection, view in list(self._views.items()):
-            positions = (0, 0)
-            final = finals.get(connection, Final(positions, 0, positions))
+            final = finals.get(connection, Final((0, 0), 0, (0, 0)))
             yield from self._finish(view, final, now)
         yield from self._ends.finish()
         self._views.clear()

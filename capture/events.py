@@ -134,6 +134,15 @@ class ConnectionEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Final:
+    """A connection's last positions, read from the kernel when the recording ends."""
+
+    moved: tuple[int, int]
+    session: int
+    session_moved: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionBound:
     """A TLS session's records go over this connection. ``unwanted``: nobody asked for it, nor is it announced."""
 

@@ -18,9 +18,9 @@ from bpf.probes import Probes
 from bpf.ring import Ring
 from bpf.tables import Choice, Tables
 from capture.balance import balance
-from capture.connections import Connections, Final
+from capture.connections import Connections
 from capture.drain import Drain
-from capture.events import ConnectionEnded, ProgramExecuted, Protocol, Reason
+from capture.events import ConnectionEnded, Final, ProgramExecuted, Protocol, Reason
 from capture.holes import Holes
 from capture.late_ends import LateEnds
 from capture.ledger import Ledger, Observation

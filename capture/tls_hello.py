@@ -18,6 +18,11 @@ _RANDOM = slice(11, 43)
 MAX_HELLO_BYTES = 16384
 
 
+def may_begin_record(begun: bytes) -> bool:
+    """Whether these bytes are less than a TLS record's header (RFC 8446 §5.1), and may be one's beginning."""
+    return len(begun) < 5 and b"\x14" <= begun[:1] <= b"\x17" and begun[1:2] in (b"", b"\x03")
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """A ClientHello (``from_client``) or ServerHello. ``alpn`` is what was offered, or the one chosen."""

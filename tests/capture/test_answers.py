@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kernel_events import START_NS, STEP_NS, Recording, distant, ended, plaintext
+from kernel_events import SECOND_NS, START_NS, STEP_NS, Recording, distant, ended, plaintext
 
 from capture.answers import ANSWER_WINDOW_NS, Answers
 from capture.connections import Connections
@@ -85,6 +85,7 @@ def test_the_end_of_what_is_around_a_session_waits_for_none_of_its_answers():
         plaintext(8, RECEIVED, 0, RESPONSE, pid=PID, answers=True),
         ended(1, session=7, session_moved=(len(CONNECT) + len(record), 0), protocol=Protocol.TLS),
     )
+    recording.tick(SECOND_NS)
     assert [stream.both for stream in recording.streams] == [(CONNECT + record, b""), (REQUEST, RESPONSE)]
     assert recording.tally.late_plaintext == 0
 

@@ -26,9 +26,9 @@ from kernel_events import (
     plaintext,
 )
 
-from capture.connections import Final
 from capture.events import (
     Direction,
+    Final,
     ProgramExecuted,
     Protocol,
     Reason,
@@ -508,6 +508,33 @@ def test_plaintext_that_never_finds_a_socket_is_counted_as_such():
     assert recording.tally.unknown_association == 2 * len(REQUEST)
 
 
+def test_what_is_read_after_the_socket_was_closed_is_in_the_stream():
+    """Node's fetch that is given up: OpenSSL has the records in a buffer, and hands them over after close()."""
+    end = ended(1, 900, 9_000, session=7, session_moved=(len(REQUEST), len(RESPONSE)), protocol=Protocol.TLS)
+    recording = Recording().feed(
+        tls_connection(),
+        SessionBound(7, 1, MIDDLE, 1001, 1),
+        plaintext(7, SENT, 0, REQUEST, 1),
+        plaintext(7, RECEIVED, 0, RESPONSE, 1),
+        end,
+        plaintext(7, RECEIVED, len(RESPONSE), b"more", 0),
+    )
+    assert not recording.stream.closed
+    recording.feed(SessionFreed(7, MIDDLE))
+    assert recording.stream.both == (REQUEST, RESPONSE + b"more")
+    assert len(recording.stream.closed) == 2
+    assert recording.tally.unknown_association == recording.tally.late_plaintext == 0
+
+
+@pytest.mark.parametrize("over", [lambda r: r.tick(SECOND_NS), lambda r: r.finish()])
+def test_a_connection_whose_session_is_never_freed_ends_all_the_same(over):
+    end = ended(1, 900, 900, session=7, session_moved=(len(REQUEST), 0), protocol=Protocol.TLS)
+    recording = Recording().feed(tls_connection(), plaintext(7, SENT, 0, REQUEST, 1), end)
+    over(recording)
+    assert recording.stream.both == (REQUEST, b"")
+    assert len(recording.stream.closed) == 2
+
+
 def test_plaintext_of_a_connection_that_was_not_announced_is_lost():
     """Its end came before, or its announcement found no room in the ring."""
     recording = Recording().feed(plaintext(7, SENT, 0, REQUEST, 99))
@@ -570,6 +597,7 @@ def test_the_tail_of_a_session_that_found_no_room_is_a_gap():
         tls_connection(),
         plaintext(7, SENT, 0, REQUEST, 1),
         ended(1, 900, 900, session=7, session_moved=(len(REQUEST) + 3, 4), protocol=Protocol.TLS),
+        SessionFreed(7, MIDDLE),
     )
     assert recording.stream.holes == {
         Side.CLIENT: [(len(REQUEST), 3, "ring-full")],
@@ -611,10 +639,14 @@ def test_a_direction_whose_records_nothing_explains_is_not_silent(direction, con
     pieces = [plaintext(7, Direction(1 - direction), 0, REQUEST, 1), plaintext(7, direction, 0, content, 1)]
     totals = (1_000_000, 1_000) if direction is SENT else (1_000, 1_000_000)
     last = (len(content), len(REQUEST)) if direction is SENT else (len(REQUEST), len(content))
-    recording = Recording().feed(
-        tls_connection(),
-        *(piece for piece in pieces if piece.length),
-        ended(1, *totals, session=7, session_moved=last, protocol=Protocol.TLS),
+    recording = (
+        Recording()
+        .feed(
+            tls_connection(),
+            *(piece for piece in pieces if piece.length),
+            ended(1, *totals, session=7, session_moved=last, protocol=Protocol.TLS),
+        )
+        .finish()
     )
     assert recording.tally.one_way == (
         {(1001, "client", "libssl.so.3", direction): 1_000_000} if said else {}

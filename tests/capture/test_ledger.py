@@ -85,7 +85,7 @@ def test_ledger_and_file_agree_whatever_becomes_of_the_pieces(pieces, tls, wait,
             recording.tick(SECOND_NS)
     session = {"session": 7, "session_moved": tuple(position)} if tls and events else {}
     total = (0, 0) if tls else tuple(position)
-    recording.feed(ended(1, *total, protocol=Protocol.TLS if tls else Protocol.HTTP, **session))
+    recording.feed(ended(1, *total, protocol=Protocol.TLS if tls else Protocol.HTTP, **session)).finish()
     ledger = balance(counted, recording.tally)
     account = ledger.tls if tls else ledger.sockets
     assert account.residue == 0

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl, curl_command, keep_alive_client
-from https_client import sample_server
+from https_client import sample_body, sample_server
 from judges import expert_problems, requests, rows
 from processes import PLAINTAP, running, wait_until
-from recording import READY, entries, path_of, plaintap, record, record_command
+from recording import READY, decoded, entries, path_of, plaintap, record, record_command, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +62,41 @@ def test_what_a_client_gives_up_ends_there(servers: Servers, tmp_path: Path, sch
     (entry,) = entries(path)
     assert entry["_outcome"] == "the connection was closed"
     assert 500 < entry["time"] < 2500
+
+
+# Node closes the socket at once, and then decrypts what it has received of it.
+GIVES_UP = """
+for (let i = 0; i < 6; i++) {
+  const control = new AbortController();
+  const response = await fetch(process.argv[1], { signal: control.signal });
+  const reader = response.body.getReader();
+  await reader.read();
+  if (i % 2) await reader.read();
+  control.abort();
+}
+await new Promise(done => setTimeout(done, 300));
+"""
+
+
+def test_what_is_decrypted_after_the_socket_was_closed_is_in_the_file(
+    servers: Servers, tmp_path: Path
+) -> None:
+    path, url = tmp_path / "read-on.pcapng", servers.url("https", "/bytes/3000017")
+    command = (
+        "env",
+        "NODE_TLS_REJECT_UNAUTHORIZED=0",
+        "node",
+        "--no-warnings",
+        "--input-type=module",
+        "-e",
+        GIVES_UP,
+    )
+    done = record_command(path, (*command, url))
+    assert warnings(done.stderr) == []
+    body = sample_body(3_000_017)
+    found = [decoded(entry["response"]["content"]) for entry in entries(path)]
+    assert len(found) >= 6
+    assert all(part and body.startswith(part) for part in found)
 
 
 CLIENTS = ("-c", "curl", "-c", "python3")

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from capture.connections import Connections, Final
+from capture.connections import Connections
 from capture.events import (
     BytesMoved,
     ConnectionAnnounced,
     ConnectionEnded,
     Direction,
     Event,
+    Final,
     Protocol,
     Reason,
     Role,

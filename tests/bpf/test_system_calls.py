@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bpf.system_calls import MOVING_CALLS, OTHER_CALLS, WAITING_CALLS, call_number_flags, call_numbers
+from bpf.system_calls import (
+    DATAGRAM_CALLS,
+    MOVING_CALLS,
+    OTHER_CALLS,
+    WAITING_CALLS,
+    call_number_flags,
+    call_numbers,
+)
 
 HEADERS = {
     "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
@@ -27,7 +34,8 @@ def numbers(request, monkeypatch):
 
 
 def test_the_kernel_side_has_each(numbers):
-    wanted = {call: numbers[IN_HEADERS.get(call, call)] for call in MOVING_CALLS | OTHER_CALLS}
+    calls = MOVING_CALLS | DATAGRAM_CALLS | OTHER_CALLS
+    wanted = {call: numbers[IN_HEADERS.get(call, call)] for call in calls}
     assert call_number_flags() == [f"-DNR_{call}={number}" for call, number in wanted.items()]
 
 

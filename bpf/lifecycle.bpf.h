@@ -190,6 +190,11 @@ int check_end(struct bpf_raw_tracepoint_args *ctx)
 
 	if (c && (inode ? c->inode == inode : !c->untold && lingers(c, sk)))
 		return 0;
+	/* TCP may be just about to tell it, on another processor: it is asked of once more. */
+	if (c && !c->untold && !c->missed) {
+		c->missed = 1;
+		return 0;
+	}
 	if (c && recording()) {
 		ended_unseen(c);
 		forget_connection(c, sk);

@@ -18,6 +18,7 @@ struct connection {
 	u16 family, local_port, remote_port;
 	u8 role, protocol;
 	u8 unwanted;		/* excluded by the user's choice of ports and hosts */
+	u8 missed;		/* its end was not told when it was asked of */
 	u8 addressed;		/* addresses and ports are final */
 	u8 based;		/* `base` is set */
 	u8 announced;		/* SAMPLE_CONNECTION is in the ring */

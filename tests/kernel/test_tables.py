@@ -180,6 +180,9 @@ def test_an_end_that_no_program_saw_is_found_and_no_other(monkeypatch: pytest.Mo
         for end in goes:
             end.close()
         assert known() == 6
+        # TCP may be about to tell it: asked of once, it is as it was.
+        tables.find_missed_ends(100)
+        assert known() == 6
         tables.find_missed_ends(100)
         assert known() == 4
         tables.find_missed_ends(100)
@@ -188,6 +191,7 @@ def test_an_end_that_no_program_saw_is_found_and_no_other(monkeypatch: pytest.Mo
             pass
         lingers[1].close()
         tables.find_missed_ends(1)
+        tables.find_missed_ends(100)
         tables.find_missed_ends(100)
         assert known() == 2
         for end in stays:

@@ -82,6 +82,8 @@ def test_a_path_that_is_no_text_is_shown_with_escapes(tmp_path):
 
 def test_zeros_behind_a_title_are_no_arguments():
     with subprocess.Popen([sys.executable, "-c", "input()", "", ""], stdin=subprocess.PIPE) as child:
+        # exec closes what Popen waits for before it says where the arguments are.
+        wait_until(lambda: read_process(child.pid).command_line, "the program to run")
         process = read_process(child.pid)
     assert process.command_line == f"{sys.executable} -c 'input()'"
 

@@ -34,7 +34,8 @@ TRACEPOINTS: tuple[tuple[str, str], ...] = (
         (f"syscalls/sys_enter_{call}", "enter_io_flags" if call in CALLS_WITH_FLAGS else "enter_io")
         for call in MOVING_CALLS | DATAGRAM_CALLS
     ),
-    *((f"syscalls/sys_exit_{call}", "exit_io") for call in MOVING_CALLS),
+    # What an entry has decided of a thread that is not wanted holds until the exit.
+    *((f"syscalls/sys_exit_{call}", "exit_io") for call in MOVING_CALLS | DATAGRAM_CALLS),
     ("syscalls/sys_enter_connect", "enter_connect"),
     ("syscalls/sys_exit_accept", "exit_accept"),
     ("syscalls/sys_exit_accept4", "exit_accept"),

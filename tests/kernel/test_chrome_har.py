@@ -187,7 +187,11 @@ def test_responses(load: Load) -> None:
             (o["name"], o["value"], o["httpOnly"], o["secure"]) for o in response["cookies"]
         ] == set_cookies
         assert response["redirectURL"] == theirs["redirectURL"]
-        assert bool(response.get("_error")) == bool(theirs["_error"])
+        given_up = bool(theirs["_error"])
+        if ours["_resourceType"] == "media" and given_up:
+            # A page gives up a sound of which it has enough, which is not sent where all had come by then.
+            given_up = response["content"]["size"] < int(dict(headers(response))["content-length"])
+        assert bool(response.get("_error")) == given_up
         assert (ours["serverIPAddress"], ours["connection"]) == (
             chrome["serverIPAddress"],
             chrome["connection"],

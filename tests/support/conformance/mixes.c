@@ -1105,6 +1105,16 @@ static int other_space;
 
 static int own_space;
 
+/* A small buffer that nobody empties any more drops what is acknowledged with data: TCP tries again after twice as long,
+ * and again, for minutes. */
+static void give_up_soon(int s)
+{
+	int milliseconds = 4000;
+
+	if (setsockopt(s, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof(milliseconds)))
+		die("TCP_USER_TIMEOUT");
+}
+
 static int address_of(struct connection *c, struct sockaddr_storage *a, int port)
 {
 	struct sockaddr_in *v4 = (void *)a;
@@ -1155,6 +1165,7 @@ static int connect_one(int i)
 		failed("setns: %s", strerror(errno));
 	s = socket(c->kind == TCP4 ? AF_INET : AF_INET6, SOCK_STREAM, 0);
 	setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	give_up_soon(s);
 	/* One that is refused first. */
 	if (lot(4) == 0) {
 		n = address_of(c, &a, 1);
@@ -1402,6 +1413,7 @@ static void draw_all(void)
 			c->listener = socket(c->kind == TCP4 ? AF_INET : AF_INET6, SOCK_STREAM, 0);
 			n = address_of(c, &a, c->space && i && shared->c[i - 1].kind == c->kind ? shared->c[i - 1].port : 0);
 			setsockopt(c->listener, IPPROTO_TCP, TCP_FASTOPEN, &one, sizeof(one));
+			give_up_soon(c->listener);
 			if (bind(c->listener, (void *)&a, n)) {
 				n = address_of(c, &a, 0);
 				if (bind(c->listener, (void *)&a, n))

@@ -140,6 +140,7 @@ INLINE void take_over(struct connection *c, struct session *s, u64 ssl, u32 tgid
 	}
 	c->ssl = ssl;
 	c->ssl_tgid = tgid;
+	c->left = 0;
 }
 
 /* Whether it is to be found out which session of this process the connection has: one that a child has inherited is

@@ -32,6 +32,7 @@ struct connection {
 	u8 abandoned;		/* the program has closed it, and did not wait for the peer's end */
 	u8 diverted;		/* a BPF program handed bytes on to another socket (sockmap): TCP never had them */
 	u8 restored;		/* another kernel began it: its SYN was not counted here */
+	u8 left;		/* the object of its TLS session was freed, and no other has come: cleartext.bpf.h */
 	u32 urgent;		/* bytes received beside the stream */
 	u32 record_left;	/* keys.bpf.h: bytes to be received before the next record begins, as far as is known */
 	u32 copied;		/* TCP's copied_seq after what was seen to be received */

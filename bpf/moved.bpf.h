@@ -87,6 +87,8 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	know_ends(c, sk);
 	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id))
 		have = first_bytes(call, n, head);
+	if (c->left && c->protocol == PROTOCOL_TLS && is_cleartext(c, d, head, have))
+		turn_to_cleartext(c);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);
 	note_nested(id, call, c, head, have, n);

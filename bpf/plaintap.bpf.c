@@ -78,6 +78,7 @@
 #include "stacks.bpf.h"
 #include "association.bpf.h"
 #include "keys.bpf.h"
+#include "cleartext.bpf.h"
 #include "moved.bpf.h"
 #include "unrecorded.bpf.h"
 #include "syscalls.bpf.h"

@@ -66,13 +66,19 @@ INLINE u32 begins_no_proxy_line(u8 *b)
 	return (b[0] ^ 'P') | (b[1] ^ 'R') | (b[2] ^ 'O') | (b[3] ^ 'X') | (b[4] ^ 'Y') | (b[5] ^ ' ');
 }
 
+/* Too few bytes to tell. */
+INLINE int may_be_tls_record(u8 *b, u32 n)
+{
+	return n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3);
+}
+
 INLINE int verdict_on(u8 *b, u32 n)
 {
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
-	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
+	if (may_be_tls_record(b, n))
 		return VERDICT_MAYBE;
 	return speaks_http(b, n);
 }
@@ -89,6 +95,30 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
+/* Text takes four bytes to be told from chance, and no byte of those that are known may be another. */
+#define MIN_TEXT_BYTES 4
+
+/* Without branches: the verifier would follow each. */
+INLINE int is_text(u8 *b, u32 n)
+{
+	s32 other = 0, printed, control;
+	u32 i;
+
+	#pragma clang loop unroll(full)
+	for (i = 0; i < PREFIX_BYTES; i++) {
+		printed = (s32)b[i] - ' ';
+		control = (s32)b[i] - '\t';
+		other |= (printed | ('~' - ' ' - printed)) & (control | ('\r' - '\t' - control)) & (s32)(i - n);
+	}
+	return n >= MIN_TEXT_BYTES && other >= 0;
+}
+
+/* The head of a packet of SQL Server's (MS-TDS §2.2.3.1): type, status, length of it all, a number, a window of 0. */
+INLINE int is_tds_packet(u8 *b, u32 n)
+{
+	return n >= 8 && b[0] >= 1 && b[0] <= 18 && b[1] <= 31 && b[2] < 0x80 && (b[2] || b[3] > 8) && !b[7];
+}
+
 /* Calls on an older connection that may say nothing before it is given up, since a message's head starts a call; the
  * same goes for a connection that begins with SOCKS.
  */
@@ -98,6 +128,7 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 INLINE void turn_to_tls(struct connection *c)
 {
 	c->protocol = PROTOCOL_TLS;
+	c->left = 0;
 	c->hello_left[0] = c->hello_left[1] = MAX_HELLO_BYTES;
 }
 

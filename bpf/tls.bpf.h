@@ -120,6 +120,7 @@ INLINE int tls_free(struct pt_regs *ctx, u64 ssl)
 	if (!s)
 		return 0;
 	put_session_event(SAMPLE_SESSION_END, s, 0, id);
+	leave_session(s);
 	sessions.delete(&key);
 	if (!key.ssl)
 		finish_uprobe(ctx, 1);	/* finds no job: see the head of this file */

@@ -148,7 +148,7 @@ class Connections:
         if event.hello:
             if view is None:
                 return
-            view.protocol = Protocol.TLS
+            view.begin_tls()
             for early in self._provisional.pop(event.connection, ()):
                 self.tally.never_decided_arrived += len(early.payload)
                 view.tls.feed(early)
@@ -292,7 +292,7 @@ class Connections:
     def _bind(self, number: int, session: Session, connection: int) -> Iterator[StreamItem]:
         view = self._views.get(connection)
         if view:
-            view.protocol = Protocol.TLS
+            view.begin_tls()
             view.readable = True
             self._unread.readable_pids.add(view.announced.pid)
             view.tls.library = self._library_name(session.library) or view.tls.library

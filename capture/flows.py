@@ -119,6 +119,11 @@ class Flow(Generic[P]):
             self.position = position + piece.length
             yield piece
 
+    def go_on_at(self, position: int) -> Iterator[P | Hole]:
+        """What is held; up to ``position`` is nothing that belongs here."""
+        yield from self.give_up()
+        self.position = max(position, self.position)
+
     def finish(self, final: int, now: int) -> Iterator[P | Hole]:
         """The end: everything up to the position ``final``, which the kernel says was reached."""
         yield from self.give_up()

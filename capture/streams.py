@@ -1,9 +1,10 @@
 """Stream items: the values that pass from recording to the exporters, and back from a capture file.
 
 One connection is one *stream*: a StreamOpened, then Data and Gap items in order for each direction,
-TlsStarted where TLS begins after cleartext (STARTTLS, CONNECT), and at most one StreamClosed per side.
-Items of different streams interleave. The same items come out of the recorder and out of
-``exporters.reassembly``, so that a file and a live recording are exported by the same code.
+TlsStarted where TLS begins after cleartext (STARTTLS, CONNECT), TlsEnded where cleartext comes after
+it, and at most one StreamClosed per side. Items of different streams interleave. The same items come
+out of the recorder and out of ``exporters.reassembly``, so that a file and a live recording are exported
+by the same code.
 
 Times are integer nanoseconds since the epoch (wall clock). Bytes stay bytes: addresses are 4 or 16
 bytes in network order. Unknown is None; a hole is a Gap, never filler.
@@ -114,6 +115,14 @@ class TlsStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsEnded:
+    """From here on the stream's bytes went over the wire as they are (FTP's CCC: RFC 4217 §12.3)."""
+
+    stream: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """Bytes that ``sender`` sent, exact and in order.
 
@@ -153,4 +162,4 @@ class StreamClosed:
     final: bool = False
 
 
-StreamItem = StreamOpened | TlsStarted | Data | Gap | StreamClosed
+StreamItem = StreamOpened | TlsStarted | TlsEnded | Data | Gap | StreamClosed

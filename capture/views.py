@@ -25,6 +25,7 @@ from capture.streams import (
     StreamItem,
     StreamOpened,
     Tls,
+    TlsEnded,
     TlsStarted,
 )
 from capture.tls_hello import Hello, HelloReader
@@ -138,6 +139,7 @@ class View:
         "_asks_for_tunnel",
         "_senders",
         "_session",
+        "_veiled",
         "announced",
         "ended",
         "flows",
@@ -163,6 +165,10 @@ class View:
         self.announced = announced
         self.likely = likely
         self.protocol = announced.protocol
+        # Directions in which TLS was last: the socket's own positions count ciphertext, which was never to come.
+        self._veiled: set[Direction] = set()
+        if announced.protocol is Protocol.TLS:
+            self.begin_tls()
         self.state = State.HOLDING
         self.side: Side | None = {Role.CLIENT: Side.CLIENT, Role.SERVER: Side.SERVER}.get(announced.role)
         self.other: View | None = None
@@ -200,8 +206,17 @@ class View:
             self.announced.connection, event.time, self._senders[direction], event.payload, event.by_reference
         )
 
+    def begin_tls(self) -> None:
+        """From here on the socket carries TLS."""
+        self.protocol = Protocol.TLS
+        self._veiled.update(Direction)
+
     def add(self, event: BytesMoved) -> Iterator[Content]:
         """A piece of cleartext or plaintext; what is in order now."""
+        if not event.session and event.direction in self._veiled:
+            self._veiled.discard(event.direction)
+            for piece in self._flow(event).go_on_at(event.position):
+                yield _content(piece, event.direction, event.session)
         for piece in self._flow(event).add(event):
             yield _content(piece, event.direction, event.session)
 
@@ -238,9 +253,8 @@ class View:
     ) -> Iterator[Content]:
         """The end, at these final positions."""
         for direction, flow, number in self._all_flows():
-            # Once TLS, the socket's own positions count ciphertext, which was never to come.
             final = flow.position
-            if not number and self.protocol is not Protocol.TLS:
+            if not number and direction not in self._veiled:
                 final = moved[direction]
             for piece in flow.finish(final, now):
                 yield _content(piece, direction, number)
@@ -309,6 +323,10 @@ class View:
                 yield TlsStarted(stream, content.time, self._describe_inner(content))
             self._session = content.session
             self._asks_for_tunnel = sender is Side.CLIENT and content.data.startswith(b"CONNECT ")
+        elif self.in_tls and not content.tls:
+            self.in_tls = False
+            self._session = 0
+            yield TlsEnded(stream, content.time)
         if content.data:
             yield Data(stream, content.time, sender, content.data, content.as_of_call)
         if content.lost:

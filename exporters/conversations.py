@@ -21,6 +21,7 @@ from capture.streams import (
     StreamItem,
     StreamOpened,
     Tls,
+    TlsEnded,
     TlsStarted,
 )
 from capture.tls_hello import Hello, HelloReader
@@ -130,6 +131,8 @@ class Conversation:
             return
         for words in _comment_words(segment):
             self._final = self._final or words.get(packet_comments.END) == packet_comments.END_CLOSED
+            if packet_comments.TLS_ENDED in words:
+                self._items.append(TlsEnded(self._stream, segment.time_ns))
             tls = packet_comments.read_tls(words)
             if tls is not None and "side" not in words:
                 self._items.append(TlsStarted(self._stream, segment.time_ns, tls))

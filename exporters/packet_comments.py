@@ -49,6 +49,10 @@ INSIDE_TLS: Final = "tls"
 """The word of a stream that is a session inside another's plaintext: its client's port is made up, for the one that it
 goes over has it."""
 
+TLS_ENDED: Final = "cleartext"
+ENDED_CLEARTEXT: Final = "after-tls"
+"""The word of the first bytes in the clear after TLS."""
+
 CONTINUES: Final = "continues"
 """The word of a SYN that begins no connection but goes on with one, after lost bytes."""
 
@@ -59,6 +63,10 @@ END_CLOSED: Final = "closed"
 CONTINUES_HINT: Final = (
     "This is no new connection: after lost bytes the stream goes on under new sequence numbers, "
     "so that what follows is dissected."
+)
+CLEARTEXT_HINT: Final = (
+    "From here on the connection was in the clear; it is shown in TLS records like what came before, so that it is "
+    "dissected."
 )
 AS_OF_CALL_HINT: Final = (
     "From here on as of the call: what is sent by reference can be changed before it is sent."

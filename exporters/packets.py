@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from capture.streams import Data, Gap, Side, StreamClosed, StreamItem, StreamOpened, TlsStarted
+from capture.streams import Data, Gap, Side, StreamClosed, StreamItem, StreamOpened, TlsEnded, TlsStarted
 from exporters import packet_comments, pcapng
 from exporters.framing import Framing, goes_bare, shown_port
 from exporters.segments import Flow, block_tails, common_family, link_header
@@ -94,6 +94,7 @@ class PcapngExporter:
         self._handlers: dict[type, Callable[..., None]] = {
             StreamOpened: self._open,
             TlsStarted: self._start_tls,
+            TlsEnded: self._end_tls,
             Data: self._data,
             Gap: self._gap,
             StreamClosed: self._close,
@@ -172,6 +173,11 @@ class PcapngExporter:
         stream = self._streams.get(item.stream)
         if stream is not None:
             stream.start_tls(item.tls, item.time_ns, bare=self._framing is Framing.PLAIN)
+
+    def _end_tls(self, item: TlsEnded) -> None:
+        stream = self._streams.get(item.stream)
+        if stream is not None:
+            stream.end_tls(item.time_ns)
 
     def _data(self, item: Data) -> None:
         data = item.data if type(item.data) is bytes else bytes(item.data)

@@ -57,6 +57,7 @@ class SyntheticStream:
         "_client_spoke",
         "_comments",
         "_emit",
+        "_ended_tls",
         "_flows",
         "_framed",
         "_held",
@@ -75,6 +76,8 @@ class SyntheticStream:
         self._bare_from_start = False
         """Whether TLS would go bare: decided by the port, and only as long as no bytes have come."""
         self._tls: Tls | None = None
+        self._ended_tls = False
+        """Whether the last session has ended, and cleartext came after it."""
         self._framed = False
         self._settled = False
         self._unwritten_handshake = False
@@ -117,13 +120,24 @@ class SyntheticStream:
         Inside another session it has no record layer of its own: Wireshark reads none there.
         """
         bare = bare or self._bare_from_start
+        inside = self._tls is not None and not self._ended_tls
         self.settle()
         self._last_ns = max(self._last_ns, time_ns)
-        framing = packet_comments.TLS_INSIDE
         if self._tls is None:
             self._begin_tls(tls, bare=bare)
-            framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
+        self._ended_tls = False
+        framing = packet_comments.TLS_FRAMED if self._framed else packet_comments.TLS_BARE
+        if inside:
+            framing = packet_comments.TLS_INSIDE
         self._comments += (packet_comments.format_words(packet_comments.tls_words(tls, framing)),)
+
+    def end_tls(self, time_ns: int) -> None:
+        """Cleartext comes after TLS. It is shown in the record layer that there is: Wireshark leaves none."""
+        self.settle()
+        self._last_ns = max(self._last_ns, time_ns)
+        self._ended_tls = True
+        words = packet_comments.format_words({packet_comments.TLS_ENDED: packet_comments.ENDED_CLEARTEXT})
+        self._comments += (words, packet_comments.CLEARTEXT_HINT) if self._framed else (words,)
 
     def _begin_tls(self, tls: Tls, *, bare: bool) -> None:
         self._tls = tls
@@ -145,7 +159,7 @@ class SyntheticStream:
         if tls is None or not self._unwritten_handshake:
             return
         self._unwritten_handshake = False
-        if tls.started_ns is None:
+        if tls.started_ns is None and tls.established_ns is None:
             self._comments += (packet_comments.TLS_HANDSHAKE_HINT,)
         established_ns = tls.established_ns if tls.established_ns is not None else time_ns
         started_ns = tls.started_ns if tls.started_ns is not None else established_ns

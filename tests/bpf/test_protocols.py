@@ -31,12 +31,14 @@ typedef uint64_t u64;
 enum {{ PROTOCOL_UNDECIDED, PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_OTHER }};
 struct connection {{
     u8 prefix[2 * PREFIX_BYTES];
-    u32 prefix_length[2], protocol, opened, misses, greets_no_socks_proxy;
+    u32 prefix_length[2], protocol, opened, misses, left, greets_no_socks_proxy;
     u64 hello_left[2], position[2];
 }};
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
+int text(u8 *bytes, u32 n) {{ return is_text(bytes, n); }}
+int tds(u8 *bytes, u32 n) {{ return is_tds_packet(bytes, n); }}
 int inferred(u8 *bytes, u32 n, u32 split)
 {{
     struct connection c = {{.opened = 1}};
@@ -144,3 +146,38 @@ def test_what_follows_a_socks_greeting_is_looked_at(kernel_side: ctypes.CDLL, gr
     data = greeting + b"GET / HTTP/1.1"
     assert kernel_side.inferred(data, len(data), len(greeting)) == PROTOCOLS["http"]
     assert kernel_side.inferred(b"\x06" + data, len(data) + 1, len(greeting) + 1) == OTHER
+
+
+TEXT = re.compile(rb"[\t-\r -~]{4,16}")
+
+
+@given(
+    data=st.one_of(
+        st.binary(max_size=PREFIX_BYTES),
+        st.text(st.characters(max_codepoint=130), max_size=PREFIX_BYTES).map(str.encode),
+        st.text("\t\n\r ~a", max_size=PREFIX_BYTES).map(str.encode),
+    ),
+    behind=st.binary(min_size=PREFIX_BYTES, max_size=PREFIX_BYTES),
+)
+def test_text_is_nothing_but_text(kernel_side: ctypes.CDLL, data: bytes, behind: bytes) -> None:
+    data = data[:PREFIX_BYTES]
+    said = bool(kernel_side.text((data + behind)[:PREFIX_BYTES], len(data)))
+    assert said == bool(TEXT.fullmatch(data))
+
+
+@pytest.mark.parametrize(
+    ("head", "is_packet"),
+    [
+        ("0401005f00000100", True),  # an answer, the last of its packets
+        ("01010022000001000000", True),  # a batch
+        ("0400100000360200", True),  # of 4,096 bytes, with more to come
+        ("0401000800000100", False),  # nothing is in it
+        ("04010022000001", False),
+        ("1703030022aabb00", False),  # a record
+        ("0401002200000107", False),  # no such window
+        ("4801005f00000100", False),  # no such type
+    ],
+)
+def test_packets_of_sql_server(kernel_side: ctypes.CDLL, head: str, is_packet: bool) -> None:
+    data = bytes.fromhex(head)
+    assert bool(kernel_side.tds(data.ljust(PREFIX_BYTES, b"\0"), len(data))) == is_packet

@@ -9,7 +9,7 @@ import pytest
 from kernel_events import REQUEST, RESPONSE, START_NS, announced, distant, ended, moved, plaintext
 
 from capture.events import Direction, Protocol, Reason, Role
-from capture.streams import Data, Process, Side, StreamOpened, Tls, TlsStarted
+from capture.streams import Data, Gap, Process, Side, StreamOpened, Tls, TlsEnded, TlsStarted
 from capture.views import Content, State, View
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
@@ -159,7 +159,7 @@ def test_a_connection_without_fin_or_reset_has_no_close():
 def test_another_session_is_inside_the_first_where_that_asked_for_a_tunnel(first, inside):
     view = View(distant(1))
     view.handshakes[8] = (20, 30)
-    view.protocol = Protocol.TLS
+    view.begin_tls()
     opened(view)
     events = (
         plaintext(7, SENT, 0, first, 1),
@@ -172,6 +172,19 @@ def test_another_session_is_inside_the_first_where_that_asked_for_a_tunnel(first
     inner = Tls(None, None, "http/1.1", 20, 30)
     assert begun == ([inner] if inside else [])
     assert [item.data for item in items if isinstance(item, Data)] == [first, RESPONSE, REQUEST, RESPONSE]
+
+
+def test_cleartext_after_tls():
+    view = View(distant(1))
+    opened(view)
+    view.begin_tls()
+    # On the socket, ciphertext took 1,000 bytes to one side and nothing has come after it to the other.
+    events = (plaintext(7, SENT, 0, b"CCC", 1), moved(1, SENT, 1000, b"PASV"), moved(1, SENT, 1010, b"QUIT"))
+    contents = [content for event in events for content in view.add(event)]
+    contents += view.finish((1014, 500), 7, (3, 0), START_NS)
+    items = [item for content in contents for item in view.give(content)]
+    assert [type(item) for item in items] == [TlsStarted, Data, TlsEnded, Data, Gap, Data]
+    assert [item.length for item in items if isinstance(item, Gap)] == [6]
 
 
 def test_the_end_is_final_where_the_peer_s_is_never_seen():

@@ -36,6 +36,7 @@ from capture.streams import (
     StreamItem,
     StreamOpened,
     Tls,
+    TlsEnded,
     TlsStarted,
 )
 from exporters import tcp_halves, tcp_reassembly
@@ -113,6 +114,8 @@ def streams(draw: st.DrawFn, number: int) -> Transcript:
             stream.server(draw(payloads))
         elif step == "t":
             stream.start_tls(draw(sessions))
+            if draw(st.booleans()):
+                stream.client(draw(payloads)).end_tls()
         else:
             sender = CLIENT if step == "C" else SERVER
             stream.lose(
@@ -120,7 +123,7 @@ def streams(draw: st.DrawFn, number: int) -> Transcript:
                 draw(st.sampled_from([1, 16_384, 70_000])),
                 draw(st.sampled_from(["fault", "ring full"])),
             )
-    if any(isinstance(item, TlsStarted) for item in stream.items):
+    if any(isinstance(item, TlsStarted | TlsEnded) for item in stream.items):
         stream.client(b"A session without bytes and without an end is nothing that a packet could tell of.")
     ends = draw(st.sampled_from(["", "c", "s", "cs", "sc", "r"]))
     for end in ends:

@@ -5,14 +5,13 @@ handshake that comes in packets of another protocol.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import running
-from recording import entries, path_of, record, response_sha256, warnings
+from recording import entries, path_of, response_sha256, warnings
 from stacks import digest
+from two_programs import ENDS, record_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,24 +65,22 @@ for turns in json.loads(sys.argv[2]):
 """
 
 
-@pytest.mark.parametrize("end", ["client", "server"])
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("protocol", ["http,tls", "all"])
 def test_http_behind_it(tmp_path: Path, protocol: str, end: str) -> None:
     script = json.dumps(list(CONNECTIONS.values()))
-    with running([sys.executable, "-c", SERVER, script], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        port = server.stdout.readline().strip()
-        with running(
-            [sys.executable, "-c", CLIENT, port, script], stdin=subprocess.PIPE, text=True
-        ) as client:
-            pid = client.pid if end == "client" else server.pid
-            with record(tmp_path / "behind.pcapng", "-p", pid, "--protocol", protocol) as recording:
-                client.communicate("go\n")
-                assert server.wait() == 0
-                done = recording.stop()
-    found = entries(recording.path)
+    path = tmp_path / "behind.pcapng"
+    done, port = record_end(
+        path,
+        end,
+        [sys.executable, "-c", SERVER, script],
+        lambda port: [sys.executable, "-c", CLIENT, port, script],
+        "--protocol",
+        protocol,
+    )
+    found = entries(path)
     assert [path_of(entry) for entry in found] == ["/behind"] * 2 * len(CONNECTIONS), done.stderr
-    assert {entry["connection"] for entry in found} == {port}
+    assert {entry["connection"] for entry in found} == {str(port)}
     assert {(entry["response"]["status"], response_sha256(entry)) for entry in found} == {(200, digest(BODY))}
     assert [entry.get("comment") for entry in found] == [None] * len(found)
 
@@ -132,27 +129,15 @@ for before in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("end", ["client", "server"])
+@pytest.mark.parametrize("end", ENDS)
 def test_a_hello_that_comes_with_it(servers: Servers, tmp_path: Path, end: str) -> None:
     key = servers.certificate.with_name("key.pem")
     sizes = [str(len(before)) for before in (PROXY_LINE, HEADER)]
     command = [sys.executable, "-c", TLS_SERVER, servers.certificate, key, *sizes]
-    with running(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        port = server.stdout.readline().strip()
-        command = [sys.executable, "-c", TLS_CLIENT, port, PROXY_LINE.hex(), HEADER.hex()]
-        with (
-            running(command, stdin=subprocess.PIPE, text=True) as client,
-            record(
-                tmp_path / "hello.pcapng", "-p", client.pid if end == "client" else server.pid
-            ) as recording,
-        ):
-            client.communicate("go\n")
-            assert server.wait(60) == 0
-            done = recording.stop()
-    assert [entry["request"]["url"] for entry in entries(recording.path)] == ["https://a/behind"] * 2, (
-        done.stderr
-    )
+    path = tmp_path / "hello.pcapng"
+    client = [sys.executable, "-c", TLS_CLIENT]
+    done, _ = record_end(path, end, command, lambda port: [*client, port, PROXY_LINE.hex(), HEADER.hex()])
+    assert [entry["request"]["url"] for entry in entries(path)] == ["https://a/behind"] * 2, done.stderr
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr
 
@@ -199,23 +184,14 @@ if server:
 """
 
 
-@pytest.mark.parametrize("end", ["client", "server"])
+@pytest.mark.parametrize("end", ENDS)
 def test_a_handshake_in_packets(servers: Servers, tmp_path: Path, end: str) -> None:
     key = servers.certificate.with_name("key.pem")
-    command = [sys.executable, "-c", PACKETS, "server", servers.certificate, key]
-    with running(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        port = server.stdout.readline().strip()
-        command = [sys.executable, "-c", PACKETS, "client", port]
-        with (
-            running(command, stdin=subprocess.PIPE, text=True) as client,
-            record(
-                tmp_path / "packets.pcapng", "-p", client.pid if end == "client" else server.pid
-            ) as recording,
-        ):
-            client.communicate("go\n")
-            assert client.returncode == server.wait(60) == 0
-            done = recording.stop()
-    assert [entry["request"]["url"] for entry in entries(recording.path)] == ["https://a/behind"], done.stderr
+    program = [sys.executable, "-c", PACKETS]
+    path = tmp_path / "packets.pcapng"
+    done, _ = record_end(
+        path, end, [*program, "server", servers.certificate, key], lambda port: [*program, "client", port]
+    )
+    assert [entry["request"]["url"] for entry in entries(path)] == ["https://a/behind"], done.stderr
     assert warnings(done.stderr) == []
     assert "lost (" not in done.stderr

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from judges import expert_problems, rows
-from processes import running
-from recording import record
+from two_programs import ENDS, record_end
 
 if TYPE_CHECKING:
     from servers import Servers
@@ -46,30 +44,24 @@ with context.wrap_socket(connection) as secure:
 """
 
 
-@pytest.mark.parametrize("end", ["client", "server"])
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("protocol", ["http,tls", "all"])
 def test_either_end_alone(servers: Servers, tmp_path: Path, end: str, protocol: str) -> None:
     certificate = Path(servers.certificate)
     server_command = [sys.executable, "-c", SERVER, certificate, certificate.with_name("key.pem")]
-    with running(server_command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        port = server.stdout.readline().strip()
-        with running([sys.executable, "-c", CLIENT, port], stdin=subprocess.PIPE, text=True) as client:
-            assert client.stdin
-            pid = client.pid if end == "client" else server.pid
-            options = ("-p", pid, "--protocol", protocol, "--framing", "plain")
-            with record(tmp_path / "starttls.pcapng", *options) as recording:
-                client.communicate("go\n")
-                assert server.wait() == 0
-                done = recording.stop()
+    path = tmp_path / "starttls.pcapng"
+    options = ("--protocol", protocol, "--framing", "plain")
+    done, port = record_end(
+        path, end, server_command, lambda port: [sys.executable, "-c", CLIENT, port], *options
+    )
     sent = b"".join(
-        bytes.fromhex(payload) for (payload,) in rows(recording.path, f"tcp.dstport=={port}", "tcp.payload")
+        bytes.fromhex(payload) for (payload,) in rows(path, f"tcp.dstport=={port}", "tcp.payload")
     )
     answered = b"".join(
-        bytes.fromhex(payload) for (payload,) in rows(recording.path, f"tcp.srcport=={port}", "tcp.payload")
+        bytes.fromhex(payload) for (payload,) in rows(path, f"tcp.srcport=={port}", "tcp.payload")
     )
     cleartext = protocol == "all"
     assert sent == b"STARTTLS\r\n" * cleartext + b"EHLO over-tls\r\n", done.stderr
     greeting = b"220 plaintap.test ESMTP\r\n220 go ahead\r\n"
     assert answered == greeting * cleartext + b"250 over-tls\r\n"
-    assert expert_problems(recording.path) == []
+    assert expert_problems(path) == []

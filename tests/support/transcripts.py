@@ -17,6 +17,7 @@ from capture.streams import (
     StreamItem,
     StreamOpened,
     Tls,
+    TlsEnded,
     TlsStarted,
 )
 from exporters.packets import Framing, PcapngExporter
@@ -120,6 +121,11 @@ class Transcript:
     def start_tls(self, session: Tls) -> Transcript:
         """TLS inside the connection."""
         self.items.append(TlsStarted(self.number, self._step(), session))
+        return self
+
+    def end_tls(self) -> Transcript:
+        """Cleartext after TLS."""
+        self.items.append(TlsEnded(self.number, self._step()))
         return self
 
     def close(self, *senders: Side, reset: bool = False, final: bool = False) -> Transcript:

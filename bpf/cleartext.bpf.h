@@ -21,12 +21,12 @@ INLINE void leave_session(struct session *s)
 	c->ssl = c->ssl_tgid = 0;
 }
 
-/* Once a connection has left TLS: is this the beginning of something else? */
-INLINE int is_cleartext(struct connection *c, u32 d, u8 *b, u32 n)
+/* Once a connection has left TLS: is this the beginning of something else? Negative: no. */
+INLINE s32 is_cleartext(struct connection *c, u32 d, u8 *b, u32 n)
 {
-	if (!n || is_tls_record(b, n) || may_be_tls_record(b, n))
-		return 0;
-	return (d == DIRECTION_SENT && c->left == LEFT_SOCKET) || is_text(b, n) || is_tds_packet(b, n);
+	s32 own = -(s32)((d ^ DIRECTION_SENT) | (c->left ^ LEFT_SOCKET));
+
+	return ((s32)n - 1) | ~may_be_record(b, n) | (own & is_text(b, n) & is_tds_packet(b, n));
 }
 
 INLINE void turn_to_cleartext(struct connection *c)

@@ -66,19 +66,13 @@ INLINE u32 begins_no_proxy_line(u8 *b)
 	return (b[0] ^ 'P') | (b[1] ^ 'R') | (b[2] ^ 'O') | (b[3] ^ 'X') | (b[4] ^ 'Y') | (b[5] ^ ' ');
 }
 
-/* Too few bytes to tell. */
-INLINE int may_be_tls_record(u8 *b, u32 n)
-{
-	return n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3);
-}
-
 INLINE int verdict_on(u8 *b, u32 n)
 {
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
-	if (may_be_tls_record(b, n))
+	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
 		return VERDICT_MAYBE;
 	return speaks_http(b, n);
 }
@@ -95,28 +89,40 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
+/* What follows says yes or no by its sign, without branches: the verifier would follow each. Negative: no. */
+INLINE s32 within(s32 value, s32 least, s32 most)
+{
+	return (value - least) | (most - value);
+}
+
 /* Text takes four bytes to be told from chance, and no byte of those that are known may be another. */
 #define MIN_TEXT_BYTES 4
 
-/* Without branches: the verifier would follow each. */
-INLINE int is_text(u8 *b, u32 n)
+INLINE s32 is_text(u8 *b, u32 n)
 {
-	s32 other = 0, printed, control;
+	s32 yes = (s32)n - MIN_TEXT_BYTES;
 	u32 i;
 
-	#pragma clang loop unroll(full)
-	for (i = 0; i < PREFIX_BYTES; i++) {
-		printed = (s32)b[i] - ' ';
-		control = (s32)b[i] - '\t';
-		other |= (printed | ('~' - ' ' - printed)) & (control | ('\r' - '\t' - control)) & (s32)(i - n);
-	}
-	return n >= MIN_TEXT_BYTES && other >= 0;
+	/* Unrolled it needs more stack than there is. */
+	#pragma clang loop unroll(disable) vectorize(disable)
+	for (i = 0; i < PREFIX_BYTES; i++)
+		yes |= within(b[i], ' ', '~') & within(b[i], '\t', '\r') & (s32)(i - n);
+	return yes;
 }
 
 /* The head of a packet of SQL Server's (MS-TDS §2.2.3.1): type, status, length of it all, a number, a window of 0. */
-INLINE int is_tds_packet(u8 *b, u32 n)
+#define TDS_HEAD_BYTES 8
+
+INLINE s32 is_tds_packet(u8 *b, u32 n)
 {
-	return n >= 8 && b[0] >= 1 && b[0] <= 18 && b[1] <= 31 && b[2] < 0x80 && (b[2] || b[3] > 8) && !b[7];
+	return ((s32)n - TDS_HEAD_BYTES) | within(b[0], 1, 18) | within(b[1], 0, 31) |
+		within(b[2] << 8 | b[3], TDS_HEAD_BYTES + 1, 0x7fff) | within(b[7], 0, 0);
+}
+
+/* A TLS record as far as its type and version tell, of which there may be one byte. */
+INLINE s32 may_be_record(u8 *b, u32 n)
+{
+	return within(b[0], 20, 23) | (within(b[1], 3, 3) & (1 - (s32)n));
 }
 
 /* Calls on an older connection that may say nothing before it is given up, since a message's head starts a call; the

@@ -37,8 +37,9 @@ struct connection {{
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
-int text(u8 *bytes, u32 n) {{ return is_text(bytes, n); }}
-int tds(u8 *bytes, u32 n) {{ return is_tds_packet(bytes, n); }}
+int text(u8 *bytes, u32 n) {{ return is_text(bytes, n) >= 0; }}
+int tds(u8 *bytes, u32 n) {{ return is_tds_packet(bytes, n) >= 0; }}
+int record(u8 *bytes, u32 n) {{ return may_be_record(bytes, n) >= 0; }}
 int inferred(u8 *bytes, u32 n, u32 split)
 {{
     struct connection c = {{.opened = 1}};
@@ -181,3 +182,11 @@ def test_text_is_nothing_but_text(kernel_side: ctypes.CDLL, data: bytes, behind:
 def test_packets_of_sql_server(kernel_side: ctypes.CDLL, head: str, is_packet: bool) -> None:
     data = bytes.fromhex(head)
     assert bool(kernel_side.tds(data.ljust(PREFIX_BYTES, b"\0"), len(data))) == is_packet
+
+
+@given(data=st.one_of(beginnings(), st.text("\x16\x17\x03\x01", min_size=1, max_size=4).map(str.encode)))
+def test_what_may_be_a_record(kernel_side: ctypes.CDLL, data: bytes) -> None:
+    assume(data)
+    data = data[:PREFIX_BYTES]
+    said = bool(kernel_side.record(data.ljust(PREFIX_BYTES, b"\0"), len(data)))
+    assert said == bool(re.match(rb"[\x14-\x17](\x03|$)", data, re.DOTALL))

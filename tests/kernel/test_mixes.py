@@ -75,6 +75,16 @@ class Truth:
             for direction, flow in enumerate((stream.sent, stream.received))
         )
 
+    def beside(self, stream: Stream) -> list[object]:
+        """What a stream has of each direction, where it first differs, and how much that was to be."""
+        told: list[object] = [stream.side.name]
+        for direction, flow in enumerate((stream.sent, stream.received)):
+            least, most, whole = self.flow(stream.side, direction)
+            pairs = enumerate(zip(flow.data, whole, strict=False))
+            differs = next((at for at, (one, other) in pairs if one != other), None)
+            told.append((least, most, len(flow.data), flow.reasons, flow.holes[:5], differs))
+        return told
+
     def _is_flow(self, side: Side, direction: int, flow: Flow) -> bool:
         least, most, whole = self.flow(side, direction)
         received = side is not (Side.CLIENT, Side.SERVER)[direction]
@@ -121,7 +131,7 @@ def test_every_byte_of_a_mix(tmp_path: Path, seed: int, ends: tuple[str, ...], o
         ]
         found = [stream for stream in of_ports if truth.is_of(stream[1])]
         has_moved = any(least for end in ends for least, _ in truth.moved(end[-1]))
-        assert found or not (has_moved or of_ports), truth.said
+        assert found or not (has_moved or of_ports), (truth.said, [truth.beside(one) for _, one in of_ports])
         if found:
             left.remove(found[0])
     assert left == []

@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import memory_session
 import pytest
 from conformance_runs import streams_by_ports
 from judges import expert_problems, rows
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 # A turn is what the client says and what the server answers; None: TLS begins, or ends.
-PROGRAM = """
-import json, socket, ssl, sys
+PROGRAM = (
+    memory_session.source()
+    + """
+import json, socket, sys
 server = sys.argv[1] == "server"
 with open(sys.argv[2]) as script:
     turns = json.load(script)
@@ -41,30 +44,22 @@ else:
     sys.stdin.readline()
     connection = socket.create_connection(("127.0.0.1", int(sys.argv[4])))
 
-class InMemory:
+def record_from(connection):
+    head = connection.recv(5, socket.MSG_WAITALL | socket.MSG_PEEK)
+    return connection.recv(5 + int.from_bytes(head[3:], "big"), socket.MSG_WAITALL)
+
+class InMemory(MemorySession):
     def __init__(self, connection):
-        self.connection, self.incoming, self.outgoing = connection, ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.session = context.wrap_bio(self.incoming, self.outgoing, server_side=server)
-        self.do(self.session.do_handshake)
-    def do(self, call, *arguments):
-        while True:
-            try:
-                result, waits = call(*arguments), False
-            except ssl.SSLWantReadError:
-                waits = True
-            if written := self.outgoing.read():
-                self.connection.sendall(written)
-            if not waits:
-                return result
-            head = self.connection.recv(5, socket.MSG_WAITALL | socket.MSG_PEEK)
-            length = 5 + int.from_bytes(head[3:], "big")
-            self.incoming.write(self.connection.recv(length, socket.MSG_WAITALL))
+        # No reference to itself: the session is freed when it is over, not some time later.
+        super().__init__(context, connection.sendall, lambda: record_from(connection), server_side=server)
+        self.connection = connection
+        self.do("do_handshake")
     def sendall(self, data):
-        self.do(self.session.write, data)
+        self.do("write", data)
     def recv(self, size):
-        return self.do(self.session.read, size)
+        return self.do("read", size)
     def unwrap(self):
-        self.do(self.session.unwrap)
+        self.do("unwrap")
         return self.connection
 
 def heard(text):
@@ -92,6 +87,7 @@ for turn in turns:
             heard(text)
 connection.close()
 """
+)
 Turns = list[tuple[str, str] | None]
 FTP: Turns = [
     ("AUTH TLS\r\n", "234 go ahead\r\n"),

@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import memory_session
 import pytest
 from recording import entries, path_of, response_sha256, warnings
 from stacks import digest
@@ -102,31 +103,22 @@ for before in sys.argv[3:]:
         session.sendall(b"HTTP/1.1 204 N\\r\\n\\r\\n")
         session.recv(1)
 """
-TLS_CLIENT = """
-import socket, ssl, sys
+TLS_CLIENT = (
+    memory_session.source()
+    + """
+import socket, sys
 sys.stdin.readline()
 for before in sys.argv[2:]:
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    session = ssl._create_unverified_context().wrap_bio(incoming, outgoing)
-    first = bytes.fromhex(before)
     with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
-        def complete(call, *arguments):
-            global first
-            while True:
-                try:
-                    result = call(*arguments)
-                except ssl.SSLWantReadError:
-                    result = None
-                if written := outgoing.read():
-                    connection.sendall(first + written)
-                    first = b""
-                if result is not None:
-                    return result
-                incoming.write(connection.recv(1 << 16))
-        complete(lambda: session.do_handshake() or 0)
-        complete(session.write, b"GET /behind HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
-        complete(session.read, 1000)
+        def send_first(written):
+            connection.sendall(bytes.fromhex(before) + written)
+            session.send = connection.sendall
+        session = MemorySession(ssl._create_unverified_context(), send_first, lambda: connection.recv(1 << 16))
+        session.do("do_handshake")
+        session.do("write", b"GET /behind HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+        session.do("read", 1000)
 """
+)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -144,8 +136,10 @@ def test_a_hello_that_comes_with_it(servers: Servers, tmp_path: Path, end: str) 
 
 # TLS whose handshake is in packets of another protocol, and what follows is not: SQL Server's (TDS).
 
-PACKETS = """
-import socket, ssl, sys
+PACKETS = (
+    memory_session.source()
+    + """
+import socket, sys
 request, response = b"GET /behind HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n", b"HTTP/1.1 204 N\\r\\n\\r\\n"
 server = sys.argv[1] == "server"
 if server:
@@ -159,29 +153,24 @@ else:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     sys.stdin.readline()
     connection = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
-incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-session = context.wrap_bio(incoming, outgoing, server_side=server)
-def complete(header, call, *arguments):
-    while True:
-        try:
-            result = call(*arguments)
-        except ssl.SSLWantReadError:
-            result = None
-        if written := outgoing.read():
-            connection.sendall(header + written)
-        if result is not None:
-            return result
-        received = connection.recv(1 << 16)
-        incoming.write(received[len(header):])
-complete(b"\\x12\\x01\\0\\0\\0\\0\\1\\0", lambda: session.do_handshake() or 0)
+header = b"\\x12\\x01\\0\\0\\0\\0\\1\\0"
+session = MemorySession(
+    context,
+    lambda written: connection.sendall(header + written),
+    lambda: connection.recv(1 << 16)[len(header):],
+    server_side=server,
+)
+session.do("do_handshake")
+header = b""
 for said, heard in [(b"", request), (response, b"")] if server else [(request, response)]:
     if said:
-        complete(b"", session.write, said)
+        session.do("write", said)
     if heard:
-        assert complete(b"", session.read, 1000) == heard
+        assert session.do("read", 1000) == heard
 if server:
     connection.recv(1)
 """
+)
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import memory_session
 import pytest
 from https_client import sample_body
 from judges import expert_problems, rows
@@ -28,36 +29,25 @@ TUNNELS = 5
 SECONDS = 120
 
 # As urllib3: the outer session owns the socket.
-OVER_A_SOCKET = """
-import socket, ssl, sys
+OVER_A_SOCKET = (
+    memory_session.source()
+    + """
+import socket, sys
 proxy, server, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 context = ssl._create_unverified_context()
 outer = context.wrap_socket(socket.create_connection(("127.0.0.1", proxy)))
 outer.sendall(b"CONNECT localhost:%d HTTP/1.1\\r\\nHost: localhost:%d\\r\\n\\r\\n" % (server, server))
 assert b" 200 " in outer.recv(1000)
-incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-inner = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
-
-def complete(call, *arguments):
-    while True:
-        try:
-            result = call(*arguments)
-        except ssl.SSLWantReadError:
-            result = None
-        if written := outgoing.read():
-            outer.sendall(written)
-        if result is not None:
-            return result
-        incoming.write(outer.recv(65536))
-
-complete(lambda: inner.do_handshake() or 0)
-complete(inner.write, f"GET {path} HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n".encode())
+inner = MemorySession(context, outer.sendall, lambda: outer.recv(65536), server_hostname="localhost")
+inner.do("do_handshake")
+inner.do("write", f"GET {path} HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n".encode())
 answer = b""
-while chunk := complete(inner.read, 65536):
+while chunk := inner.do("read", 65536):
     answer += chunk
     if b"\\r\\n\\r\\n" in answer and len(answer.partition(b"\\r\\n\\r\\n")[2]) == LENGTH:
         break
 """
+)
 
 # As aiohttp: both sessions are on memory BIOs.
 OVER_A_BIO = """

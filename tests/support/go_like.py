@@ -81,6 +81,14 @@ class GoLike:
         table = self._table_to_15() if self.magic == MAGIC_2 else self._table()
         return text + table + self._module() + self._build_info()
 
+    def _table_head(self) -> str:
+        return f"""
+.section {self.table_section}, "aw"
+.p2align 5
+table:
+.long {self.magic}
+.byte 0, 0, 1, 8"""
+
     def _table_to_15(self) -> str:
         count = len(self.functions)
         table = "".join(f".quad f{i}, r{i}-table\n" for i in range(count))
@@ -88,12 +96,7 @@ class GoLike:
             f'r{i}: .quad f{i}\n.long n{i}-table, 0\n.quad 0, 0\nn{i}: .asciz "{name}"\n.p2align 3\n'
             for i, (name, _) in enumerate(self.functions)
         )
-        return f"""
-.section {self.table_section}, "aw"
-.p2align 5
-table:
-.long {self.magic}
-.byte 0, 0, 1, 8
+        return f"""{self._table_head()}
 .quad {count}
 {table}.quad text_end, files-table
 {records}files: .long 0
@@ -107,12 +110,7 @@ table:
         names = "".join(f'n{i}: .asciz "{name}"\n' for i, (name, _) in enumerate(self.functions))
         table = "".join(f"{word} f{i}{pointer}\n{word} r{i}-functions\n" for i in range(count))
         records = "".join(f"r{i}: {word} f{i}{pointer}\n.long n{i}-names, 0, 0\n" for i in range(count))
-        return f"""
-.section {self.table_section}, "aw"
-.p2align 5
-table:
-.long {self.magic}
-.byte 0, 0, 1, 8
+        return f"""{self._table_head()}
 .quad {count}, 1
 {start}.quad names-table, units-table, units-table, units-table, functions-table
 names: .byte 0

@@ -70,14 +70,14 @@ class RecordingOutput:
         return replace(ledger, orphan_bytes=self._packets.orphan_bytes)
 
     def _flush(self) -> None:
-        self._packets.flush()
+        self._packets.settle()
         if self._archive and not self._follows:
             self._follows = True
             live = LiveHar(Path(self._capture.name), self._archive, self._archive_options)
             self._following.enter_context(live)
 
     def _finish(self, ledger: Ledger) -> None:
-        self._packets.flush()
+        self._packets.flush()  # counts what it has no place for
         ledger = self.complete(ledger)
         self._packets.finish(
             ledger=ledger.as_json(),

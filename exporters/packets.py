@@ -18,6 +18,7 @@ from exporters.framing import Framing, goes_bare, shown_port
 from exporters.segments import Flow, block_tails, common_family, link_header
 from exporters.small_pieces import SmallPieces
 from exporters.synthetic_streams import SyntheticStream
+from exporters.time_order import TimeOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,9 +30,6 @@ __all__ = ["Framing", "PcapngExporter"]
 INTERFACE_NAME: Final = "plaintap"
 INTERFACE_DESCRIPTION: Final = "plaintext of this machine's connections; TCP/IP headers are synthetic"
 
-FLUSH_BYTES: Final = 256 * 1024
-"""Blocks are joined and handed on in pieces of about this size: large enough that the sink's cost vanishes,
-small against the recorder's memory."""
 MAX_PROCESSES: Final = 4096
 """Processes whose block is remembered; one that comes back after as many others gets a second block."""
 MAX_NAMED_ADDRESSES: Final = 65536
@@ -68,13 +66,12 @@ class PcapngExporter:
         metadata: pcapng.SectionMetadata,
         framing: Framing = Framing.TLS,
     ) -> None:
-        self._sink = write
         self._framing = framing
-        self._pending: list[bytes] = [
-            pcapng.section_header(metadata),
-            pcapng.interface_description(INTERFACE_NAME, INTERFACE_DESCRIPTION, metadata.operating_system),
-        ]
-        self._pending_bytes = 0
+        self._order = TimeOrder(write)
+        self._order.put(0, pcapng.section_header(metadata))
+        self._order.put(
+            0, pcapng.interface_description(INTERFACE_NAME, INTERFACE_DESCRIPTION, metadata.operating_system)
+        )
         self._pieces = SmallPieces(self._handle)
         self._streams: dict[int, SyntheticStream] = {}
         self._half_closed: dict[int, None] = {}
@@ -86,7 +83,6 @@ class PcapngExporter:
         self._named: set[bytes] = set()
         """Addresses with a name: the first, for Wireshark shows one."""
         self._first_ns: int | None = None
-        self._last_ns = 0
         self._items = 0
         self._gaps = 0
         self.lost_bytes = 0
@@ -107,16 +103,15 @@ class PcapngExporter:
         """
         self._pieces.write(item)
 
-    def flush(self) -> None:
-        """Hands over whatever there is; the file so far can be opened."""
+    def settle(self) -> None:
+        """Hands over what was written before the last call, in order of time; the file so far can be opened."""
         self._pieces.flush()
-        self._hand_over()
+        self._order.settle()
 
-    def _hand_over(self) -> None:
-        if self._pending:
-            pieces, self._pending = self._pending, []
-            self._pending_bytes = 0
-            self._sink(b"".join(pieces))
+    def flush(self) -> None:
+        """Hands over whatever there is."""
+        self._pieces.flush()
+        self._order.flush()
 
     def finish(
         self,
@@ -141,13 +136,13 @@ class PcapngExporter:
         if self._first_ns is not None:
             options.append((pcapng.ISB_STARTTIME, pcapng.encode_time(self._first_ns)))
         options += [
-            (pcapng.ISB_ENDTIME, pcapng.encode_time(self._last_ns)),
+            (pcapng.ISB_ENDTIME, pcapng.encode_time(self._order.newest_ns)),
             (pcapng.ISB_IFRECV, struct.pack("<Q", self._items)),
             (pcapng.ISB_IFDROP, struct.pack("<Q", self._gaps if dropped is None else dropped)),
         ]
-        self._put(self._last_ns, pcapng.interface_statistics(0, self._last_ns, options))
+        self._order.put(self._order.newest_ns, pcapng.interface_statistics(0, self._order.newest_ns, options))
         self._streams.clear()
-        self.flush()
+        self._order.flush()
 
     # Items
 
@@ -161,7 +156,7 @@ class PcapngExporter:
         bare = goes_bare(self._framing, item.server.port)
         port = item.server.port if item.tls is None else shown_port(self._framing, item.server.port)
         stream = SyntheticStream(
-            self._put, self._flows(item, (addresses[0], _client_port(item)), (addresses[1], port))
+            self._order.put, self._flows(item, (addresses[0], _client_port(item)), (addresses[1], port))
         )
         self._streams[item.stream] = stream
         if item.lookup is not None:
@@ -249,20 +244,13 @@ class PcapngExporter:
             index = struct.pack("<I", self._processes_written)
             self._tails[key] = tails = _tails(((pcapng.EPB_PROCESS_INDEX, index),))
             self._processes_written += 1
-            self._put(0, pcapng.process_information(process.pid, process.comm))
+            self._order.put(0, pcapng.process_information(process.pid, process.comm))
         return tails
 
     def _name(self, address: bytes, name: str) -> None:
         if address not in self._named and len(self._named) < MAX_NAMED_ADDRESSES:
             self._named.add(address)
-            self._put(0, pcapng.name_resolution(address, name))
-
-    def _put(self, time_ns: int, block: bytes) -> None:
-        self._last_ns = max(self._last_ns, time_ns)
-        self._pending.append(block)
-        self._pending_bytes += len(block)
-        if self._pending_bytes >= FLUSH_BYTES:  # here, for one gap may be a million packets
-            self._hand_over()
+            self._order.put(0, pcapng.name_resolution(address, name))
 
 
 def _client_port(item: StreamOpened) -> int:

@@ -19,7 +19,7 @@ import zstandard
 from foreign import Tcp, frames, pcap
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from transcripts import METADATA, Transcript, capture, read, response, tls
+from transcripts import METADATA, START_NS, Transcript, capture, read, response, tls
 
 from capture.errors import CaptureFormatError
 from capture.streams import Data, StreamItem
@@ -332,7 +332,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     with path.open("wb") as file:
         exporter = PcapngExporter(file.write, METADATA)
         for number in range(1, 2_001):
-            for item in Transcript(number, tls=tls()).client(bytes(10_000)).close().items:
+            start_ns = START_NS + number * 1_000_000
+            for item in Transcript(number, start_ns=start_ns, tls=tls()).client(bytes(10_000)).close().items:
                 exporter.write(item)
         exporter.finish()
     tracemalloc.start()

@@ -33,7 +33,7 @@ from transcripts import (
 )
 
 from capture.streams import Data, Endpoint, Lookup, Side, StreamOpened, Tls
-from exporters import packets
+from exporters import packets, time_order
 from exporters.http import exchanges
 from exporters.http.urls import exchange_url
 from exporters.packets import Framing, PcapngExporter
@@ -353,7 +353,10 @@ def test_a_reset_is_the_only_warning_of_its_kind(tmp_path: Path) -> None:
 
 def test_ports_that_are_used_again_are_new_streams(tmp_path: Path) -> None:
     client = Endpoint(b"\x0a\0\0\x01", 40001)
-    one, two = (Transcript(number, 80, client=client).exchange().close() for number in (1, 2))
+    one, two = (
+        Transcript(number, 80, START_NS + number * 1_000_000_000, client=client).exchange().close()
+        for number in (1, 2)
+    )
     path = write(tmp_path / "a.pcapng", [*one.items, *two.items])
     assert expert_problems(path) == []
     assert set(rows(path, "http.request", "tcp.stream")) == {("0",), ("1",)}
@@ -559,13 +562,14 @@ class TestExporter:
             assert merged(read(b"".join(pieces))) == merged(expected)
 
     @pytest.mark.parametrize("session", [None, tls()])
-    def test_a_large_gap_is_not_collected(self, session: Tls | None) -> None:
+    def test_a_large_gap_is_not_collected(self, session: Tls | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(time_order, "MAX_HELD_BYTES", 1 << 19)
         sizes: list[int] = []
         exporter = PcapngExporter(lambda data: sizes.append(len(data)), METADATA)
         for item in Transcript(tls=session).client(b"x").lose(SERVER, 1 << 28).items:
             exporter.write(item)
-        assert len(sizes) > 1
-        assert max(sizes) < 2 * packets.FLUSH_BYTES
+        assert sum(sizes) > time_order.MAX_HELD_BYTES // 2
+        assert max(sizes) < 2 * time_order.PIECE_BYTES
 
     def test_bytes_without_a_stream_are_counted(self) -> None:
         exporter = PcapngExporter(lambda data: None, METADATA)
@@ -600,17 +604,35 @@ class TestExporter:
         items = []
         for number, pid in enumerate(pids, 1):
             process = type(NGINX)(pid, f"program-{pid}")
-            items += Transcript(number, process=process).exchange().close().items
+            start_ns = START_NS + number * 1_000_000_000
+            items += Transcript(number, start_ns=start_ns, process=process).exchange().close().items
         assert merged(read(capture(items))) == merged(items)
+
+    def test_a_connection_that_is_known_later_is_in_its_place(self, tmp_path: Path) -> None:
+        pieces: list[bytes] = []
+        exporter = PcapngExporter(pieces.append, METADATA)
+        early, late = Transcript(1, tls=tls()), Transcript(2, 80).exchange().close()
+        for items in (late.items, early.exchange().close().items):
+            for item in items:
+                exporter.write(item)
+            exporter.settle()
+        exporter.finish()
+        path = tmp_path / "a.pcapng"
+        path.write_bytes(b"".join(pieces))
+        assert merged(read(b"".join(pieces))) != merged(late.items + early.items)
+        times = [time for (time,) in rows(path, "frame", "frame.time_epoch")]
+        assert times == sorted(times)
+        assert expert_problems(path) == []
 
     def test_large_items_are_handed_on_in_pieces(self) -> None:
         pieces: list[bytes] = []
         exporter = PcapngExporter(pieces.append, METADATA)
-        for item in Transcript().client(b"x" * 3_000_000).items:
+        for item in Transcript().client(b"x" * 40_000_000).items:
             exporter.write(item)
-        assert max(map(len, pieces)) < 2 * packets.FLUSH_BYTES
+        assert len(b"".join(pieces)) > 40_000_000 - time_order.MAX_HELD_BYTES
         exporter.flush()
-        assert len(b"".join(pieces)) > 3_000_000
+        assert max(map(len, pieces)) < 2 * time_order.PIECE_BYTES
+        assert len(b"".join(pieces)) > 40_000_000
 
     def test_memoryviews_are_not_kept(self) -> None:
         pieces: list[bytes] = []

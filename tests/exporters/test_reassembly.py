@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transcripts import (
     CURL,
+    METADATA,
     NGINX,
     REQUEST,
     START_NS,
@@ -41,7 +42,7 @@ from capture.streams import (
 )
 from exporters import tcp_halves, tcp_reassembly
 from exporters.conversations import REASON_CUT, REASON_NOT_IN_CAPTURE
-from exporters.packets import Framing
+from exporters.packets import Framing, PcapngExporter
 from exporters.reassembly import read_streams
 
 if TYPE_CHECKING:
@@ -377,7 +378,14 @@ class TestOtherPeoplesTcp:
         idle = Transcript(1).exchange()
         busy = Transcript(2, port=8443).exchange()
         late = [replace(item, time_ns=item.time_ns + 20_000_000_000) for item in busy.items]
-        reader = read_streams(io.BytesIO(capture([*late, *idle.items], ledger=ledger)))
+        pieces: list[bytes] = []
+        exporter = PcapngExporter(pieces.append, METADATA)
+        for items in (late, idle.items):
+            for item in items:
+                exporter.write(item)
+            exporter.flush()
+        exporter.finish(ledger=ledger)
+        reader = read_streams(io.BytesIO(b"".join(pieces)))
         list(reader)
         assert bool(reader.notes) is (ledger is None)
 

@@ -77,7 +77,7 @@ def tls(alpn: str | None = "http/1.1", **fields: object) -> Tls:
 class Transcript:
     """One stream's items; every step is a microsecond after the one before."""
 
-    def __init__(self, number: int = 1, port: int = 443, **opened: object) -> None:
+    def __init__(self, number: int = 1, port: int = 443, start_ns: int = START_NS, **opened: object) -> None:
         values: dict[str, object] = {
             "client": Endpoint(bytes([10, 0, number >> 8 & 255, number & 255]), 40_000 + number % 20_000),
             "server": Endpoint(b"\x0a\x01\x00\x02", port),
@@ -87,10 +87,10 @@ class Transcript:
             "fd": 5,
         }
         self.number = number
-        self.now_ns = START_NS + 10_000
+        self.now_ns = start_ns + 10_000
         values.update(opened)
         self.items: list[StreamItem] = [
-            StreamOpened(number, START_NS, START_NS + 1_000, **values)  # type: ignore[arg-type]  # by name
+            StreamOpened(number, start_ns, start_ns + 1_000, **values)  # type: ignore[arg-type]  # by name
         ]
 
     def _step(self) -> int:

@@ -120,6 +120,7 @@ INLINE struct session *session_of(struct tls_call *call, u64 id)
 		struct session fresh = {
 			.id = new_id(), .library = call->library & (WITHOUT_BIO - 1),
 			.without_bio = !!(call->library & WITHOUT_BIO),
+			.unfreed = !!(call->library & LOCATED),
 		};
 		if (sessions.update(&key, &fresh)) {
 			count(COUNTER_TABLE_FULL, 1);
@@ -419,9 +420,9 @@ INLINE int goes_over_datagrams(struct session *s, struct tls_call *call)
 	return s->sk == NO_STREAM;
 }
 
-/* TLS on a connection whose session is not known: is the record that is sent (its first RECORD_KEY_END bytes) one
- * that a TLS function made? */
-INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
+/* Whether a record that is sent (its first RECORD_KEY_END bytes) is one that a TLS function of this process made; its
+ * session then has this connection. */
+INLINE int match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 {
 	struct record_key key = {};
 	struct record_owner *owner;
@@ -429,8 +430,6 @@ INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 	struct session *s;
 	u32 tid = id;
 
-	if (!is_tls_record(head, RECORD_KEY_END))
-		return;
 	__builtin_memcpy(&key, head + RECORD_KEY_END - RECORD_KEY_BYTES, RECORD_KEY_BYTES);
 	owner = records.lookup(&key);
 	written = departures.lookup(&tid);
@@ -438,16 +437,42 @@ INLINE void match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 		owner = &written->owner;
 	/* A proxy passes on what others wrote. */
 	if (!owner || owner->tgid != id >> 32)
-		goto out;
+		return 0;
 	struct session_key session_key = {.ssl = owner->ssl, .tgid = owner->tgid};
 	s = sessions.lookup(&session_key);
 	if (!s || s->id != owner->session || s->connection)
-		goto out;
+		return 0;
 	s->sk = sk;
 	s->connection = c->id;
 	s->in_memory = 1;
 	take_over(c, s, owner->ssl, owner->tgid);
 	tell_bound(c, s, id);
-out:
+	return 1;
+}
+
+/* A request may be sent together with what ends the handshake, which functions have written that are not known where a
+ * compiler has put them into their callers: in TLS 1.3 two records, in 1.2 three. */
+#define MATCHED_RECORDS 4
+
+/* TLS is sent on a connection whose session is not known: is one of the call's first records (in its first block; `head`
+ * has how that begins) one of a TLS function? */
+INLINE void match_records(struct syscall *call, u8 *head, u64 moved, struct connection *c, u64 sk, u64 id)
+{
+	volatile struct syscall *v = call;
+	u64 block[2] = {v->buffer, moved}, at = 0;
+	u32 tid = id, i;
+
+	if (v->memory > MEMORY_USER_COPIED || (v->blocks && read_block(MEMORY_USER, v->buffer, 0, block)))
+		block[1] = 0;
+	else if (v->blocks)
+		at = v->skip;
+	#pragma clang loop unroll(disable)
+	for (i = 0; i < MATCHED_RECORDS; i++) {
+		if (!is_tls_record(head, RECORD_KEY_END) || match_record(head, c, sk, id))
+			break;
+		at += RECORD_KEY_END - RECORD_KEY_BYTES + ((u64)head[3] << 8 | head[4]);
+		if (at + RECORD_KEY_END > block[1] || bpf_probe_read_user(head, RECORD_KEY_END, (void *)(block[0] + at)))
+			break;
+	}
 	departures.delete(&tid);
 }

@@ -62,12 +62,12 @@ INLINE struct connection *open_connection(u64 sk)
 
 #define PF_EXITING 4
 /* Whether a process that closes a socket may go on to decrypt what that has received: Node does, where a response is given
- * up. Its session then ends when it is freed. */
+ * up. Its session then ends when it is freed, which must be known. */
 INLINE int reads_on(struct session *s, struct connection *c)
 {
 	u32 flags = 0;
 
-	if (!s->in_memory || !(c->announced || c->unwanted) || c->ssl_tgid != bpf_get_current_pid_tgid() >> 32)
+	if (!s->in_memory || s->unfreed || !(c->announced || c->unwanted) || c->ssl_tgid != bpf_get_current_pid_tgid() >> 32)
 		return 0;
 	READ_KERNEL(flags, bpf_get_current_task() + OFFSET_task_struct_flags);
 	return !(flags & PF_EXITING);

@@ -105,6 +105,7 @@ struct session {
 	u8 established;
 	u8 tunnels;		/* what it carries is another session's records */
 	u8 without_bio;		/* of a library whose records are not seen on their way out */
+	u8 unfreed;		/* of a library whose SSL_free is not known: its object is another session's, and nobody told */
 	u8 unseen;		/* a call was not seen to return: what follows has no known place */
 	u8 in_memory;		/* its records were handed on in memory, and are read from there, too */
 	u8 gone;		/* its socket is, and what comes is the rest of what that had received; 2: which nobody wants */

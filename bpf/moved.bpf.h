@@ -103,7 +103,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	if (c->protocol == PROTOCOL_TLS && lacks_session(c, id) && have >= RECORD_KEY_END) {
 		note_goroutine(c, sk, id);
 		if (d == DIRECTION_SENT)
-			match_record(head, c, sk, id);
+			match_records(call, head, n, c, sk, id);
 		else
 			note_arrival(head, c, sk, tid);
 	}

@@ -293,6 +293,21 @@ int enter_shutdown(struct enter_arguments *ctx)
 	return 0;
 }
 
+/* The process closes the socket of a session, and nobody will tell that its object is freed: what comes at that address
+ * is another one's. If there is another descriptor of it, its next record tells whose it is. */
+INLINE void forget_unfreed(struct connection *c, u64 id)
+{
+	struct session_key key = {.ssl = c->ssl, .tgid = c->ssl_tgid};
+	struct session *s = lacks_session(c, id) ? NULL : sessions.lookup(&key);
+
+	if (!s || !s->unfreed || !s->in_memory || s->writing || s->connection != c->id)
+		return;
+	put_session_event(SAMPLE_SESSION_END, s, 0, id);
+	sessions.delete(&key);
+	c->ssl = 0;
+	c->ssl_tgid = 0;
+}
+
 int enter_close(struct enter_arguments *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -308,6 +323,8 @@ int enter_close(struct enter_arguments *ctx)
 	c = connections.lookup(&sk);
 	if (c && c->id == known->id && c->untold && !c->shut)
 		c->local_fin = bpf_ktime_get_ns();
+	if (c && c->id == known->id)
+		forget_unfreed(c, id);
 	descriptors.delete(&key);
 	return 0;
 }

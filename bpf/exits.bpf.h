@@ -34,7 +34,7 @@ INLINE int go_left(u64 id)
 {
 	u32 tid = id;
 	struct go_key *found = go_writers.lookup(&tid), key;
-	struct tls_call *left, *inside, call;
+	struct tls_call *call, *inside;
 	struct connection *c;
 	struct session *s;
 	int ready = 0;
@@ -43,20 +43,21 @@ INLINE int go_left(u64 id)
 		return 0;
 	key = *found;
 	go_writers.delete(&tid);
-	left = go_calls.lookup(&key);
-	if (!left || left->tid != tid || key.tgid != id >> 32 || left->kind != CALL_WRITES)
+	call = go_calls.lookup(&key);
+	if (!call || call->tid != tid || key.tgid != id >> 32 || call->kind != CALL_WRITES)
 		return 0;
-	call = *left;
+	s = recording() ? session_of(call, id) : NULL;
+	if (s) {
+		key.depth++;
+		inside = go_calls.lookup(&key);
+		key.depth--;
+		c = connections.lookup(&call->sk);
+		if (c && c->id == call->connection && !(inside && inside->ssl == call->ssl) &&
+		    call->count && c->position[DIRECTION_SENT] - call->sent_before > call->count)
+			ready = tls_moved(call, NULL, id, DIRECTION_SENT, call->count);
+		go_end_write(call, s, id >> 32);
+	}
 	go_calls.delete(&key);
-	if (!recording() || !(s = session_of(&call, id)))
-		return 0;
-	key.depth++;
-	inside = go_calls.lookup(&key);
-	c = connections.lookup(&call.sk);
-	if (c && c->id == call.connection && !(inside && inside->ssl == call.ssl) &&
-	    call.count && c->position[DIRECTION_SENT] - call.sent_before > call.count)
-		ready = tls_moved(&call, NULL, id, DIRECTION_SENT, call.count);
-	go_end_write(&call, s, id >> 32);
 	return ready;
 }
 

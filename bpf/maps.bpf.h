@@ -139,6 +139,7 @@ struct tls_call {
 	u8 untold;		/* rustls: no application data, known by its record only */
 	u32 skip;		/* bytes of the first block that are not part of it */
 	u32 older;		/* a call of before the recording: 2 above the descriptor that it waits on, or 1 */
+	u32 function, returns_to;	/* on a switched stack: which function, and where it returns to; the low halves */
 };
 
 /* A copy in progress: filled by a program that knows a call's result, consumed by the emit programs. */

@@ -61,11 +61,6 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 		if (d == DIRECTION_RECEIVED)
 			c->notified = 0;
 	}
-	if (s->unseen) {
-		count(COUNTER_PLAINTEXT_UNSEEN_RETURN, n);
-		note_hole(0, s->id, d, position, n, REASON_UNSEEN_RETURN);
-		return 0;
-	}
 	/* Also of connections that are not known yet. */
 	if (has_setting(DROP_TLS) || (c ? c->unwanted : s->gone > 1) || goes_over_datagrams(s, call)) {
 		count(COUNTER_PLAINTEXT_FILTERED, n);
@@ -98,7 +93,9 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 	job->left = n;
 	job->answers = answers;
 	job->memory = call->memory;
-	if (call->blocks) {
+	if (s->unseen) {
+		job->unreadable = REASON_UNSEEN_RETURN;	/* a gap, where it belongs and when it was */
+	} else if (call->blocks) {
 		job->vector = call->buffer;
 		job->blocks = call->blocks;
 	} else {

@@ -80,6 +80,24 @@ INLINE int know_older_call(struct tls_call *call, u64 id)
 	return 1;
 }
 
+/* On a switched stack: what tells a call from another that begins where it began. */
+INLINE void note_origin(struct pt_regs *ctx, struct tls_call *call)
+{
+	u64 returns_to = 0;
+
+	READ_USER(returns_to, call->stack);
+	call->function = PT_REGS_IP(ctx);
+	call->returns_to = returns_to;
+}
+
+/* One that began here on such a stack and is still kept has returned unseen: its process went on too early. Not so
+ * where one function has jumped to another, as gnutls_record_send does: that returns to where the first would have. */
+INLINE int was_left_behind(struct tls_call *kept, struct tls_call *call)
+{
+	return kept && kept->shape == call->shape && kept->stack == call->stack && kept->ssl == call->ssl &&
+		(kept->function == call->function || kept->returns_to != call->returns_to);
+}
+
 /* A wanted process enters a function of a TLS library. 1: its return is to be seen. */
 INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 {
@@ -103,11 +121,11 @@ INLINE int tls_enter(struct pt_regs *ctx, struct tls_call *call)
 		if (is_part_of(tls_calls.lookup(&above), call->ssl, call->stack, call->kind))
 			return 0;
 	}
-	/* One that began here on such a stack and is still kept has returned unseen: its process went on too early. Not so
-	 * where one function jumps to another, as SSL_connect does. */
-	if (outer && call->kind && outer->shape == call->shape && outer->stack == call->stack && outer->ssl == call->ssl &&
-	    names_window(key.stack))
-		lose_return(outer, id);
+	if (names_window(key.stack)) {
+		note_origin(ctx, call);
+		if (call->kind && was_left_behind(outer, call))
+			lose_return(outer, id);
+	}
 	count(COUNTER_PROBE_HITS, 1);
 	forget_older_read(id);
 	if (call->kind == CALL_READS)

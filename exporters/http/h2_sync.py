@@ -71,6 +71,12 @@ _ON_ODD_STREAM = frozenset((FrameType.DATA, FrameType.HEADERS, FrameType.CONTINU
 SYNC_FRAMES = 3
 """How many frames in a row are believed. SETTINGS, of mostly zeros, can look like two of another kind."""
 
+BUFFER_UNIT = 1024
+"""Bodies come in frames that are alike, mostly of buffers' lengths."""
+
+MAX_ALIKE_FRAMES = 8
+"""After so many headers that tell nothing they are taken for rows."""
+
 HEADER = Struct(">HBBBI")
 _CANDIDATE = re.compile(rb"\x00[\x00-\x40].[\x00-\x09][\x00-\x2d][\x00-\x7f]", re.DOTALL)
 
@@ -93,17 +99,32 @@ def plausible(data: bytes | bytearray, position: int, max_stream: int = MAX_SYNC
     return int(length) + HEADER_BYTES
 
 
+def _tells(header: bytes, before: bytes) -> bool:
+    """Whether a header is a sign of frames. In rows of one length, as databases send them, what looks like a header
+    comes again where its frame would end.
+    """
+    length, kind = int.from_bytes(header[:3], "big"), header[3]
+    return header != before or kind in FRAME_LENGTHS or length % BUFFER_UNIT == 0
+
+
 def _believed(data: bytes | bytearray, position: int, boundary: bool, max_stream: int) -> bool | None:
     """Whether frames begin at ``position``; None where more bytes may tell.
 
-    At a ``boundary`` two frames are enough, or one that fills what there is exactly; elsewhere it takes three.
+    At a ``boundary`` two frames are enough, or one that fills what there is exactly; elsewhere it takes three that
+    tell.
     """
-    for number in range(2 if boundary else SYNC_FRAMES):
+    number, alike, header = 0, 0, b""
+    while number < (2 if boundary else SYNC_FRAMES):
         if position + HEADER_BYTES > len(data):
             return True if boundary and number and position == len(data) else None
         size = plausible(data, position, max_stream)
-        if not size:
+        if not size or alike > MAX_ALIKE_FRAMES:
             return False
+        before, header = header, bytes(data[position : position + HEADER_BYTES])
+        if boundary or _tells(header, before):
+            number += 1
+        else:
+            alike += 1
         position += size
     return True
 

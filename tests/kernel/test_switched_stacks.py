@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from compiled import LIBSSL
+from compiled import LIBGNUTLS, LIBSSL
 from recording import entries, path_of, plaintap, record, response_sha256, settle, warnings
 
 from bpf import system
@@ -39,7 +39,8 @@ def asks_about_returns() -> None:
 def compiled(path: Path) -> Path:
     source = SOURCES / f"{path.name}.c"
     warned = ("-Wall", "-Wextra", "-Werror")
-    subprocess.run(["gcc", "-O1", *warned, "-o", path, source, "-lssl", "-lcrypto", "-lpthread"], check=True)
+    libraries = ("-lssl", "-lcrypto", "-lgnutls", "-lpthread")
+    subprocess.run(["gcc", "-O1", *warned, "-o", path, source, "-Wl,--as-needed", *libraries], check=True)
     return path
 
 
@@ -118,6 +119,7 @@ def test_without_hold_they_live_and_what_was_not_seen_is_counted(
     ledger = json.loads(account.read_text())
     assert ledger["unseen_returns"] > 0
     assert set(ledger["tls"]["lost"]) <= {"unseen-return"}
+    assert ledger["gap_bytes"] == sum(ledger["tls"]["lost"].values()), "a hole is shown as a hole"
     assert ledger["tls"]["residue"] == 0
     assert any("from coroutines" in line for line in warnings(finished.stderr))
 
@@ -152,3 +154,18 @@ def test_code_that_is_in_no_file_calls(servers: Servers, tmp_path: Path) -> None
     assert ledger["tls"]["lost"] == {}
     (entry,) = entries(capture)
     assert entry["response"]["content"]["size"] == 5000
+
+
+def test_one_function_jumps_to_another(servers: Servers, tmp_path: Path) -> None:
+    """As gnutls_record_send does to gnutls_record_send2. The second entry is not of a call whose first was left."""
+    capture, account = tmp_path / "jumps.pcapng", tmp_path / "ledger.json"
+    shutil.copy(LIBGNUTLS, tmp_path)
+    asked = ["env", f"LD_LIBRARY_PATH={tmp_path}", compiled(tmp_path / "gnutls"), servers.https]
+    done = plaintap("record", "-w", capture, "--ledger", account, "--", *asked)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5 * 5000
+    assert warnings(done.stderr) == []
+    ledger = json.loads(account.read_text())
+    assert ledger["unseen_returns"] == 0
+    assert ledger["tls"]["lost"] == {}
+    assert [entry["response"]["content"]["size"] for entry in entries(capture)] == [5000] * 5

@@ -112,6 +112,37 @@ def test_tls_that_is_nothing_of_http_is_none() -> None:
     assert notes.streams_not_http == 1
 
 
+def test_rows_of_one_length_are_no_frames() -> None:
+    """As PostgreSQL sends them: whatever is like a header comes again in each row, where a frame of its length ends."""
+    talk = (
+        Conversation(tls=Tls(), port=5432)
+        .client(b"Q\x00\x00\x00\x09SELE")
+        .server(b"T\x00\x00\x00\x06\x00\x00")
+    )
+    for _ in range(40):
+        row = b"D" + bytes.fromhex("00017e000000023131") + b"some text of a row ".ljust(381, b".")
+        talk.server(row * 4).server(b"C" * 17)
+    notes = Notes()
+    assert read(talk.items, notes=notes) == []
+    assert notes.streams_not_http == 1
+
+
+@pytest.mark.parametrize("chunk", [1000, 1024, 8192, 16384])
+def test_a_download_is_joined_in_its_middle(chunk: int) -> None:
+    """Its frames' headers are alike, too: of buffers' lengths they are believed at once, others where it ends."""
+    frame = chunk.to_bytes(3, "big") + bytes.fromhex("000000000003")
+    last = (5).to_bytes(3, "big") + bytes.fromhex("000100000003")
+    ping = (8).to_bytes(3, "big") + bytes.fromhex("060000000000") + bytes(8)
+    conversation = Conversation(tls=Tls(), port=443).server(b"!" * 50)
+    for _ in range(40):
+        conversation.server(frame + b"x" * chunk)
+    conversation.server(last + b"xxxxx").server(ping)
+    (exchange,) = read(conversation.items)
+    assert exchange.stream_id == 3
+    assert exchange.response is not None
+    assert bytes(exchange.response.body.data).endswith(b"x" * chunk + b"xxxxx")
+
+
 def test_joined_inside_a_frame() -> None:
     talk = H2Talk()
     stream = talk.request()

@@ -48,8 +48,9 @@ COMMANDS = {
 
 
 def run(*command):
-    """The command's output, whatever its exit code."""
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """The command's output, whatever its exit code; the compiler of the kernel side says what it has to say."""
+    environment = os.environ | {"PLAINTAP_BPF_LOG": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def prepare():

@@ -325,7 +325,7 @@ class Http2Layer:
         note = f"reset by the {by}, error {'not recorded' if code is None else code}"
         missing = stream.response.missing if side is Side.CLIENT and stream.request.ended else None
         if missing == 0:
-            self._end(stream, frame.ended_ns)
+            self._cut_off(stream, Outcome.CANCELLED, frame.ended_ns)
             return
         self._cancelled.pop(frame.stream, None)  # in the order in which they are forgotten
         self._cancelled[frame.stream] = (frame.ended_ns + IN_FLIGHT_NS, note)

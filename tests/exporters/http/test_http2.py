@@ -216,6 +216,7 @@ def test_what_the_client_had_received_when_it_reset() -> None:
         assert found[target].notes == ()
         assert found[target].response is not None
         assert found[target].response.body.data == b"0123456789"
+        assert found[target].response.body.complete
     assert found[b"/short"].outcome is Outcome.CANCELLED
     assert found[b"/short"].notes == ("reset by the client, error 5",)
     assert found[b"/short"].response is not None

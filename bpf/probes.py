@@ -240,7 +240,7 @@ class Probes:
         """A tail call needs the same expected attach type on both sides (Linux 6.17): a program of each for its own."""
         key = (program, "UPROBE")
         if key not in self._programs:
-            fd = system.load_uprobe_program(self._kernel.instructions(program), program, uprobes)
+            fd = self._kernel.load_uprobe(program, uprobes)
             self._fds.add(fd)
             for index, continued in enumerate(CONTINUED[family]):
                 if program not in CONTINUED[family]:

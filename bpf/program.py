@@ -62,11 +62,17 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "tcp_sock": ("bytes_acked", "bytes_received", "copied_seq", "rcv_nxt", "snd_una", "write_seq"),
 }  # fmt: skip
 
+# Most of what the verifier has to do. The longest comes first, and what is loaded twice is named twice.
 LONG_TO_VERIFY = (
     ("move_below_program", "RAW_TRACEPOINT"),
     ("wanted_exit_io", "TRACEPOINT"),
     ("continue_from_tracepoint", "TRACEPOINT"),
     ("continue_from_raw_tracepoint", "RAW_TRACEPOINT"),
+    ("continue_from_uprobe", "UPROBE"),
+    ("name_return_by_cookie", "UPROBE"),
+    ("on_sched_process_exit", "RAW_TRACEPOINT"),
+    ("on_sched_process_exit", "RAW_TRACEPOINT"),
+    ("return_by_cookie", "UPROBE"),
 )
 
 # Where programs of tracepoints go on, by the names of events.h.
@@ -175,7 +181,7 @@ class Kernel:
         self.page_struct_bytes = types.size("page")
         flags = compiler_flags(types, self.below, self.uprobes, unix=unix)
         self._fds: dict[int, str] = {}
-        self._loaded: dict[tuple[str, str], int] = {}
+        self._ready: dict[tuple[str, str], list[int]] = {}  # loaded, and nobody's yet
         self._maps: dict[str, Map] = {}
         try:
             self._code = self._make_maps(_compiled(source(), flags, compiling), ring_bytes)
@@ -216,21 +222,36 @@ class Kernel:
 
     def load(self, program: str, kind: str) -> int:
         """Load a program (TRACEPOINT, RAW_TRACEPOINT); its descriptor. Raises ProgramError."""
-        if (program, kind) in self._loaded:
-            return self._loaded[program, kind]
+        ready = self._ready.get((program, kind))
+        return ready.pop() if ready else self._load(program, kind)
+
+    def load_uprobe(self, program: str, uprobes: system.Uprobes) -> int:
+        """Load a program to be attached in this way; its descriptor, which is the caller's. Raises OSError."""
+        ready = self._ready.get((program, "UPROBE"))
+        if not ready or uprobes is not self.uprobes:
+            return system.load_uprobe_program(self._code[program], program, uprobes)
+        fd = ready.pop()
+        del self._fds[fd]
+        return fd
+
+    def _load(self, program: str, kind: str) -> int:
+        code = self._code[program]
         try:
-            fd = system.load_program(kind, self._code[program], program)
+            if kind == "UPROBE":
+                fd = system.load_uprobe_program(code, program, self.uprobes)
+            else:
+                fd = system.load_program(kind, code, program)
         except OSError as error:
             raise ProgramError(f"The kernel refused the program {program}: {_reason(error)}") from None
         self._fds[fd] = program
         return fd
 
     def _load_side_by_side(self) -> None:
-        """What the verifier takes longest for: more than half a second, one after the other."""
+        """What takes long: more than half a second, one after the other."""
+        names = [name for name in LONG_TO_VERIFY if name[0] in self._code]
         with ThreadPoolExecutor() as pool:
-            names = [name for name in LONG_TO_VERIFY if self.below.lengths or name[1] == "TRACEPOINT"]
-            loaded = pool.map(lambda name: self.load(*name), names)
-            self._loaded.update(zip(names, loaded, strict=True))
+            for name, fd in zip(names, pool.map(lambda name: self._load(*name), names), strict=True):
+                self._ready.setdefault(name, []).append(fd)
 
     def _link_parts(self) -> None:
         """Of programs that are in two parts, where the first goes on."""

@@ -452,7 +452,7 @@ INLINE int match_record(u8 *head, struct connection *c, u64 sk, u64 id)
 
 /* A request may be sent together with what ends the handshake, which functions have written that are not known where a
  * compiler has put them into their callers: in TLS 1.3 two records, in 1.2 three. */
-#define MATCHED_RECORDS 4
+#define MATCHED_RECORDS 3
 
 /* TLS is sent on a connection whose session is not known: is one of the call's first records (in its first block; `head`
  * has how that begins) one of a TLS function? */

@@ -6,7 +6,7 @@
  * The job lives in a map and is read through a volatile pointer, so that the verifier sees the same unknown
  * values in every iteration instead of following each of them.
  */
-#define MAX_PIECES 64
+#define MAX_PIECES 96
 
 INLINE void fill_head(struct sample *h, struct job *j, u32 captured, u64 length, u64 position)
 {

@@ -131,11 +131,13 @@ types: dev
 	$(VENV)/bin/mypy
 	MYPYPATH=tests/support $(VENV)/bin/mypy samples benchmarks tests/support tests/kernel tests/*.py
 
-# Those with probes one after the other and on their own: each sees what others do to the machine.
+# Those with probes apart from the rest, two at a time: each of them bears that another recording runs beside it, and
+# half of its time it waits.
 pytest: dev
 	status=0; \
 	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses auto -m 'not kernel and not stacks' || status=$$?; \
-	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --durations 20 -m 'kernel and not stacks' || status=$$?; \
+	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses 2 --dist loadgroup --durations 20 \
+	    -m 'kernel and not stacks' || status=$$?; \
 	$(HAND_OVER); exit $$status
 
 # The same command on Debian's kernels, in qemu.

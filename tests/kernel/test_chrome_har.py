@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from servers import Servers
 
-pytestmark = pytest.mark.kernel
+# One recording of each: by one worker.
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("chrome_har")]
 
 RICH = Path(__file__).parents[1] / "support" / "rich"
 SECONDS = 180

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.kernel
+# One recording of them all: by one worker.
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("conformance")]
 
 COVERAGE = ROOT / "docs/coverage.md"
 # Set to write docs/coverage.md instead of comparing it.

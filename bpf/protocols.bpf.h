@@ -89,7 +89,7 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
-/* What follows says yes or no by its sign, without branches: the verifier would follow each. Negative: no. */
+/* What follows says yes or no by its sign, negative for no, without branches: the verifier would follow each. */
 INLINE s32 within(s32 value, s32 least, s32 most)
 {
 	return (value - least) | (most - value);
@@ -98,7 +98,7 @@ INLINE s32 within(s32 value, s32 least, s32 most)
 /* Text takes four bytes to be told from chance, and no byte of those that are known may be another. */
 #define MIN_TEXT_BYTES 4
 
-INLINE s32 is_text(u8 *b, u32 n)
+INLINE s32 sign_of_text(u8 *b, u32 n)
 {
 	s32 yes = (s32)n - MIN_TEXT_BYTES;
 	u32 i;
@@ -113,14 +113,14 @@ INLINE s32 is_text(u8 *b, u32 n)
 /* The head of a packet of SQL Server's (MS-TDS §2.2.3.1): type, status, length of it all, a number, a window of 0. */
 #define TDS_HEAD_BYTES 8
 
-INLINE s32 is_tds_packet(u8 *b, u32 n)
+INLINE s32 sign_of_tds_packet(u8 *b, u32 n)
 {
 	return ((s32)n - TDS_HEAD_BYTES) | within(b[0], 1, 18) | within(b[1], 0, 31) |
 		within(b[2] << 8 | b[3], TDS_HEAD_BYTES + 1, 0x7fff) | within(b[7], 0, 0);
 }
 
 /* A TLS record as far as its type and version tell, of which there may be one byte. */
-INLINE s32 may_be_record(u8 *b, u32 n)
+INLINE s32 sign_of_record(u8 *b, u32 n)
 {
 	return within(b[0], 20, 23) | (within(b[1], 3, 3) & (1 - (s32)n));
 }

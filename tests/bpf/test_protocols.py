@@ -37,9 +37,9 @@ struct connection {{
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
-int text(u8 *bytes, u32 n) {{ return is_text(bytes, n) >= 0; }}
-int tds(u8 *bytes, u32 n) {{ return is_tds_packet(bytes, n) >= 0; }}
-int record(u8 *bytes, u32 n) {{ return may_be_record(bytes, n) >= 0; }}
+int text(u8 *bytes, u32 n) {{ return sign_of_text(bytes, n) >= 0; }}
+int tds(u8 *bytes, u32 n) {{ return sign_of_tds_packet(bytes, n) >= 0; }}
+int record(u8 *bytes, u32 n) {{ return sign_of_record(bytes, n) >= 0; }}
 int inferred(u8 *bytes, u32 n, u32 split)
 {{
     struct connection c = {{.opened = 1}};

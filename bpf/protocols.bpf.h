@@ -23,11 +23,32 @@ INLINE int is_hello(u8 *b, u32 n)
 	return n >= 11 && b[0] == 22 && b[1] == 3 && b[2] <= 3 && (b[5] == 1 || b[5] == 2) && !b[6] && b[9] == 3 && b[10] <= 3;
 }
 
+/* Says yes or no by its sign, negative for no, without branches: the verifier would follow each. */
+INLINE s32 within(s32 value, s32 least, s32 most)
+{
+	return (value - least) | (most - value);
+}
+
+/* What methods that are registered consist of. */
+INLINE s32 sign_of_capital(u8 c)
+{
+	return within(c, 'A', 'Z') & within(c, '-', '-');
+}
+
+/* What a method consists of that programs send (a token may have more, RFC 9110 §5.6.2): `curl -X get` is HTTP too. */
+INLINE s32 sign_of_method(u8 c, int first)
+{
+	s32 letter = within(c | 0x20, 'a', 'z');
+
+	return first ? letter : letter & within(c, '0', '9') & within(c, '-', '-') & within(c, '_', '_');
+}
+
 /* RFC 9112 §3 and §4: METHOD SP target, or HTTP/1.; RFC 9113 §3.4: the preface is of the first form. */
 INLINE int speaks_http(u8 *b, u32 n)
 {
 	const char status[] = {'H', 'T', 'T', 'P', '/', '1', '.'};
 	int matches = 1;
+	s32 capitals = 0;
 	u32 i;
 
 	#pragma clang loop unroll(full)
@@ -37,7 +58,7 @@ INLINE int speaks_http(u8 *b, u32 n)
 	if (matches)
 		return n >= sizeof(status) ? VERDICT_HTTP : VERDICT_MAYBE;
 
-	/* A token of 3 to 14 capitals (a hyphen inside), a space, then what a target begins with. */
+	/* A token of 3 to 14, a space, then what a target begins with; where the token is no word of capitals, a path. */
 	#pragma clang loop unroll(full)
 	for (i = 0; i < PREFIX_BYTES - 1; i++) {
 		if (i >= n)
@@ -48,14 +69,19 @@ INLINE int speaks_http(u8 *b, u32 n)
 				return VERDICT_NO;
 			if (i + 1 >= n)
 				return VERDICT_MAYBE;
-			if (next == '/' || next == '*' || next == 'h')
+			if (next == '/')
+				return VERDICT_HTTP;
+			if (capitals < 0)
+				return VERDICT_NO;
+			if (next == '*' || next == 'h')
 				return VERDICT_HTTP;
 			/* CONNECT names a host. */
 			return i == 7 && b[0] == 'C' && b[1] == 'O' && b[2] == 'N' && b[3] == 'N' &&
 				b[6] == 'T' ? VERDICT_HTTP : VERDICT_NO;
 		}
-		if ((b[i] < 'A' || b[i] > 'Z') && !(b[i] == '-' && i > 0))
+		if (sign_of_method(b[i], !i) < 0)
 			return VERDICT_NO;
+		capitals |= sign_of_capital(b[i]);
 	}
 	return VERDICT_NO;
 }
@@ -87,12 +113,6 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	u32 version_4 = (b[0] ^ 4) | (b[1] ^ 1);
 
 	return version_5 * version_4;
-}
-
-/* What follows says yes or no by its sign, negative for no, without branches: the verifier would follow each. */
-INLINE s32 within(s32 value, s32 least, s32 most)
-{
-	return (value - least) | (most - value);
 }
 
 /* Text takes four bytes to be told from chance, and no byte of those that are known may be another. */

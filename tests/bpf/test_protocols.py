@@ -61,9 +61,10 @@ def kernel_side(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def request(data: bytes) -> str:
-    """A method of 3 to 14 capitals, with hyphens inside, and what a target begins with; CONNECT names a host."""
+    """A method of 3 to 14 letters, with digits, hyphens and underscores inside, and a path; after one of capitals and
+    hyphens, what else a target begins with; CONNECT names a host."""
     method, space, rest = data.partition(b" ")
-    if not re.fullmatch(rb"(?:[A-Z][A-Z-]*)?", method[: PREFIX_BYTES - 1]) or len(method) >= PREFIX_BYTES - 1:
+    if not re.fullmatch(rb"(?:[A-Za-z][\w-]*)?", method[: PREFIX_BYTES - 1]) or len(method) >= PREFIX_BYTES - 1:
         return "no"
     if not space:
         return "maybe"
@@ -71,7 +72,11 @@ def request(data: bytes) -> str:
         return "no"
     if not rest:
         return "maybe"
-    return "http" if rest[:1] in b"/*h" or re.fullmatch(rb"CONN[A-Z-]{2}T", method) else "no"
+    if rest[:1] == b"/":
+        return "http"
+    if not re.fullmatch(rb"[A-Z-]+", method):
+        return "no"
+    return "http" if rest[:1] in b"*h" or re.fullmatch(rb"CONN[A-Z-]{2}T", method) else "no"
 
 
 def expected(data: bytes) -> str:
@@ -95,7 +100,8 @@ BEGINNINGS = (
     b"GET / HTTP/1.1\r\n\r\n", b"AB / HTTP/1.1", b"HTTP/1.1 200 OK\r\n", b"CONNECT a.test:443 H", b"PRI * HTTP/2.0\r\n",
     b"VERSION-CONTROL /", b"BASELINE-CONTRO /", b"-SEARCH * HTTP/1", b"GET http://a.test", b"PROXY TCP4 192.0",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcde", b"\x17\x03\x03\x00\x20abcdefghijk", b"\x15\x03\x03\x00\x00",
-    b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb",
+    b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb", b"get / HTTP/1.1\r\n", b"Foo_1-b /x HTTP/1",
+    b"get hello\r\n", b"0032git-upload-p", b"git-upload-pack /",
 )  # fmt: skip
 
 
@@ -106,13 +112,13 @@ def beginnings(draw: st.DrawFn) -> bytes:
         st.one_of(
             st.sampled_from(BEGINNINGS),
             st.binary(max_size=24),
-            st.text("AZ-@[ /*hH", max_size=24).map(str.encode),
+            st.text("AZ-@[ /*hHaz`{_019:", max_size=24).map(str.encode),
         )
     )
     data = bytearray(data[: draw(st.one_of(st.just(24), st.integers(0, 24)))])
     if data and draw(st.booleans()):
         data[draw(st.integers(0, len(data) - 1))] = draw(
-            st.one_of(st.integers(0, 255), st.sampled_from(b"AZ@[- /*h"))
+            st.one_of(st.integers(0, 255), st.sampled_from(b"AZ@[- /*haz_`{09:"))
         )
     return bytes(data)
 

@@ -64,7 +64,10 @@ def request(data: bytes) -> str:
     """A method of 3 to 14 letters, with digits, hyphens and underscores inside, and a path; after one of capitals and
     hyphens, what else a target begins with; CONNECT names a host."""
     method, space, rest = data.partition(b" ")
-    if not re.fullmatch(rb"(?:[A-Za-z][\w-]*)?", method[: PREFIX_BYTES - 1]) or len(method) >= PREFIX_BYTES - 1:
+    if (
+        not re.fullmatch(rb"(?:[A-Za-z][\w-]*)?", method[: PREFIX_BYTES - 1])
+        or len(method) >= PREFIX_BYTES - 1
+    ):
         return "no"
     if not space:
         return "maybe"

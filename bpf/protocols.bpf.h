@@ -92,10 +92,27 @@ INLINE u32 begins_no_proxy_line(u8 *b)
 	return (b[0] ^ 'P') | (b[1] ^ 'R') | (b[2] ^ 'O') | (b[3] ^ 'X') | (b[4] ^ 'Y') | (b[5] ^ ' ');
 }
 
+/* After an empty line, which servers ignore before a request (RFC 9112 §2.2): a method, or the rest of what begins the PROXY
+ * protocol's version 2.
+ */
+#define BEHIND_EMPTY_LINE_BYTES 5
+
+INLINE int verdict_behind_empty_line(u8 *b, u32 n)
+{
+	s32 method = within(b[2], 'A', 'Z') | within(b[3], 'A', 'Z') | within(b[4], 'A', 'Z');
+	s32 signature = within(b[2], '\r', '\r') | within(b[3], '\n', '\n') | within(b[4], 0, 0);
+
+	if (n < BEHIND_EMPTY_LINE_BYTES)
+		return VERDICT_MAYBE;
+	return (method & signature) < 0 ? VERDICT_NO : VERDICT_HTTP;
+}
+
 INLINE int verdict_on(u8 *b, u32 n)
 {
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
+	if (b[0] == '\r' && (n < 2 || b[1] == '\n'))
+		return verdict_behind_empty_line(b, n);
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
 	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))

@@ -86,6 +86,10 @@ def expected(data: bytes) -> str:
     data = data[:PREFIX_BYTES]
     if data.startswith(b"PROXY "):
         return "http"
+    if re.match(rb"\r(\n|$)", data):
+        if len(data) < 5:
+            return "maybe"
+        return "http" if re.match(rb"\r\n(\r\n\0|[A-Z]{3})", data) else "no"
     if re.match(rb"[\x14-\x17]\x03[\x00-\x04](?!\x00\x00)[\x00-\x48].", data, re.DOTALL):
         return "tls"
     if re.fullmatch(rb"[\x14-\x17](\x03.{0,2})?", data, re.DOTALL):
@@ -104,7 +108,7 @@ BEGINNINGS = (
     b"VERSION-CONTROL /", b"BASELINE-CONTRO /", b"-SEARCH * HTTP/1", b"GET http://a.test", b"PROXY TCP4 192.0",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcde", b"\x17\x03\x03\x00\x20abcdefghijk", b"\x15\x03\x03\x00\x00",
     b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb", b"get / HTTP/1.1\r\n", b"Foo_1-b /x HTTP/1",
-    b"get hello\r\n", b"0032git-upload-p", b"git-upload-pack /",
+    b"\r\n\r\n\0\r\nQUIT\n", b"\r\nGET / HTTP/1.1", b"\r\n\r\n\r\n", b"get hello\r\n", b"0032git-upload-p", b"git-upload-pack /",
 )  # fmt: skip
 
 

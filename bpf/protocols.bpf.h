@@ -107,8 +107,22 @@ INLINE int verdict_behind_empty_line(u8 *b, u32 n)
 	return (method & signature) < 0 ? VERDICT_NO : VERDICT_HTTP;
 }
 
+/* 0 for the SETTINGS with which an HTTP/2 server begins (RFC 9113 §3.4, §4.1, §6.5), often before it has read anything: a
+ * length of under 256 bytes, six each, no flags, stream 0. As far as there are bytes; those behind them are 0.
+ */
+#define FRAME_HEAD_BYTES 9
+
+INLINE u32 is_no_settings(u8 *b, u32 n)
+{
+	u32 type = n > 3 ? b[3] ^ 4 : 0;
+
+	return b[0] | b[1] | b[2] % 6 | type | b[4] | b[5] | b[6] | b[7] | b[8];
+}
+
 INLINE int verdict_on(u8 *b, u32 n)
 {
+	if (n && !is_no_settings(b, n))
+		return n < FRAME_HEAD_BYTES ? VERDICT_MAYBE : VERDICT_HTTP;
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
 	if (b[0] == '\r' && (n < 2 || b[1] == '\n'))

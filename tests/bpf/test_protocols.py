@@ -82,10 +82,16 @@ def request(data: bytes) -> str:
     return "http" if rest[:1] in b"*h" or re.fullmatch(rb"CONN[A-Z-]{2}T", method) else "no"
 
 
+# RFC 9113 §4.1 and §6.5: length, of six bytes each, type, flags, stream.
+SETTINGS_HEAD = ({0}, {0}, range(0, 256, 6), {4}, *[{0}] * 5)
+
+
 def expected(data: bytes) -> str:
     data = data[:PREFIX_BYTES]
     if data.startswith(b"PROXY "):
         return "http"
+    if data and all(byte in allowed for byte, allowed in zip(data, SETTINGS_HEAD, strict=False)):
+        return "http" if len(data) >= len(SETTINGS_HEAD) else "maybe"
     if re.match(rb"\r(\n|$)", data):
         if len(data) < 5:
             return "maybe"
@@ -108,7 +114,8 @@ BEGINNINGS = (
     b"VERSION-CONTROL /", b"BASELINE-CONTRO /", b"-SEARCH * HTTP/1", b"GET http://a.test", b"PROXY TCP4 192.0",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcde", b"\x17\x03\x03\x00\x20abcdefghijk", b"\x15\x03\x03\x00\x00",
     b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb", b"get / HTTP/1.1\r\n", b"Foo_1-b /x HTTP/1",
-    b"\r\n\r\n\0\r\nQUIT\n", b"\r\nGET / HTTP/1.1", b"\r\n\r\n\r\n", b"get hello\r\n", b"0032git-upload-p", b"git-upload-pack /",
+    b"\r\n\r\n\0\r\nQUIT\n", b"\r\nGET / HTTP/1.1", b"\r\n\r\n\r\n", b"get hello\r\n",
+    b"\0\0\x12\4\0\0\0\0\0\0\3", b"\0\0\0\4\0\0\0\0\0", b"0032git-upload-p", b"git-upload-pack /",
 )  # fmt: skip
 
 

@@ -146,6 +146,22 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
+/* A frame of HTTP/2 as far as its head tells (RFC 9113 §4.1, §6): DATA or HEADERS of a stream, WINDOW_UPDATE, PING. By those an
+ * older connection is known, for they begin calls; a length of up to 2^14, which few programs raise.
+ */
+INLINE s32 sign_of_frame(u8 *b, u32 n)
+{
+	u32 length = b[0] << 16 | b[1] << 8 | b[2], type = b[3], flags = b[4];
+	u32 stream = (u32)b[5] << 24 | b[6] << 16 | b[7] << 8 | b[8];
+	/* END_STREAM and PADDED; of HEADERS also END_HEADERS and PRIORITY. */
+	u32 unknown = flags & ~(0x09 | (type & 1) * 0x24);
+	s32 of_stream = within(type, 0, 1) | within(unknown, 0, 0) | (s32)(stream - 1);
+	s32 window = within(type, 8, 8) | within(length, 4, 4) | within(flags, 0, 0);
+	s32 ping = within(type, 6, 6) | within(length, 8, 8) | within(flags, 0, 1) | within(stream, 0, 0);
+
+	return ((s32)n - FRAME_HEAD_BYTES) | within(length, 0, 1 << 14) | (s32)stream | (of_stream & window & ping);
+}
+
 /* Text takes four bytes to be told from chance, and no byte of those that are known may be another. */
 #define MIN_TEXT_BYTES 4
 
@@ -233,7 +249,9 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	} else if (verdict == VERDICT_NO) {
 		c->prefix_length[d & 1] = 0;
 		/* From its first byte on it speaks neither: it never will. An older one may be inside a body. */
-		if ((c->opened && !c->misses && c->greets_no_socks_proxy) || c->misses >= MAX_MISSES)
+		if (!c->opened && sign_of_frame(prefix, have) >= 0)
+			c->protocol = PROTOCOL_HTTP;
+		else if ((c->opened && !c->misses && c->greets_no_socks_proxy) || c->misses >= MAX_MISSES)
 			c->protocol = PROTOCOL_OTHER;
 		else
 			c->misses++;

@@ -39,6 +39,7 @@ int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
 int text(u8 *bytes, u32 n) {{ return sign_of_text(bytes, n) >= 0; }}
 int tds(u8 *bytes, u32 n) {{ return sign_of_tds_packet(bytes, n) >= 0; }}
+int frame(u8 *bytes, u32 n) {{ return sign_of_frame(bytes, n) >= 0; }}
 int record(u8 *bytes, u32 n) {{ return sign_of_record(bytes, n) >= 0; }}
 int inferred(u8 *bytes, u32 n, u32 split)
 {{
@@ -210,3 +211,38 @@ def test_what_may_be_a_record(kernel_side: ctypes.CDLL, data: bytes) -> None:
     data = data[:PREFIX_BYTES]
     said = bool(kernel_side.record(data.ljust(PREFIX_BYTES, b"\0"), len(data)))
     assert said == bool(re.match(rb"[\x14-\x17](\x03|$)", data, re.DOTALL))
+
+
+def is_frame(data: bytes) -> bool:
+    """RFC 9113 §4.1 and §6: of a stream, or WINDOW_UPDATE, or PING."""
+    if len(data) < 9:
+        return False
+    length, kind, flags, stream = int.from_bytes(data[:3]), data[3], data[4], int.from_bytes(data[5:9])
+    if length > 1 << 14 or stream >> 31:
+        return False
+    if kind in (0, 1):
+        return stream > 0 and flags | (0x2D if kind else 0x09) == (0x2D if kind else 0x09)
+    return (kind, length, flags) == (8, 4, 0) or ((kind, length, stream) == (6, 8, 0) and flags <= 1)
+
+
+FRAMES = (
+    "00000100 00000001",
+    "0004000900000003",
+    "0000040800000000",
+    "0000080600000000",
+    "00003e01257fffffff",
+)
+
+
+@given(
+    data=st.one_of(
+        st.binary(max_size=12), st.sampled_from(FRAMES).map(lambda text: bytes.fromhex(text) + b"\1\2")
+    ),
+    place=st.integers(0, 9),
+    byte=st.one_of(st.none(), st.integers(0, 255), st.sampled_from((0, 1, 4, 8, 9, 0x25, 0x3F, 0x40, 0x80))),
+)
+def test_frames_of_http2(kernel_side: ctypes.CDLL, data: bytes, place: int, byte: int | None) -> None:
+    if byte is not None and place < len(data):
+        data = data[:place] + bytes([byte]) + data[place + 1 :]
+    said = bool(kernel_side.frame(data.ljust(PREFIX_BYTES, b"\0"), min(len(data), PREFIX_BYTES)))
+    assert said == is_frame(data)

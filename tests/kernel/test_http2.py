@@ -266,15 +266,20 @@ WAITING_CLIENT = """
 import socket, sys
 from h2.connection import H2Connection
 from h2.events import StreamEnded
-sys.stdin.readline()
-with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+port, joined = map(int, sys.argv[1:])
+if not joined:
+    sys.stdin.readline()
+with socket.create_connection(("127.0.0.1", port)) as connection:
     begun = connection.recv(1 << 16)
     talk = H2Connection()
     talk.initiate_connection()
     talk.receive_data(begun)
     for number in (1, 3, 5):
-        asked = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", f"/{number}")]
-        talk.send_headers(number, asked, end_stream=True)
+        if number == joined:
+            sys.stdin.readline()
+        asked = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", f"/{number}")]
+        talk.send_headers(number, asked)
+        talk.send_data(number, b"asked for", end_stream=True)
         connection.sendall(talk.data_to_send())
         while not any(isinstance(e, StreamEnded) for e in talk.receive_data(connection.recv(1 << 16))):
             pass
@@ -282,14 +287,16 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_cleartext_that_the_server_begins(tmp_path: Path, end: str) -> None:
+@pytest.mark.parametrize("joined", [0, 3], ids=["from its beginning", "joined at its second request"])
+def test_cleartext_that_the_server_begins(tmp_path: Path, joined: int, end: str) -> None:
     path = tmp_path / "begun.pcapng"
-    done, port = record_end(
-        path, end, [PYTHON, "-c", BEGINNING_SERVER], lambda port: [PYTHON, "-c", WAITING_CLIENT, port]
-    )
+    client = [PYTHON, "-c", WAITING_CLIENT]
+    done, port = record_end(path, end, [PYTHON, "-c", BEGINNING_SERVER], lambda port: [*client, port, joined])
     found = entries(path)
-    assert [path_of(entry) for entry in found] == ["/1", "/3", "/5"], done.stderr
+    asked = ["/1", "/3", "/5"] if not joined else ["/3", "/5"]
+    assert [path_of(entry) for entry in found] == asked, done.stderr
     assert {response_sha256(entry) for entry in found} == {hashlib.sha256(b"as it was asked").hexdigest()}
-    as_http2 = ("-d", f"tcp.port=={port},http2", "-Y", "http2.headers.path")
-    shown = tshark(path, *as_http2, "-T", "fields", "-e", "http2.headers.path")
-    assert shown.split() == ["/1", "/3", "/5"]
+    assert {request_sha256(entry) for entry in found} == {hashlib.sha256(b"asked for").hexdigest()}
+    as_http2 = ("-d", f"tcp.port=={port},http2", "-Y", "http2.type == 0")
+    shown = tshark(path, *as_http2, "-T", "fields", "-e", "http2.streamid", "-E", "occurrence=l")
+    assert shown.split() == [number for number in ("1", "3", "5") if int(number) >= joined for _ in ENDS]

@@ -21,12 +21,12 @@ INLINE void leave_session(struct session *s)
 	c->ssl = c->ssl_tgid = 0;
 }
 
-/* Once a connection has left TLS: is this the beginning of something else? Negative: no. */
-INLINE s32 is_cleartext(struct connection *c, u32 d, u8 *b, u32 n)
+/* Once a connection has left TLS: is this the beginning of something else? Negative for no. */
+INLINE s32 sign_of_cleartext(struct connection *c, u32 d, u8 *b, u32 n)
 {
 	s32 own = -(s32)((d ^ DIRECTION_SENT) | (c->left ^ LEFT_SOCKET));
 
-	return ((s32)n - 1) | ~may_be_record(b, n) | (own & is_text(b, n) & is_tds_packet(b, n));
+	return ((s32)n - 1) | ~sign_of_record(b, n) | (own & sign_of_text(b, n) & sign_of_tds_packet(b, n));
 }
 
 INLINE void turn_to_cleartext(struct connection *c)

@@ -87,7 +87,10 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	know_ends(c, sk);
 	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id))
 		have = first_bytes(call, n, head);
-	if (c->left && c->protocol == PROTOCOL_TLS && is_cleartext(c, d, head, have) >= 0)
+	/* By way of memory: the verifier would follow each number of them through all that comes. */
+	*(volatile u8 *)&call->head_bytes = have;
+	have = *(volatile u8 *)&call->head_bytes;
+	if (c->left && c->protocol == PROTOCOL_TLS && sign_of_cleartext(c, d, head, have) >= 0)
 		turn_to_cleartext(c);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);

@@ -23,11 +23,32 @@ INLINE int is_hello(u8 *b, u32 n)
 	return n >= 11 && b[0] == 22 && b[1] == 3 && b[2] <= 3 && (b[5] == 1 || b[5] == 2) && !b[6] && b[9] == 3 && b[10] <= 3;
 }
 
+/* Says yes or no by its sign, negative for no, without branches: the verifier would follow each. */
+INLINE s32 within(s32 value, s32 least, s32 most)
+{
+	return (value - least) | (most - value);
+}
+
+/* What methods that are registered consist of. */
+INLINE s32 sign_of_capital(u8 c)
+{
+	return within(c, 'A', 'Z') & within(c, '-', '-');
+}
+
+/* What a method consists of that programs send (a token may have more, RFC 9110 §5.6.2): `curl -X get` is HTTP too. */
+INLINE s32 sign_of_method(u8 c, int first)
+{
+	s32 letter = within(c | 0x20, 'a', 'z');
+
+	return first ? letter : letter & within(c, '0', '9') & within(c, '-', '-') & within(c, '_', '_');
+}
+
 /* RFC 9112 §3 and §4: METHOD SP target, or HTTP/1.; RFC 9113 §3.4: the preface is of the first form. */
 INLINE int speaks_http(u8 *b, u32 n)
 {
 	const char status[] = {'H', 'T', 'T', 'P', '/', '1', '.'};
 	int matches = 1;
+	s32 capitals = 0;
 	u32 i;
 
 	#pragma clang loop unroll(full)
@@ -37,7 +58,7 @@ INLINE int speaks_http(u8 *b, u32 n)
 	if (matches)
 		return n >= sizeof(status) ? VERDICT_HTTP : VERDICT_MAYBE;
 
-	/* A token of 3 to 14 capitals (a hyphen inside), a space, then what a target begins with. */
+	/* A token of 3 to 14, a space, then what a target begins with; where the token is no word of capitals, a path. */
 	#pragma clang loop unroll(full)
 	for (i = 0; i < PREFIX_BYTES - 1; i++) {
 		if (i >= n)
@@ -48,14 +69,19 @@ INLINE int speaks_http(u8 *b, u32 n)
 				return VERDICT_NO;
 			if (i + 1 >= n)
 				return VERDICT_MAYBE;
-			if (next == '/' || next == '*' || next == 'h')
+			if (next == '/')
+				return VERDICT_HTTP;
+			if (capitals < 0)
+				return VERDICT_NO;
+			if (next == '*' || next == 'h')
 				return VERDICT_HTTP;
 			/* CONNECT names a host. */
 			return i == 7 && b[0] == 'C' && b[1] == 'O' && b[2] == 'N' && b[3] == 'N' &&
 				b[6] == 'T' ? VERDICT_HTTP : VERDICT_NO;
 		}
-		if ((b[i] < 'A' || b[i] > 'Z') && !(b[i] == '-' && i > 0))
+		if (sign_of_method(b[i], !i) < 0)
 			return VERDICT_NO;
+		capitals |= sign_of_capital(b[i]);
 	}
 	return VERDICT_NO;
 }
@@ -66,10 +92,41 @@ INLINE u32 begins_no_proxy_line(u8 *b)
 	return (b[0] ^ 'P') | (b[1] ^ 'R') | (b[2] ^ 'O') | (b[3] ^ 'X') | (b[4] ^ 'Y') | (b[5] ^ ' ');
 }
 
+/* After an empty line, which servers ignore before a request (RFC 9112 §2.2): a method, or the rest of what begins the PROXY
+ * protocol's version 2.
+ */
+#define BEHIND_EMPTY_LINE_BYTES 5
+
+INLINE int verdict_behind_empty_line(u8 *b, u32 n)
+{
+	s32 method = within(b[2], 'A', 'Z') | within(b[3], 'A', 'Z') | within(b[4], 'A', 'Z');
+	s32 signature = within(b[2], '\r', '\r') | within(b[3], '\n', '\n') | within(b[4], 0, 0);
+
+	if (n < BEHIND_EMPTY_LINE_BYTES)
+		return VERDICT_MAYBE;
+	return (method & signature) < 0 ? VERDICT_NO : VERDICT_HTTP;
+}
+
+/* 0 for the SETTINGS with which an HTTP/2 server begins (RFC 9113 §3.4, §4.1, §6.5), often before it has read anything: a
+ * length of under 256 bytes, six each, no flags, stream 0. As far as there are bytes; those behind them are 0.
+ */
+#define FRAME_HEAD_BYTES 9
+
+INLINE u32 is_no_settings(u8 *b, u32 n)
+{
+	u32 type = n > 3 ? b[3] ^ 4 : 0;
+
+	return b[0] | b[1] | b[2] % 6 | type | b[4] | b[5] | b[6] | b[7] | b[8];
+}
+
 INLINE int verdict_on(u8 *b, u32 n)
 {
+	if (n && !is_no_settings(b, n))
+		return n < FRAME_HEAD_BYTES ? VERDICT_MAYBE : VERDICT_HTTP;
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
+	if (b[0] == '\r' && (n < 2 || b[1] == '\n'))
+		return verdict_behind_empty_line(b, n);
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
 	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
@@ -89,16 +146,26 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
-/* What follows says yes or no by its sign, without branches: the verifier would follow each. Negative: no. */
-INLINE s32 within(s32 value, s32 least, s32 most)
+/* A frame of HTTP/2 as far as its head tells (RFC 9113 §4.1, §6): DATA or HEADERS of a stream, WINDOW_UPDATE, PING. By those an
+ * older connection is known, for they begin calls; a length of up to 2^14, which few programs raise.
+ */
+INLINE s32 sign_of_frame(u8 *b, u32 n)
 {
-	return (value - least) | (most - value);
+	u32 length = b[0] << 16 | b[1] << 8 | b[2], type = b[3], flags = b[4];
+	u32 stream = (u32)b[5] << 24 | b[6] << 16 | b[7] << 8 | b[8];
+	/* END_STREAM and PADDED; of HEADERS also END_HEADERS and PRIORITY. */
+	u32 unknown = flags & ~(0x09 | (type & 1) * 0x24);
+	s32 of_stream = within(type, 0, 1) | within(unknown, 0, 0) | (s32)(stream - 1);
+	s32 window = within(type, 8, 8) | within(length, 4, 4) | within(flags, 0, 0);
+	s32 ping = within(type, 6, 6) | within(length, 8, 8) | within(flags, 0, 1) | within(stream, 0, 0);
+
+	return ((s32)n - FRAME_HEAD_BYTES) | within(length, 0, 1 << 14) | (s32)stream | (of_stream & window & ping);
 }
 
 /* Text takes four bytes to be told from chance, and no byte of those that are known may be another. */
 #define MIN_TEXT_BYTES 4
 
-INLINE s32 is_text(u8 *b, u32 n)
+INLINE s32 sign_of_text(u8 *b, u32 n)
 {
 	s32 yes = (s32)n - MIN_TEXT_BYTES;
 	u32 i;
@@ -113,14 +180,14 @@ INLINE s32 is_text(u8 *b, u32 n)
 /* The head of a packet of SQL Server's (MS-TDS §2.2.3.1): type, status, length of it all, a number, a window of 0. */
 #define TDS_HEAD_BYTES 8
 
-INLINE s32 is_tds_packet(u8 *b, u32 n)
+INLINE s32 sign_of_tds_packet(u8 *b, u32 n)
 {
 	return ((s32)n - TDS_HEAD_BYTES) | within(b[0], 1, 18) | within(b[1], 0, 31) |
 		within(b[2] << 8 | b[3], TDS_HEAD_BYTES + 1, 0x7fff) | within(b[7], 0, 0);
 }
 
 /* A TLS record as far as its type and version tell, of which there may be one byte. */
-INLINE s32 may_be_record(u8 *b, u32 n)
+INLINE s32 sign_of_record(u8 *b, u32 n)
 {
 	return within(b[0], 20, 23) | (within(b[1], 3, 3) & (1 - (s32)n));
 }
@@ -182,7 +249,9 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	} else if (verdict == VERDICT_NO) {
 		c->prefix_length[d & 1] = 0;
 		/* From its first byte on it speaks neither: it never will. An older one may be inside a body. */
-		if ((c->opened && !c->misses && c->greets_no_socks_proxy) || c->misses >= MAX_MISSES)
+		if (!c->opened && sign_of_frame(prefix, have) >= 0)
+			c->protocol = PROTOCOL_HTTP;
+		else if ((c->opened && !c->misses && c->greets_no_socks_proxy) || c->misses >= MAX_MISSES)
 			c->protocol = PROTOCOL_OTHER;
 		else
 			c->misses++;

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from capture.streams import Side, StreamOpened, Tls
 from exporters import packet_comments, pcapng, tls_framing
+from exporters.framing import DISSECTED_BY_PORT
 from exporters.http_starts import HTTP2_PREFACE, REQUEST_STARTS, RESPONSE_START
 from exporters.segments import ACK, FIN, MAX_PAYLOAD_BYTES, PSH, RST, SYN, SYN_OPTIONS, Flow
 
@@ -61,6 +62,7 @@ class SyntheticStream:
         "_flows",
         "_framed",
         "_held",
+        "_http2_hints",
         "_last_ns",
         "_settled",
         "_tls",
@@ -85,6 +87,8 @@ class SyntheticStream:
         self._client_spoke = False
         self._held = b""
         """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
+        self._http2_hints: tuple[str, ...] = ()
+        """What is said of HTTP/2 in the clear."""
         self._as_of_call: Side | None = None
         self._comments: tuple[str, ...] = ()
         """For the next packet."""
@@ -106,6 +110,8 @@ class SyntheticStream:
         ``bare`` says how TLS is shown if it begins before other bytes.
         """
         self._bare_from_start = bare
+        if DISSECTED_BY_PORT.get(item.server.port) != "HTTP":
+            self._http2_hints = (packet_comments.HTTP2_HINT.format(port=item.server.port),)
         framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
         words = packet_comments.stream_words(item, framing, original_port)
         hints = () if item.handshake_seen else (packet_comments.TCP_HANDSHAKE_HINT,)
@@ -234,8 +240,11 @@ class SyntheticStream:
             return None
         self._held = b""
         self._client_spoke = self._settled = True
-        if self._tls is not None and self._tls.alpn is None and data.startswith(HTTP2_PREFACE):
-            self._tls = Tls(alpn=ALPN_HTTP2)
+        if data.startswith(HTTP2_PREFACE):
+            if self._tls is None:
+                self._comments += self._http2_hints
+            elif self._tls.alpn is None:
+                self._tls = Tls(alpn=ALPN_HTTP2)
         return data
 
     def _release(self) -> None:

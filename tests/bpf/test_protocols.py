@@ -37,9 +37,10 @@ struct connection {{
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
-int text(u8 *bytes, u32 n) {{ return is_text(bytes, n) >= 0; }}
-int tds(u8 *bytes, u32 n) {{ return is_tds_packet(bytes, n) >= 0; }}
-int record(u8 *bytes, u32 n) {{ return may_be_record(bytes, n) >= 0; }}
+int text(u8 *bytes, u32 n) {{ return sign_of_text(bytes, n) >= 0; }}
+int tds(u8 *bytes, u32 n) {{ return sign_of_tds_packet(bytes, n) >= 0; }}
+int frame(u8 *bytes, u32 n) {{ return sign_of_frame(bytes, n) >= 0; }}
+int record(u8 *bytes, u32 n) {{ return sign_of_record(bytes, n) >= 0; }}
 int inferred(u8 *bytes, u32 n, u32 split)
 {{
     struct connection c = {{.opened = 1}};
@@ -61,9 +62,13 @@ def kernel_side(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def request(data: bytes) -> str:
-    """A method of 3 to 14 capitals, with hyphens inside, and what a target begins with; CONNECT names a host."""
+    """A method of 3 to 14 letters, with digits, hyphens and underscores inside, and a path; after one of capitals and
+    hyphens, what else a target begins with; CONNECT names a host."""
     method, space, rest = data.partition(b" ")
-    if not re.fullmatch(rb"(?:[A-Z][A-Z-]*)?", method[: PREFIX_BYTES - 1]) or len(method) >= PREFIX_BYTES - 1:
+    if (
+        not re.fullmatch(rb"(?:[A-Za-z][\w-]*)?", method[: PREFIX_BYTES - 1])
+        or len(method) >= PREFIX_BYTES - 1
+    ):
         return "no"
     if not space:
         return "maybe"
@@ -71,13 +76,27 @@ def request(data: bytes) -> str:
         return "no"
     if not rest:
         return "maybe"
-    return "http" if rest[:1] in b"/*h" or re.fullmatch(rb"CONN[A-Z-]{2}T", method) else "no"
+    if rest[:1] == b"/":
+        return "http"
+    if not re.fullmatch(rb"[A-Z-]+", method):
+        return "no"
+    return "http" if rest[:1] in b"*h" or re.fullmatch(rb"CONN[A-Z-]{2}T", method) else "no"
+
+
+# RFC 9113 §4.1 and §6.5: length, of six bytes each, type, flags, stream.
+SETTINGS_HEAD = ({0}, {0}, range(0, 256, 6), {4}, *[{0}] * 5)
 
 
 def expected(data: bytes) -> str:
     data = data[:PREFIX_BYTES]
     if data.startswith(b"PROXY "):
         return "http"
+    if data and all(byte in allowed for byte, allowed in zip(data, SETTINGS_HEAD, strict=False)):
+        return "http" if len(data) >= len(SETTINGS_HEAD) else "maybe"
+    if re.match(rb"\r(\n|$)", data):
+        if len(data) < 5:
+            return "maybe"
+        return "http" if re.match(rb"\r\n(\r\n\0|[A-Z]{3})", data) else "no"
     if re.match(rb"[\x14-\x17]\x03[\x00-\x04](?!\x00\x00)[\x00-\x48].", data, re.DOTALL):
         return "tls"
     if re.fullmatch(rb"[\x14-\x17](\x03.{0,2})?", data, re.DOTALL):
@@ -95,7 +114,9 @@ BEGINNINGS = (
     b"GET / HTTP/1.1\r\n\r\n", b"AB / HTTP/1.1", b"HTTP/1.1 200 OK\r\n", b"CONNECT a.test:443 H", b"PRI * HTTP/2.0\r\n",
     b"VERSION-CONTROL /", b"BASELINE-CONTRO /", b"-SEARCH * HTTP/1", b"GET http://a.test", b"PROXY TCP4 192.0",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcde", b"\x17\x03\x03\x00\x20abcdefghijk", b"\x15\x03\x03\x00\x00",
-    b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb",
+    b"\x17\x03\x04\x48\x00", b"\x05\x01\x00", b"\x04\x01\x01\xbb", b"get / HTTP/1.1\r\n", b"Foo_1-b /x HTTP/1",
+    b"\r\n\r\n\0\r\nQUIT\n", b"\r\nGET / HTTP/1.1", b"\r\n\r\n\r\n", b"get hello\r\n",
+    b"\0\0\x12\4\0\0\0\0\0\0\3", b"\0\0\0\4\0\0\0\0\0", b"0032git-upload-p", b"git-upload-pack /",
 )  # fmt: skip
 
 
@@ -106,13 +127,13 @@ def beginnings(draw: st.DrawFn) -> bytes:
         st.one_of(
             st.sampled_from(BEGINNINGS),
             st.binary(max_size=24),
-            st.text("AZ-@[ /*hH", max_size=24).map(str.encode),
+            st.text("AZ-@[ /*hHaz`{_019:", max_size=24).map(str.encode),
         )
     )
     data = bytearray(data[: draw(st.one_of(st.just(24), st.integers(0, 24)))])
     if data and draw(st.booleans()):
         data[draw(st.integers(0, len(data) - 1))] = draw(
-            st.one_of(st.integers(0, 255), st.sampled_from(b"AZ@[- /*h"))
+            st.one_of(st.integers(0, 255), st.sampled_from(b"AZ@[- /*haz_`{09:"))
         )
     return bytes(data)
 
@@ -190,3 +211,38 @@ def test_what_may_be_a_record(kernel_side: ctypes.CDLL, data: bytes) -> None:
     data = data[:PREFIX_BYTES]
     said = bool(kernel_side.record(data.ljust(PREFIX_BYTES, b"\0"), len(data)))
     assert said == bool(re.match(rb"[\x14-\x17](\x03|$)", data, re.DOTALL))
+
+
+def is_frame(data: bytes) -> bool:
+    """RFC 9113 §4.1 and §6: of a stream, or WINDOW_UPDATE, or PING."""
+    if len(data) < 9:
+        return False
+    length, kind, flags, stream = int.from_bytes(data[:3]), data[3], data[4], int.from_bytes(data[5:9])
+    if length > 1 << 14 or stream >> 31:
+        return False
+    if kind in (0, 1):
+        return stream > 0 and flags | (0x2D if kind else 0x09) == (0x2D if kind else 0x09)
+    return (kind, length, flags) == (8, 4, 0) or ((kind, length, stream) == (6, 8, 0) and flags <= 1)
+
+
+FRAMES = (
+    "00000100 00000001",
+    "0004000900000003",
+    "0000040800000000",
+    "0000080600000000",
+    "00003e01257fffffff",
+)
+
+
+@given(
+    data=st.one_of(
+        st.binary(max_size=12), st.sampled_from(FRAMES).map(lambda text: bytes.fromhex(text) + b"\1\2")
+    ),
+    place=st.integers(0, 9),
+    byte=st.one_of(st.none(), st.integers(0, 255), st.sampled_from((0, 1, 4, 8, 9, 0x25, 0x3F, 0x40, 0x80))),
+)
+def test_frames_of_http2(kernel_side: ctypes.CDLL, data: bytes, place: int, byte: int | None) -> None:
+    if byte is not None and place < len(data):
+        data = data[:place] + bytes([byte]) + data[place + 1 :]
+    said = bool(kernel_side.frame(data.ljust(PREFIX_BYTES, b"\0"), min(len(data), PREFIX_BYTES)))
+    assert said == is_frame(data)

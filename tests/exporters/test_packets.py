@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tracemalloc
 from dataclasses import replace
@@ -87,6 +88,18 @@ def test_http2_over_tls_is_dissected(tmp_path: Path, alpn: str | None) -> None:
     assert expert_problems(path) == []
     assert len(rows(path, "http2.headers.method == GET", "frame.number")) == 4
     assert len(rows(path, "http2.headers.status == 200", "frame.number")) == 4
+
+
+@pytest.mark.parametrize(("port", "hints"), [(8080, 0), (50051, 1)])
+def test_http2_in_the_clear_says_how_it_is_dissected(tmp_path: Path, port: int, hints: int) -> None:
+    stream = Transcript(port=port).client(HTTP2_START, frame(4, 1, 0)).server(frame(4, 0, 0))
+    stream.client(http2_request(1)).server(http2_response(1, b"hello")).close()
+    path = write(tmp_path / "h2c.pcapng", stream.items)
+    comments = "|".join(row[0] for row in rows(path, "frame.comment", "frame.comment"))
+    said = re.findall(r" (-d) (tcp.port==\d+,http2)", comments)
+    assert len(said) == hints
+    fields = ("-Y", "http2", "-T", "fields", "-e", "http2.headers.status")
+    assert "200" in tshark(path, *(part for option in said for part in option), *fields)
 
 
 def test_http2_that_is_joined_in_the_middle_is_dissected_by_its_alpn(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import running, wait_until
+from judges import tshark
+from processes import PYTHON, running, wait_until
 from recording import decoded, entries, path_of, record, request_sha256, response_sha256
+from two_programs import ENDS, record_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,3 +241,62 @@ def test_joined_in_the_middle(server: Server, tmp_path: Path) -> None:
         else:
             assert path_of(entry) == row["path"]
     assert placeholders > 0, "what was in the tables before is not known"
+
+
+# A server that begins, as gRPC's do, before it has read anything; its client waits for that.
+BEGINNING_SERVER = """
+import socket
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+talk = H2Connection(H2Configuration(client_side=False))
+talk.initiate_connection()
+connection.sendall(talk.data_to_send())
+while received := connection.recv(1 << 16):
+    for event in talk.receive_data(received):
+        if isinstance(event, RequestReceived):
+            talk.send_headers(event.stream_id, [(":status", "200")])
+            talk.send_data(event.stream_id, b"as it was asked", end_stream=True)
+    connection.sendall(talk.data_to_send())
+"""
+WAITING_CLIENT = """
+import socket, sys
+from h2.connection import H2Connection
+from h2.events import StreamEnded
+port, joined = map(int, sys.argv[1:])
+if not joined:
+    sys.stdin.readline()
+with socket.create_connection(("127.0.0.1", port)) as connection:
+    begun = connection.recv(1 << 16)
+    talk = H2Connection()
+    talk.initiate_connection()
+    talk.receive_data(begun)
+    for number in (1, 3, 5):
+        if number == joined:
+            sys.stdin.readline()
+        asked = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", f"/{number}")]
+        talk.send_headers(number, asked)
+        talk.send_data(number, b"asked for", end_stream=True)
+        connection.sendall(talk.data_to_send())
+        while not any(isinstance(e, StreamEnded) for e in talk.receive_data(connection.recv(1 << 16))):
+            pass
+"""
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("joined", [0, 3], ids=["from its beginning", "joined at its second request"])
+def test_cleartext_that_the_server_begins(tmp_path: Path, joined: int, end: str) -> None:
+    path = tmp_path / "begun.pcapng"
+    client = [PYTHON, "-c", WAITING_CLIENT]
+    done, port = record_end(path, end, [PYTHON, "-c", BEGINNING_SERVER], lambda port: [*client, port, joined])
+    found = entries(path)
+    asked = ["/1", "/3", "/5"] if not joined else ["/3", "/5"]
+    assert [path_of(entry) for entry in found] == asked, done.stderr
+    assert {response_sha256(entry) for entry in found} == {hashlib.sha256(b"as it was asked").hexdigest()}
+    assert {request_sha256(entry) for entry in found} == {hashlib.sha256(b"asked for").hexdigest()}
+    as_http2 = ("-d", f"tcp.port=={port},http2", "-Y", "http2.type == 0")
+    shown = tshark(path, *as_http2, "-T", "fields", "-e", "http2.streamid", "-E", "occurrence=l")
+    assert shown.split() == [number for number in ("1", "3", "5") if int(number) >= joined for _ in ENDS]

@@ -198,3 +198,16 @@ def test_wireshark_lists_every_exchange_by_its_url_without_complaint(
     assert [entry["request"]["url"] for entry in found] == urls
     text = next(entry for entry in found if path_of(entry) == "/encoded/gzip")
     assert text["response"]["content"]["text"] == curl(servers, servers.url("http", "/text")).decode()
+
+
+@pytest.mark.parametrize("method", ["get", "Post", "x-Cache_2"])
+def test_a_method_that_nobody_knows_is_http_all_the_same(
+    servers: Servers, tmp_path: Path, method: str
+) -> None:
+    """Over HTTP; what is inside TLS is never told by its first bytes."""
+    capture = tmp_path / "odd.pcapng"
+    url = servers.url("http", "/bytes/17")
+    done = record_command(capture, curl_command(servers, "--no-fail", "--request", method, url))
+    (entry,) = entries(capture)
+    assert (entry["request"]["method"], entry["request"]["url"]) == (method, url)
+    assert entry["response"]["status"] >= 400, done.stderr

@@ -25,6 +25,8 @@ REQUEST = b"GET /behind HTTP/1.1\r\nHost: a\r\n\r\n"
 BODY = b"found behind it" * 100
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
 PROXY_LINE = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n"
+# The PROXY protocol's second version, and what HTTP allows before a request (RFC 9112 §2.2).
+HEADER = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 80])
 # Turns: what the client sends in one call, and what the server answers; in hexadecimal.
 HTTP = (REQUEST.hex(), RESPONSE.hex())
 CONNECTIONS = {
@@ -38,6 +40,10 @@ CONNECTIONS = {
     "SOCKS 4": [("040100507f00000100", "005a000000000000"), HTTP, HTTP],
     "PROXY": [(PROXY_LINE.hex(), ""), HTTP, HTTP],
     "PROXY in one piece": [((PROXY_LINE + REQUEST).hex(), RESPONSE.hex()), HTTP],
+    "PROXY 2": [(HEADER.hex(), ""), HTTP, HTTP],
+    "PROXY 2 in one piece": [((HEADER + REQUEST).hex(), RESPONSE.hex()), HTTP],
+    "an empty line": [((b"\r\n" + REQUEST).hex(), RESPONSE.hex()), HTTP],
+    "an empty line apart": [(b"\r\n".hex(), ""), HTTP, HTTP],
 }
 
 SERVER = """
@@ -87,8 +93,6 @@ def test_http_behind_it(tmp_path: Path, protocol: str, end: str) -> None:
 
 
 # TLS behind it, where the client sends its hello with it, as a proxy that relays does.
-
-HEADER = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 80])
 TLS_SERVER = """
 import socket, ssl, sys
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

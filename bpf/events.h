@@ -239,7 +239,7 @@ enum counter {
 	COUNTER_REPORTED_SENT = 0,	/* bytes that the socket layer moved, or else that system calls returned */
 	COUNTER_REPORTED_RECEIVED = 1,
 	COUNTER_SUPPRESSED = 2,		/* TLS records, neither copied nor shown */
-	COUNTER_FILTERED = 3,		/* other protocols, and connections that the user did not ask for */
+	COUNTER_FILTERED = 3,		/* connections that the user did not ask for */
 	COUNTER_UNDECIDED = 4,		/* passed before the protocol was recognised */
 	COUNTER_LOST_RING_FULL = 5,
 	COUNTER_LOST_LIMIT = 6,
@@ -266,7 +266,8 @@ enum counter {
 	COUNTER_UNSEEN_RETURNS = 27,		/* calls that move bytes, on switched stacks, whose return had no probe */
 	COUNTER_PLAINTEXT_UNSEEN_RETURN = 28,	/* plaintext of sessions that had one that moves bytes */
 	COUNTER_UNSEEN_ENTRIES = 29,		/* calls of before the recording that moved bytes and were not understood */
-	COUNTERS = 30,
+	COUNTER_OTHER_PROTOCOLS = 30,		/* of connections that speak neither HTTP nor TLS */
+	COUNTERS = 31,
 };
 
 #define WANT_PIDS 1

@@ -67,7 +67,7 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 		return COUNTER_FILTERED;
 	if (!has_setting(KEEP_ALL_PROTOCOLS)) {
 		if (c->protocol == PROTOCOL_OTHER)
-			return COUNTER_FILTERED;
+			return COUNTER_OTHER_PROTOCOLS;
 		if (c->protocol == PROTOCOL_UNDECIDED && !c->prefix_length[d])
 			return COUNTER_UNDECIDED;
 	}

@@ -52,6 +52,7 @@ def balance(
 
     ``late`` are pids whose probes came when they had begun.
     """
+    unrecognised = counters["other_protocols"] + counters["undecided"] + tally.never_decided_arrived
     sockets = Account(
         reported=counters["reported_sent"] + counters["reported_received"],
         captured=tally.cleartext
@@ -59,7 +60,7 @@ def balance(
         - tally.mirrored_cleartext
         - tally.late_cleartext,
         suppressed=counters["suppressed"],
-        filtered=counters["filtered"] + counters["undecided"] + tally.never_decided_arrived,
+        filtered=counters["filtered"] + unrecognised,
         mirrored=counters["mirrored"] + tally.mirrored_cleartext,
         lost=_lost(_LOST_OF_SOCKETS, counters, tally),
     )
@@ -105,6 +106,7 @@ def balance(
             counters["tcp_excess_sent"] + counters["tcp_excess_received"],
         ),
         tuple(_loss(loss) for loss in tally.losses.values()),
+        unrecognised=unrecognised,
         unlisted_unread=tally.unlisted_unread,
         unlisted_ciphertext=tally.unlisted_ciphertext,
         unassociated=tuple(Unassociated(*process, n) for process, n in tally.unassociated.items()),

@@ -179,6 +179,8 @@ class Ledger:
     losses: tuple[ConnectionLoss, ...] = ()
     idle: tuple[IdleConnection, ...] = ()
     orphan_bytes: int = 0
+    # Of those that were filtered: bytes of neither HTTP nor TLS.
+    unrecognised: int = 0
     # Of processes that are not in ``unreadable``: connections, and bytes.
     unlisted_unread: int = 0
     unlisted_ciphertext: int = 0
@@ -211,6 +213,7 @@ class Ledger:
             "streams": self.streams,
             "gap_bytes": self.gap_bytes,
             "orphan_bytes": self.orphan_bytes,
+            "unrecognised": self.unrecognised,
             "events_lost": self.events_lost,
             "table_overflows": self.table_overflows,
             "unlisted_addresses": self.unlisted_addresses,
@@ -229,11 +232,15 @@ class Ledger:
     def lines(self) -> list[str]:
         """For people."""
         idle = f"; {len(self.idle):,} more were open and moved nothing" if self.idle else ""
-        return [
+        lines = [
             f"{_count(self.connections, 'connection')}, {_count(self.streams, 'stream')} written{idle}",
             _account_line("sockets", self._reported_by, self.sockets),
             _account_line("TLS", "returned by TLS libraries", self.tls, unseen=self.seen.unseen_entries > 0),
         ]
+        if self.unrecognised and not self.streams:
+            said = f"{_bytes(self.unrecognised)} were of neither HTTP nor TLS"
+            lines.append(f"Note: {said}. --protocol all records any protocol over TCP.")
+        return lines
 
     @property
     def _reported_by(self) -> str:

@@ -193,6 +193,7 @@ def test_first_bytes_that_became_tls_or_nothing_are_filtered():
     )
     ledger = accounts(recording, reported_sent=9, filtered=5, undecided=2)
     assert ledger.sockets.filtered == 9
+    assert ledger.unrecognised == 4
     assert (ledger.sockets.captured, ledger.sockets.residue, ledger.gap_bytes) == (0, 0, 0)
 
 

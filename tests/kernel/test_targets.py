@@ -245,3 +245,20 @@ def test_a_name_that_is_no_text(servers: Servers, tmp_path: Path) -> None:
         settle()
         recording.stop()
     assert [path_of(entry) for entry in entries(recording.path, servers.http)] == ["/asked-for"]
+
+
+OTHER_PROTOCOL = r"""
+import socket
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
+        client.sendall(b"*1\r\n$4\r\nPING\r\n")
+        server.recv(100)
+"""
+
+
+@pytest.mark.parametrize("protocol", ["http,tls", "all"])
+def test_who_records_neither_http_nor_tls_learns_how(tmp_path: Path, protocol: str) -> None:
+    options = ("--protocol", protocol)
+    done = plaintap("record", "-w", tmp_path / "x.pcapng", *options, "--", PYTHON, "-c", OTHER_PROTOCOL)
+    note = "Note: 28 bytes were of neither HTTP nor TLS. --protocol all records any protocol over TCP."
+    assert (note in done.stderr.splitlines()) == (protocol != "all"), done.stderr

@@ -13,52 +13,43 @@ INLINE int was_sent(struct tls_call *call)
 	return call->kind == CALL_WRITES && call->count && call->sent > call->count && protects(call->last - 5, tail);
 }
 
-/* 1: what a library's write in flight has sent is set up for the copying program. */
-INLINE int tls_left(u64 id, u32 depth)
+/* A library's write in flight that was sent. */
+INLINE struct tls_call *tls_left(u64 id, u32 depth)
 {
 	struct tls_call_key key = {.stack = (u32)id, .depth = depth};
 	struct tls_call *call = tls_calls.lookup(&key);
-	int ready = 0;
 
-	if (!call)
-		return 0;
-	if (recording() && call->connection && was_sent(call))
-		ready = tls_moved(call, tls_around(call, (u32)id), id, DIRECTION_SENT, call->count);
-	tls_calls.delete(&key);
-	return ready;
+	return call && recording() && call->connection && was_sent(call) ? call : NULL;
 }
 
-/* The same of the write that Go began on this thread. The connection's own count shows what it has sent since then, or
- * since the handshake in it, which a thread may end in too. */
-INLINE int go_left(u64 id)
+/* The write that Go began on this thread, and its key. */
+INLINE struct tls_call *go_left(u64 id, struct go_key *key)
 {
 	u32 tid = id;
-	struct go_key *found = go_writers.lookup(&tid), key;
-	struct tls_call *call, *inside;
-	struct connection *c;
-	struct session *s;
-	int ready = 0;
+	struct go_key *found = go_writers.lookup(&tid);
+	struct tls_call *call;
 
 	if (!found)
-		return 0;
-	key = *found;
+		return NULL;
+	*key = *found;
 	go_writers.delete(&tid);
-	call = go_calls.lookup(&key);
-	if (!call || call->tid != tid || key.tgid != id >> 32 || call->kind != CALL_WRITES)
-		return 0;
-	s = recording() ? session_of(call, id) : NULL;
-	if (s) {
-		key.depth++;
-		inside = go_calls.lookup(&key);
-		key.depth--;
-		c = connections.lookup(&call->sk);
-		if (c && c->id == call->connection && !(inside && inside->ssl == call->ssl) &&
-		    call->count && c->position[DIRECTION_SENT] - call->sent_before > call->count)
-			ready = tls_moved(call, NULL, id, DIRECTION_SENT, call->count);
-		go_end_write(call, s, id >> 32);
-	}
-	go_calls.delete(&key);
-	return ready;
+	call = go_calls.lookup(key);
+	return call && call->tid == tid && key->tgid == id >> 32 && call->kind == CALL_WRITES ? call : NULL;
+}
+
+/* The connection's own count shows what Go has sent since then, or since the handshake in it, which a thread may end in
+ * too. */
+INLINE int go_was_sent(struct tls_call *call, struct go_key *key, u64 id)
+{
+	struct tls_call *inside;
+	struct connection *c;
+
+	key->depth++;
+	inside = go_calls.lookup(key);
+	key->depth--;
+	c = connections.lookup(&call->sk);
+	return c && c->id == call->connection && !(inside && inside->ssl == call->ssl) && call->count &&
+		c->position[DIRECTION_SENT] - call->sent_before > call->count;
 }
 
 /* (task, …) */
@@ -67,7 +58,10 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	u64 id = bpf_get_current_pid_tgid(), signal = 0;
 	u32 tid = id, tgid = id >> 32;
 	struct tls_call_key key = {.stack = tid};
-	int live = 0, ready;
+	struct tls_call *call, *around = NULL, *go = NULL;
+	struct session *s = NULL;
+	struct go_key go_key;
+	int live = 0, ready = 0;
 
 	forget_unwanted(id);
 	syscalls.delete(&tid);
@@ -76,7 +70,23 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	jobs.delete(&tid);
 	forget_older_read(id);
 	/* The inner one's bytes are what the outer one writes. */
-	ready = tls_left(id, 1) || tls_left(id, 0) || go_left(id);
+	call = tls_left(id, 1) ?: tls_left(id, 0);
+	if (call) {
+		around = tls_around(call, tid);
+	} else {
+		go = go_left(id, &go_key);
+		s = go && recording() ? session_of(go, id) : NULL;
+		if (s && go_was_sent(go, &go_key, id))
+			call = go;
+	}
+	if (call)
+		ready = tls_moved(call, around, id, DIRECTION_SENT, call->count);
+	if (s)
+		go_end_write(go, s, tgid);
+	if (go)
+		go_calls.delete(&go_key);
+	tls_calls.delete(&key);
+	key.depth = 1;
 	tls_calls.delete(&key);
 	/* The leader may go before the others, and one of them take over its number by exec(). */
 	READ_KERNEL(signal, bpf_get_current_task() + OFFSET_task_struct_signal);

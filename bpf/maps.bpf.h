@@ -87,8 +87,9 @@ struct syscall {
 	u8 taken;		/* AF_UNIX: a packet was received before it could be looked at */
 	u8 splits;		/* the bytes are not consecutive: `splits` has an entry */
 	u8 in_long_call;	/* of a TLS library, whose record it has written */
-	u8 head_bytes;		/* first_bytes() */
-	u8 pad[2];
+	u8 head_bytes;		/* moved(): how many were looked at */
+	s8 fate;		/* … and what becomes of them */
+	u8 pad;
 	u32 overlaps;		/* the connection's, when this one began */
 };
 

@@ -80,6 +80,8 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 /* n bytes moved; 1: the job is set up and waits for the copying program. The call's entry is not deleted. */
 INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 {
+	/* Of what goes by way of it the verifier forgets the value, instead of following each to the end. */
+	volatile struct syscall *v = call;
 	u8 head[HEAD_ROOM] = {};
 	u32 d = call->direction & 1, tid = id, have = 0;
 	u64 sk = call->sk;
@@ -87,9 +89,8 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	know_ends(c, sk);
 	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id))
 		have = first_bytes(call, n, head);
-	/* By way of memory: the verifier would follow each number of them through all that comes. */
-	*(volatile u8 *)&call->head_bytes = have;
-	have = *(volatile u8 *)&call->head_bytes;
+	v->head_bytes = have;
+	have = v->head_bytes;
 	if (c->left && c->protocol == PROTOCOL_TLS && sign_of_cleartext(c, d, head, have) >= 0)
 		turn_to_cleartext(c);
 	if (c->protocol != PROTOCOL_TLS)
@@ -99,7 +100,8 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	if (c->protocol != PROTOCOL_TLS && d == DIRECTION_SENT && have >= RECORD_KEY_END && is_own_record(head, id))
 		c->protocol = PROTOCOL_TLS;
 
-	int fate = fate_of(c, d, call->flags), overlapped = overlaps(call, c);
+	v->fate = fate_of(c, d, call->flags);
+	int fate = v->fate, overlapped = overlaps(call, c);
 	int announced = fate < 0 && announce(c, id >> 32, tid);
 	u64 position = place(call, c, n);
 

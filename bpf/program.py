@@ -62,7 +62,7 @@ OFFSETS: dict[str, tuple[str, ...]] = {
     "tcp_sock": ("bytes_acked", "bytes_received", "copied_seq", "rcv_nxt", "snd_una", "write_seq"),
 }  # fmt: skip
 
-# Most of what the verifier has to do. The longest comes first, and what is loaded twice is named twice.
+# Most of what the verifier has to do. The longest comes first.
 LONG_TO_VERIFY = (
     ("move_below_program", "RAW_TRACEPOINT"),
     ("wanted_exit_io", "TRACEPOINT"),
@@ -70,8 +70,6 @@ LONG_TO_VERIFY = (
     ("continue_from_raw_tracepoint", "RAW_TRACEPOINT"),
     ("continue_from_uprobe", "UPROBE"),
     ("name_return_by_cookie", "UPROBE"),
-    ("on_sched_process_exit", "RAW_TRACEPOINT"),
-    ("on_sched_process_exit", "RAW_TRACEPOINT"),
     ("return_by_cookie", "UPROBE"),
 )
 

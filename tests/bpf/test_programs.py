@@ -34,7 +34,7 @@ RING_BYTES = 1 << 20
 PRIVATE_STACK_BYTES = 64
 MAX_STACK_BYTES = 512
 # The verifier's limit is 1,000,000. How many it looks at differs from kernel to kernel, and with each change of ours.
-MAX_VERIFIED_INSTRUCTIONS = 400_000
+MAX_VERIFIED_INSTRUCTIONS = 300_000
 TAIL_CALL = 12
 FRAME_POINTER = 10
 # Linux that has a helper, by its number (include/uapi/linux/bpf.h); all below are older than 5.3.

@@ -16,6 +16,7 @@ struct connection {
 	u32 inode, netns, tgid, fd;
 	u32 ssl_tgid;		/* … in this process: a child may serve what its parent accepted */
 	u16 family, local_port, remote_port;
+	u16 misses;		/* calls whose first bytes said nothing */
 	u8 role, protocol;
 	u8 unwanted;		/* excluded by the user's choice of ports and hosts */
 	u8 missed;		/* its end was not told when it was asked of */
@@ -23,7 +24,6 @@ struct connection {
 	u8 based;		/* `base` is set */
 	u8 announced;		/* SAMPLE_CONNECTION is in the ring */
 	u8 ended;		/* SAMPLE_END found no room, or must wait: user space collects the entry */
-	u8 misses;		/* calls whose first bytes said nothing */
 	u8 copied_known;	/* `copied` is set */
 	u8 untold;		/* not plain TCP: no sequence numbers, and no word of its end (ends.bpf.h) */
 	u8 nameless;		/* what its session is called is not known: older_reads.bpf.h */

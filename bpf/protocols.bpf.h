@@ -192,10 +192,12 @@ INLINE s32 sign_of_record(u8 *b, u32 n)
 	return within(b[0], 20, 23) | (within(b[1], 3, 3) & (1 - (s32)n));
 }
 
-/* Calls on an older connection that may say nothing before it is given up, since a message's head starts a call; the
- * same goes for a connection that begins with SOCKS.
+/* Calls on an older connection that may say nothing before it is given up, since a message's head starts a call, and what is
+ * under way may be long; the same goes for a connection that begins with SOCKS. A TLS record's head is soon there if any
+ * is, and five bytes are found by chance.
  */
-#define MAX_MISSES 200
+#define MAX_MISSES 60000
+#define MAX_MISSES_OF_TLS 200
 
 /* From here on it is TLS, a hello first. */
 INLINE void turn_to_tls(struct connection *c)
@@ -239,14 +241,14 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 
 	c->greets_no_socks_proxy = greets_no_socks_proxy(prefix, have);
 	int verdict = verdict_on(prefix, have);
-	if (verdict == VERDICT_TLS) {
+	if (verdict == VERDICT_TLS && c->misses < MAX_MISSES_OF_TLS) {
 		/* Joined in the middle, there is no hello to come. */
 		if (prefix[0] == 22 && c->position[0] + c->position[1] <= PREFIX_BYTES)
 			turn_to_tls(c);
 		c->protocol = PROTOCOL_TLS;
 	} else if (verdict == VERDICT_HTTP) {
 		c->protocol = PROTOCOL_HTTP;
-	} else if (verdict == VERDICT_NO) {
+	} else if (verdict != VERDICT_MAYBE) {
 		c->prefix_length[d & 1] = 0;
 		/* From its first byte on it speaks neither: it never will. An older one may be inside a body. */
 		if (!c->opened && sign_of_frame(prefix, have) >= 0)

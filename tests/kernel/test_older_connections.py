@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conformance_runs import streams_by_ports
 from processes import PYTHON, running
-from recording import record
+from recording import entries, path_of, record, response_sha256
+from two_programs import ENDS, record_end
 
 from capture.streams import Side
 
@@ -109,3 +110,43 @@ def test_which_end_is_the_server_and_which_connections_are_idle(
          "side": "server"},
     ]  # fmt: skip
     assert "2 more were open and moved nothing" in done.stderr
+
+
+# A request whose answer is under way when the recording begins, in thousands of calls; then another one.
+ANSWERING = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+connection.recv(1000)
+body = b"a long answer " * 500_000
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body))
+for at in range(0, len(body), 1000):
+    connection.sendall(body[at:at + 1000])
+connection.recv(1000)
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nsecond")
+connection.recv(1)
+"""
+ASKING = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+    connection.sendall(b"GET /first HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    head = b""
+    while not head.endswith(b"\\r\\n\\r\\n"):
+        head += connection.recv(1)
+    sys.stdin.readline()
+    left = int(head.split()[-1])
+    while left:
+        left -= len(connection.recv(min(left, 1000)))
+    connection.sendall(b"GET /second HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    connection.recv(1000)
+"""
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_request_after_an_answer_that_was_under_way(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "under-way.pcapng"
+    done, _ = record_end(path, end, [PYTHON, "-c", ANSWERING], lambda port: [PYTHON, "-c", ASKING, port])
+    found = [entry for entry in entries(path) if path_of(entry) == "/second"]
+    assert [response_sha256(entry) for entry in found] == [hashlib.sha256(b"second").hexdigest()], done.stderr

@@ -63,7 +63,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct go_key go_key;
 	int live = 0, ready = 0;
 
-	forget_unwanted(id);
+	forget_unwanted(bpf_get_current_task());
 	syscalls.delete(&tid);
 	pieces.delete(&tid);
 	splits.delete(&tid);

@@ -226,6 +226,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx)
 	u8 choice, *chosen;
 	struct settings *s = settings.lookup(&zero);
 
+	forget_unwanted(child);
 	if (!s || !(s->flags & FOLLOW_CHILDREN))
 		return 0;
 	chosen = chosen_pids.lookup(&parent);

@@ -119,7 +119,7 @@ INLINE int io_exit(long result)
 /* At the exit of every call that moves bytes. */
 int exit_io(struct exit_arguments *ctx)
 {
-	end_unwanted_call(bpf_get_current_pid_tgid());
+	end_unwanted_call();
 	wanted_tracepoint.call(ctx, WANTED_exit_io);
 	return 0;
 }
@@ -170,7 +170,7 @@ INLINE void messages_enter(u32 fd, u64 messages, u8 direction)
  * architecture's, from system_calls.py. */
 int enter_io(struct enter_arguments *ctx)
 {
-	end_if_unwanted_before(bpf_get_current_pid_tgid());
+	end_if_unwanted_before();
 	wanted_tracepoint.call(ctx, WANTED_enter_io);
 	return 0;
 }
@@ -181,7 +181,7 @@ int wanted_enter_io(struct enter_arguments *ctx)
 	u32 blocks = 0, flags = 0;
 	u8 direction = DIRECTION_SENT;
 
-	if (!wanted_at_entry(bpf_get_current_pid_tgid()))
+	if (!wanted_at_entry())
 		return 0;
 	/* Read before they are chosen between: the verifier wants no computed offset into the context. */
 	asm volatile("" : "+r"(second), "+r"(third));
@@ -227,7 +227,7 @@ int wanted_enter_io(struct enter_arguments *ctx)
  * arguments than its tracepoint has. */
 int enter_io_flags(struct enter_arguments *ctx)
 {
-	end_if_unwanted_before(bpf_get_current_pid_tgid());
+	end_if_unwanted_before();
 	wanted_tracepoint.call(ctx, WANTED_enter_io_flags);
 	return 0;
 }
@@ -236,7 +236,7 @@ int wanted_enter_io_flags(struct enter_arguments *ctx)
 {
 	u8 direction = ctx->number == NR_recvfrom ? DIRECTION_RECEIVED : DIRECTION_SENT;
 
-	if (!wanted_at_entry(bpf_get_current_pid_tgid()))
+	if (!wanted_at_entry())
 		return 0;
 	io_enter(ctx->args[0], ctx->args[1], 0, direction, ctx->args[3] & PROGRAM_FLAGS);
 	return 0;

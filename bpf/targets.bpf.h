@@ -79,8 +79,8 @@ INLINE int wanted(u64 id)
  */
 #define UNWANTED_CALLS 16384
 struct unwanted_call {
-	u64 id;			/* the thread, while it is in a call */
-	u64 decided;		/* the thread, as long as … */
+	u64 thread;		/* its task_struct, while it is in a call */
+	u64 decided;		/* the same, as long as … */
 	u64 epoch, cgroup;	/* … these are the same, */
 	u32 user;		/* … and this, */
 	u32 checks;		/* the latter two if a kind of targets asks for them */
@@ -102,9 +102,14 @@ BPF_ARRAY(unwanted_calls, struct unwanted_calls, 1);
 /* A name is told of before it is written: until then, nothing that is decided by it is kept. */
 #define RENAMING_NS 20000000
 
-INLINE struct unwanted_call *unwanted_call_of(u64 id)
+/* A thread is its task_struct here, not its number, which takes the kernel longer to say. The address is used again at
+ * once: it is forgotten when a thread ends, and when one begins.
+ */
+#define TASK_ALIGNMENT_BITS 6
+
+INLINE struct unwanted_call *unwanted_call_of(u64 thread)
 {
-	return (struct unwanted_call *)VALUE_OF(unwanted_calls) + (id & (UNWANTED_CALLS - 1));
+	return (struct unwanted_call *)VALUE_OF(unwanted_calls) + (thread >> TASK_ALIGNMENT_BITS & (UNWANTED_CALLS - 1));
 }
 
 /* What is on everybody's way is to be short, for most of its cost are lines of the cache that it takes from others. So it is
@@ -121,14 +126,16 @@ BPF_PROG_ARRAY(wanted_raw_tracepoint, 5);
 		     :: "r"(a), "r"(b), "r"(to), "r"(value) : "memory")
 
 /* Ends the program if the thread is in a call of no interest. */
-INLINE void end_in_unwanted_call(u64 id)
+INLINE void end_in_unwanted_call(void)
 {
-	END_IF_SAME(unwanted_call_of(id)->id, id);
+	u64 thread = bpf_get_current_task();
+
+	END_IF_SAME(unwanted_call_of(thread)->thread, thread);
 }
 
 INLINE int go_on_if_wanted(struct bpf_raw_tracepoint_args *ctx, int program)
 {
-	end_in_unwanted_call(bpf_get_current_pid_tgid());
+	end_in_unwanted_call();
 	wanted_raw_tracepoint.call(ctx, program);
 	return 0;
 }
@@ -146,23 +153,25 @@ INLINE u64 is_another(struct unwanted_call *call)
 }
 
 /* Ends the program if it was decided before that the thread is not wanted. */
-INLINE void end_if_unwanted_before(u64 id)
+INLINE void end_if_unwanted_before(void)
 {
+	u64 thread = bpf_get_current_task();
 	struct decisions *now = VALUE_OF(decisions);
-	struct unwanted_call *call = unwanted_call_of(id);
-	u64 differs = (call->decided ^ id) | (call->epoch ^ now->epoch);
+	struct unwanted_call *call = unwanted_call_of(thread);
+	u64 differs = (call->decided ^ thread) | (call->epoch ^ now->epoch);
 
-	SET_AND_END_IF_SAME(differs | call->checks, 0ULL, &call->id, id);
+	SET_AND_END_IF_SAME(differs | call->checks, 0ULL, &call->thread, thread);
 	if (!differs)
-		SET_AND_END_IF_SAME(is_another(call), 0ULL, &call->id, id);
+		SET_AND_END_IF_SAME(is_another(call), 0ULL, &call->thread, thread);
 }
 
 /* Whether the thread is wanted: decided anew, and kept where it is not. */
-INLINE int wanted_at_entry(u64 id)
+INLINE int wanted_at_entry(void)
 {
+	u64 thread = bpf_get_current_task();
 	int zero = 0;
 	struct decisions *now = VALUE_OF(decisions);
-	struct unwanted_call *call = unwanted_call_of(id);
+	struct unwanted_call *call = unwanted_call_of(thread);
 	struct settings *s;
 	u64 epoch = now->epoch;
 
@@ -170,9 +179,9 @@ INLINE int wanted_at_entry(u64 id)
 	s = settings.lookup(&zero);
 	if (!s || !s->self)
 		return 0;
-	if (wanted(id))
+	if (wanted(bpf_get_current_pid_tgid()))
 		return 1;
-	call->id = id;
+	call->thread = thread;
 	call->decided = 0;
 	if ((s->flags & CHECK_COMMS) && bpf_ktime_get_ns() - now->renamed < RENAMING_NS)
 		return 0;
@@ -180,26 +189,27 @@ INLINE int wanted_at_entry(u64 id)
 	call->checks = s->flags & (CHECK_UIDS | CHECK_CGROUPS);
 	call->user = current_user();
 	call->cgroup = bpf_get_current_cgroup_id();
-	call->decided = id;
+	call->decided = thread;
 	return 0;
 }
 
 /* The same at the call's exit. */
-INLINE void end_unwanted_call(u64 id)
+INLINE void end_unwanted_call(void)
 {
-	struct unwanted_call *call = unwanted_call_of(id);
+	u64 thread = bpf_get_current_task();
+	struct unwanted_call *call = unwanted_call_of(thread);
 
-	SET_AND_END_IF_SAME(call->id, id, &call->id, 0ULL);
+	SET_AND_END_IF_SAME(call->thread, thread, &call->thread, 0ULL);
 }
 
-/* At the thread's: another may have its number. */
-INLINE void forget_unwanted(u64 id)
+/* At the thread's end, and before its beginning. */
+INLINE void forget_unwanted(u64 thread)
 {
-	struct unwanted_call *call = unwanted_call_of(id);
+	struct unwanted_call *call = unwanted_call_of(thread);
 
-	if (call->id == id)
-		call->id = 0;
-	if (call->decided == id)
+	if (call->thread == thread)
+		call->thread = 0;
+	if (call->decided == thread)
 		call->decided = 0;
 }
 

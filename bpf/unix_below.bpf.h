@@ -40,7 +40,7 @@ int on_sk_data_ready(struct bpf_raw_tracepoint_args *ctx)
 	READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
 	if (family != AF_UNIX)
 		return 0;
-	end_in_unwanted_call(id);
+	end_in_unwanted_call();
 	if (!recording())
 		return 0;
 	call = syscalls.lookup(&tid);
@@ -118,7 +118,7 @@ int on_consume_skb(struct bpf_raw_tracepoint_args *ctx)
 	u32 tid = id;
 	struct syscall *call;
 
-	end_in_unwanted_call(id);
+	end_in_unwanted_call();
 	call = syscalls.lookup(&tid);
 	if (!call) {
 		if (unseen_packet(skb, tid))

@@ -39,7 +39,7 @@ INLINE struct tls_call *go_left(u64 id, struct go_key *key)
 
 /* The connection's own count shows what Go has sent since then, or since the handshake in it, which a thread may end in
  * too. */
-INLINE int go_was_sent(struct tls_call *call, struct go_key *key, u64 id)
+INLINE int go_was_sent(struct tls_call *call, struct go_key *key)
 {
 	struct tls_call *inside;
 	struct connection *c;
@@ -76,7 +76,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	} else {
 		go = go_left(id, &go_key);
 		s = go && recording() ? session_of(go, id) : NULL;
-		if (s && go_was_sent(go, &go_key, id))
+		if (s && go_was_sent(go, &go_key))
 			call = go;
 	}
 	if (call)

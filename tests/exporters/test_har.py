@@ -648,6 +648,23 @@ def test_entries_are_in_the_order_of_their_start(form: str, monkeypatch: pytest.
     assert order() == ["2", "3", "1"], "those that are too many are not held for ever"
 
 
+def test_requests_that_were_sent_at_once_are_in_the_order_of_their_streams() -> None:
+    talk = H2Talk()
+    talk.respond(talk.request(path="/first"), b"x")
+    asked = ["/large", "/small", "/smallest"]
+    streams = []
+    for path in asked:
+        streams.append(stream := talk.client.get_next_available_stream_id())
+        head = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)]
+        talk.client.send_headers(stream, head, end_stream=True)
+    talk.pump()
+    for stream in reversed(streams):
+        talk.respond(stream, b"x")
+    entries = archive_of(read(talk.conversation.items))["log"]["entries"]
+    assert len({entry["startedDateTime"] for entry in entries}) == 2
+    assert [entry["request"]["url"] for entry in entries[1:]] == [f"https://a{path}" for path in asked]
+
+
 def test_a_page_begins_with_its_first_entry() -> None:
     log = archive_of(overtaken())["log"]
     assert log["pages"][0]["startedDateTime"] == log["entries"][0]["startedDateTime"]

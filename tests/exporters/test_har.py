@@ -12,6 +12,8 @@ import re
 import zlib
 from dataclasses import replace
 from datetime import datetime
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
 from typing import TYPE_CHECKING, Any
 
 import brotli
@@ -355,6 +357,21 @@ def test_a_posted_multipart_form() -> None:
         },
     ]
     assert body_of(posted) == body
+
+
+def test_a_multipart_form_as_python_s_email_package_writes_it() -> None:
+    """Its lines end in LF, and long ones go on in the next."""
+    form = MIMEMultipart("form-data", "XX")
+    long = "a name that is long enough for a line of its own " * 2
+    for name, content in (("field", "va\nlue"), (long, "x")):
+        part = MIMENonMultipart("text", "plain")
+        part.add_header("Content-Disposition", "form-data", name=name)
+        part.set_payload(content)
+        form.attach(part)
+    body = form.as_bytes().partition(b"\n\n")[2]
+    assert b";\n name=" in body
+    posted = entry_of(post(body, b"multipart/form-data; boundary=XX"))["request"]["postData"]
+    assert [(part["name"], part["value"]) for part in posted["params"]] == [("field", "va\nlue"), (long, "x")]
 
 
 def test_uploads_are_exact() -> None:

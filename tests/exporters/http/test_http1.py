@@ -178,7 +178,9 @@ def test_http_1_0_keep_alive() -> None:
 
 
 @pytest.mark.parametrize("after", [b"", b"\r"])
-@pytest.mark.parametrize("ends", [(), ((Side.CLIENT, False),), ((Side.SERVER, False),), ((Side.CLIENT, True),)])
+@pytest.mark.parametrize(
+    "ends", [(), ((Side.CLIENT, False),), ((Side.SERVER, False),), ((Side.CLIENT, True),)]
+)
 def test_the_last_chunk_ends_a_body(after: bytes, ends: tuple[tuple[Side, bool], ...]) -> None:
     """Racket's client reads no further: the empty line after it stays in the TLS library."""
     chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"

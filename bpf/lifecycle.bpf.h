@@ -61,16 +61,25 @@ INLINE struct connection *open_connection(u64 sk)
 }
 
 #define PF_EXITING 4
-/* Whether a process that closes a socket may go on to decrypt what that has received: Node does, where a response is given
- * up. Its session then ends when it is freed, which must be known. */
-INLINE int reads_on(struct session *s, struct connection *c)
+/* Whether it is the process of the connection's session that runs, and is not ending. */
+INLINE int closes_and_goes_on(struct connection *c)
 {
 	u32 flags = 0;
 
-	if (!s->in_memory || s->unfreed || !(c->announced || c->unwanted) || c->ssl_tgid != bpf_get_current_pid_tgid() >> 32)
+	if (c->ssl_tgid != bpf_get_current_pid_tgid() >> 32)
 		return 0;
 	READ_KERNEL(flags, bpf_get_current_task() + OFFSET_task_struct_flags);
 	return !(flags & PF_EXITING);
+}
+
+/* Whether a process that closes a socket may go on to decrypt what that has received: Node does, where a response is given
+ * up. Its session then ends when it is freed, which must be known. If TCP was not done with it then, it is whoever runs
+ * when the peer's FIN comes that is told. */
+INLINE int reads_on(struct session *s, struct connection *c)
+{
+	if (!s->in_memory || s->unfreed || !(c->announced || c->unwanted))
+		return 0;
+	return c->closed || closes_and_goes_on(c);
 }
 
 /* No more bytes will come. */
@@ -145,6 +154,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 			c->restored = is_restored(sk);
 	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) {
 		c->local_fin = now;
+		c->closed = closes_and_goes_on(c);
 		note_abandoned(c, sk);
 	} else if (new == TCP_CLOSE_WAIT || (new == TCP_CLOSING && !c->abandoned))
 		c->peer_fin = now;

@@ -30,6 +30,7 @@ struct connection {
 	u8 shut;		/* sends no more: `local_fin` is final */
 	u8 notifies;		/* its TLS library's reads tell of close_notify */
 	u8 abandoned;		/* the program has closed it, and did not wait for the peer's end */
+	u8 closed;		/* … or shut it down, and was not ending itself: the process of its session */
 	u8 diverted;		/* a BPF program handed bytes on to another socket (sockmap): TCP never had them */
 	u8 restored;		/* another kernel began it: its SYN was not counted here */
 	u8 left;		/* the object of its TLS session was freed, and no other has come: cleartext.bpf.h */

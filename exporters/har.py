@@ -42,11 +42,14 @@ exchanges ended: they are searched, not read."""
 
 
 class InOrder:
-    """Entries that wait until they are in order of their start, or are too many."""
+    """Entries that wait until they are in order of their start, or are too many.
+
+    Requests that HTTP/2 sent at once are in the order of their streams: devtools keep that of the file.
+    """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._held: list[tuple[str, bytes]] = []
+        self._held: list[tuple[str, int, bytes]] = []
         self._bytes = 0
         self._too_many = False
 
@@ -55,7 +58,7 @@ class InOrder:
         if self._too_many:
             self._write(data)
             return
-        self._held.append((entry["startedDateTime"], data))
+        self._held.append((entry["startedDateTime"], entry.get("_streamId", 0), data))
         self._bytes += len(data)
         if self._bytes > MAX_SORTED_BYTES:
             self._too_many = True
@@ -63,7 +66,7 @@ class InOrder:
 
     def release(self) -> None:
         """Write what waits."""
-        for _, data in sorted(self._held, key=itemgetter(0)):
+        for _, _, data in sorted(self._held, key=itemgetter(0, 1)):
             self._write(data)
         self._held.clear()
         self._bytes = 0

@@ -29,6 +29,8 @@ _BOUNDARY = re.compile(
     rb";[ \t]*boundary[ \t]*=[ \t]*(?:\"([^\"]{1,200})\"|([^\s;\"]{1,200}))", re.IGNORECASE
 )
 _DISPOSITION = re.compile(rb";[ \t]*(name|filename)(\*?)[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s;]*))")
+_PART_HEAD_END = re.compile(rb"(\r?)\n\r?\n")
+_FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _PART_HEADER = re.compile(
     rb"^(content-disposition|content-type)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.M
 )
@@ -170,11 +172,13 @@ def _parts(data: bytes | bytearray, delimiter: bytes) -> Iterator[Json]:
 
 
 def _part(data: bytes | bytearray, start: int, end: int) -> Json:
-    split = data.find(b"\r\n\r\n", start - 2, end)
-    if split < 0:
+    """A part. Its lines may end, and go on, as in Python's email package, which many make bodies with."""
+    split = _PART_HEAD_END.search(data, max(start - 2, 0), end)
+    if split is None:
         return {}
     part: Json = {}
-    for key, value in _PART_HEADER.findall(bytes(data[start : max(split, start)])):
+    head = _FOLD.sub(b"", bytes(data[start : max(split.start(), start)]))
+    for key, value in _PART_HEADER.findall(head):
         if key.lower() == b"content-type":
             part["contentType"] = field_text(value.strip())
             continue
@@ -186,7 +190,7 @@ def _part(data: bytes | bytearray, start: int, end: int) -> Json:
     if "fileName" in part:
         part["value"] = FILE_VALUE
     else:
-        content = bytes(data[split + 4 : end]).removesuffix(b"\r")
+        content = bytes(data[split.end() : end]).removesuffix(split[1])
         try:
             part["value"] = content.decode()
         except UnicodeDecodeError:

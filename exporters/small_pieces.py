@@ -4,6 +4,9 @@ A program that reads byte by byte makes a Data item of each byte, for a call is 
 together. A packet of its own for each takes 130 times the room, Wireshark puts such a message together in quadratic
 time, and it calls a chunked body malformed whose last CR and LF come apart.
 
+So do the blocks of one call (writev, sendmsg), which have the same time: of a request whose first line comes in two
+packets Wireshark shows nothing, unless its port is one of HTTP's.
+
 What follows within ``JOIN_NS`` is joined, and has the time of its first byte. Of a stream, nothing passes what waits;
 another stream's items do, by as much as that at most. Items in, items out: this module reads no clock.
 """
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 SMALL_BYTES: Final = 16
 """The largest piece that waits: above what is read of a length, a type or a byte of a line; below a message."""
+LINE_BYTES: Final = 1024
+"""The largest piece without the end of a line that waits for more of its call."""
 JOIN_NS: Final = 1_000_000
 """How long the first waits for more: a hundred calls of a program that is recorded, and nothing that a person sees."""
 MAX_BYTES: Final = 4096
@@ -46,30 +51,48 @@ class SmallPieces:
 
     def write(self, item: StreamItem) -> None:
         """Takes an item. Data may hold a memoryview, which is not kept."""
-        small = type(item) is Data and len(item.data) <= SMALL_BYTES and not item.as_of_call
-        if not self._waiting and not small:
-            self._write(item)
-            return
-        self._let_go_of_old(item.time_ns)
-        if small:
-            assert type(item) is Data  # noqa: S101  (as ``small`` says)
-            self._join(item)
-        else:
+        if type(item) is Data and not item.as_of_call:
+            size = len(item.data)
+            small = size <= SMALL_BYTES
+            if small or (size <= LINE_BYTES and b"\n" not in bytes(item.data)) or self._is_of_its_call(item):
+                self._let_go_of_old(item.time_ns)
+                self._join(item, small)
+                return
+        if self._waiting:
+            self._let_go_of_old(item.time_ns)
             self._let_go(item.stream)
-            self._write(item)
+        self._write(item)
 
     def flush(self) -> None:
         """Hands on what waits."""
         for stream in tuple(self._waiting):
             self._let_go(stream)
 
-    def _join(self, item: Data) -> None:
+    def _is_of_its_call(self, item: Data) -> bool:
+        """What waits of the stream is a block of the same call, and they are a packet together."""
         waiting = self._waiting.get(item.stream)
-        if waiting is not None and (waiting.sender is not item.sender or len(waiting.data) >= MAX_BYTES):
+        return (
+            waiting is not None
+            and waiting.time_ns == item.time_ns
+            and waiting.sender is item.sender
+            and len(waiting.data) + len(item.data) <= MAX_BYTES
+        )
+
+    def _join(self, item: Data, small: bool) -> None:
+        waiting = self._waiting.get(item.stream)
+        if waiting is not None and not (
+            self._is_of_its_call(item)
+            or (
+                small
+                and waiting.sender is item.sender
+                and len(waiting.data) < MAX_BYTES
+                and item.time_ns <= waiting.until_ns
+            )
+        ):
             self._let_go(item.stream)
             waiting = None
         if waiting is None:
-            until_ns = item.time_ns + JOIN_NS
+            until_ns = item.time_ns + JOIN_NS if small else item.time_ns
             self._waiting[item.stream] = _Waiting(item.sender, item.time_ns, until_ns, bytearray(item.data))
         else:
             waiting.data += item.data

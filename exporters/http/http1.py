@@ -128,6 +128,8 @@ class Http1Layer:
         self._settle()
         for side, closed_ns in self._closed_ns.items():
             self._readers[side].closed(closed_ns)
+        for reader in self._readers:
+            reader.ended()
         while self._outstanding:
             self._fail(self._outstanding[0], outcome, time_ns)
         if self._uploading is not None:

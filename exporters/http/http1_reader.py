@@ -65,6 +65,7 @@ class MessageReader(Cursor):
         self._started_ns: int | None = None
         self._recognised = joined  # whether a message begins here is for its head to show
         self._remaining = 0
+        self._last_chunk_ns = 0
 
     # Input.
 
@@ -101,6 +102,12 @@ class MessageReader(Cursor):
         """The direction has ended; what waits is still to come."""
         if self.state is State.UNTIL_CLOSE and self.waiting is None:
             self._end_message(time_ns)
+        self.ended()
+
+    def ended(self) -> None:
+        """Nothing more comes, or is read. The last chunk ends a body (RFC 9112 §8), whatever may come after it."""
+        if self.state is State.TRAILERS and not self._rest.strip(b"\r"):
+            self._end_message(self._last_chunk_ns)
 
     # Waiting for the other direction.
 
@@ -268,6 +275,8 @@ class MessageReader(Cursor):
         self.body.wire_bytes += end - position
         self._remaining = int(size[1], 16)
         self.state = State.CHUNK_DATA if self._remaining else State.TRAILERS
+        if not self._remaining:
+            self.body.complete, self._last_chunk_ns = True, time_ns
         return end
 
     def _chunk_data(self, source: bytes | bytearray, position: int, time_ns: int) -> int:

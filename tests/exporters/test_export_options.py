@@ -152,6 +152,10 @@ JSON_BODY = (
             body=f'--X\r\nContent-Disposition: form-data; name="token"\r\n\r\n{SECRET}\r\n--X--'.encode(),
             kind="multipart/form-data; boundary=X",
         ),
+        exchange(
+            body=f'--X\nContent-Disposition: form-data;\n name="token"\n\n{SECRET}\n--X--'.encode(),
+            kind="multipart/form-data; boundary=X",
+        ),
         exchange(body=JSON_BODY.encode(), kind="application/json"),
         exchange(answer=JSON_BODY.encode(), answer_fields="Content-Type: application/json\r\n"),
         exchange(

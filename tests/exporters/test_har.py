@@ -12,6 +12,8 @@ import re
 import zlib
 from dataclasses import replace
 from datetime import datetime
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
 from typing import TYPE_CHECKING, Any
 
 import brotli
@@ -357,6 +359,21 @@ def test_a_posted_multipart_form() -> None:
     assert body_of(posted) == body
 
 
+def test_a_multipart_form_as_python_s_email_package_writes_it() -> None:
+    """Its lines end in LF, and long ones go on in the next."""
+    form = MIMEMultipart("form-data", "XX")
+    long = "a name that is long enough for a line of its own " * 2
+    for name, content in (("field", "va\nlue"), (long, "x")):
+        part = MIMENonMultipart("text", "plain")
+        part.add_header("Content-Disposition", "form-data", name=name)
+        part.set_payload(content)
+        form.attach(part)
+    body = form.as_bytes().partition(b"\n\n")[2]
+    assert b";\n name=" in body
+    posted = entry_of(post(body, b"multipart/form-data; boundary=XX"))["request"]["postData"]
+    assert [(part["name"], part["value"]) for part in posted["params"]] == [("field", "va\nlue"), (long, "x")]
+
+
 def test_uploads_are_exact() -> None:
     for body, kind in (
         (b'{"a":"\xc3\xa9"}', b"application/json"),
@@ -646,6 +663,23 @@ def test_entries_are_in_the_order_of_their_start(form: str, monkeypatch: pytest.
     assert order() == ["1", "2", "3"]
     monkeypatch.setattr("exporters.har.MAX_SORTED_BYTES", 100)
     assert order() == ["2", "3", "1"], "those that are too many are not held for ever"
+
+
+def test_requests_that_were_sent_at_once_are_in_the_order_of_their_streams() -> None:
+    talk = H2Talk()
+    talk.respond(talk.request(path="/first"), b"x")
+    asked = ["/large", "/small", "/smallest"]
+    streams = []
+    for path in asked:
+        streams.append(stream := talk.client.get_next_available_stream_id())
+        head = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)]
+        talk.client.send_headers(stream, head, end_stream=True)
+    talk.pump()
+    for stream in reversed(streams):
+        talk.respond(stream, b"x")
+    entries = archive_of(read(talk.conversation.items))["log"]["entries"]
+    assert len({entry["startedDateTime"] for entry in entries}) == 2
+    assert [entry["request"]["url"] for entry in entries[1:]] == [f"https://a{path}" for path in asked]
 
 
 def test_a_page_begins_with_its_first_entry() -> None:

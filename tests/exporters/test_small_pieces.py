@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from capture.streams import Data, Gap, Side, StreamClosed, StreamItem
-from exporters.small_pieces import JOIN_NS, MAX_BYTES, SMALL_BYTES, SmallPieces
+from exporters.small_pieces import JOIN_NS, LINE_BYTES, MAX_BYTES, SMALL_BYTES, SmallPieces
 
 CLIENT, SERVER = Side.CLIENT, Side.SERVER
+LARGE = bytes(LINE_BYTES + 1)
 
 
 def passed(*items: StreamItem, flush: bool = True) -> list[StreamItem]:
@@ -25,10 +26,32 @@ def test_what_follows_at_once_is_joined_and_has_the_time_of_the_first() -> None:
     ]
 
 
+def test_blocks_of_one_call_are_one_packet() -> None:
+    """httperf's; the first may be larger than a small piece."""
+    for line in (b"GET /json", b"GET /a/path/that/is/longer"):
+        blocks = (line, b" HTTP/1.1\r\nUser-Agent: httperf/0.9.0\r\nHost: a", b"\r\n\r\n")
+        items = [Data(1, 10, CLIENT, block) for block in blocks]
+        assert passed(*items) == [Data(1, 10, CLIENT, b"".join(blocks))]
+        later = [items[0], *(Data(1, 11, CLIENT, block) for block in blocks[1:])]
+        assert passed(*later)[0] == items[0]
+    long = [Data(1, 10, CLIENT, b"GET /"), Data(1, 10, CLIENT, bytes(MAX_BYTES))]
+    assert passed(*long) == long
+
+
+def test_a_line_without_its_end_waits_for_its_call_alone() -> None:
+    line = Data(1, 10, CLIENT, bytes(SMALL_BYTES + 1))
+    for other in (
+        Data(1, 11, CLIENT, b"a"),
+        Data(1, 10, SERVER, b"a"),
+        StreamClosed(1, 10, CLIENT, reset=False),
+    ):
+        assert passed(line, other) == [line, other]
+
+
 def test_large_pieces_pass_as_they_are() -> None:
-    large = bytes(SMALL_BYTES + 1)
-    items = [Data(1, 10, CLIENT, large), Data(1, 20, CLIENT, large)]
-    assert passed(*items, flush=False) == items
+    for large in (bytes(SMALL_BYTES) + b"\n", LARGE):
+        items = [Data(1, 10, CLIENT, large), Data(1, 20, CLIENT, large)]
+        assert passed(*items, flush=False) == items
 
 
 def test_nothing_of_a_stream_passes_what_waits() -> None:
@@ -52,14 +75,14 @@ def test_what_comes_later_is_not_joined() -> None:
 def test_another_stream_goes_on_and_lets_go_of_what_is_old() -> None:
     first, other, late = (
         Data(1, 10, CLIENT, b"a"),
-        Data(2, 11, CLIENT, bytes(99)),
-        Data(2, 2 * JOIN_NS, CLIENT, bytes(99)),
+        Data(2, 11, CLIENT, LARGE),
+        Data(2, 2 * JOIN_NS, CLIENT, LARGE),
     )
     assert passed(first, other, late, flush=False) == [other, first, late]
 
 
 def test_a_carriage_return_waits_for_its_line_feed() -> None:
-    late = Data(2, 2 * JOIN_NS, CLIENT, bytes(99))
+    late = Data(2, 2 * JOIN_NS, CLIENT, LARGE)
     found = passed(Data(1, 10, CLIENT, b"\r"), late, Data(1, 2 * JOIN_NS + 5, CLIENT, b"\n"))
     assert found == [late, Data(1, 10, CLIENT, b"\r\n")]
 

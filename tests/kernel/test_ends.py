@@ -18,6 +18,7 @@ import pytest
 from clients import curl, curl_command, keep_alive_client
 from https_client import sample_body, sample_server
 from judges import expert_problems, requests, rows
+from memory_session import MemorySession
 from processes import PLAINTAP, running, wait_until
 from recording import READY, decoded, entries, path_of, plaintap, record, record_command, warnings
 
@@ -97,6 +98,60 @@ def test_what_is_decrypted_after_the_socket_was_closed_is_in_the_file(
     found = [decoded(entry["response"]["content"]) for entry in entries(path)]
     assert len(found) >= 6
     assert all(part and body.startswith(part) for part in found)
+
+
+ENOUGH = """
+for (let i = 0; i < 6; i++) {
+  const control = new AbortController();
+  const response = await fetch(process.argv[1], { signal: control.signal });
+  await response.body.getReader().read();
+  control.abort();
+}
+await new Promise(done => setTimeout(done, 300));
+"""
+SHARES_A_SEGMENT = (b"5\r\ndata\n\r\n", b"0\r\n\r\n")
+
+
+def test_what_is_decrypted_after_the_peers_end_is_in_the_file(servers: Servers, tmp_path: Path) -> None:
+    """TCP's end is told when the peer's FIN comes, to whoever runs then."""
+    path = tmp_path / "after-fin.pcapng"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(servers.certificate, servers.certificate.with_name("key.pem"))
+
+    def answer(connection: socket.socket) -> None:
+        records: list[bytes] = []
+
+        def receive() -> bytes:
+            if not (received := connection.recv(65536)):
+                raise ConnectionResetError  # a connection ahead of need
+            return received
+
+        with connection:
+            session = MemorySession(context, connection.sendall, receive, server_side=True)
+            session.do("do_handshake")
+            session.do("read", 65536)
+            session.do("write", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            session.send = records.append
+            for chunk in SHARES_A_SEGMENT:
+                session.do("write", chunk)
+            connection.sendall(b"".join(records))
+            while connection.recv(65536):
+                pass
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            while True:
+                with contextlib.suppress(ConnectionError):
+                    answer(listener.accept()[0])
+
+    with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
+        pool.submit(serve, listener)
+        url = f"https://localhost:{listener.getsockname()[1]}/"
+        node = ("node", "--no-warnings", "--input-type=module", "-e", ENOUGH)
+        done = record_command(path, ("env", "NODE_TLS_REJECT_UNAUTHORIZED=0", *node, url))
+        listener.shutdown(socket.SHUT_RDWR)
+    assert warnings(done.stderr) == []
+    assert [decoded(entry["response"]["content"]) for entry in entries(path)] == [b"data\n"] * 6
 
 
 CLIENTS = ("-c", "curl", "-c", "python3")

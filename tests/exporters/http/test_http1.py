@@ -177,6 +177,31 @@ def test_http_1_0_keep_alive() -> None:
     assert bodies(talk) == [(b"", b"ok")] * 2
 
 
+@pytest.mark.parametrize("after", [b"", b"\r"])
+@pytest.mark.parametrize(
+    "ends", [(), ((Side.CLIENT, False),), ((Side.SERVER, False),), ((Side.CLIENT, True),)]
+)
+def test_the_last_chunk_ends_a_body(after: bytes, ends: tuple[tuple[Side, bool], ...]) -> None:
+    """Racket's client reads no further: the empty line after it stays in the TLS library."""
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+    talk = Conversation().client(GET).server(chunks + after)
+    answered_ns = talk.items[-1].time_ns
+    talk.waits(60 * 10**9)
+    for side, reset in ends:
+        talk.closes(side, reset=reset)
+    (exchange,) = read_in_splits(talk.items)
+    assert exchange.response is not None
+    assert (exchange.outcome, exchange.response.body.complete) == (Outcome.COMPLETE, True)
+    assert (exchange.response.body.data, exchange.ended_ns) == (b"ok", answered_ns)
+
+
+def test_trailers_that_are_cut_are_the_message_s_and_not_the_body_s() -> None:
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 4"
+    (exchange,) = read_in_splits(Conversation().client(GET).server(chunks).closes(Side.SERVER).items)
+    assert exchange.response is not None
+    assert (exchange.outcome, exchange.response.body.complete) == (Outcome.CLOSED, True)
+
+
 def test_pipelined_requests_get_their_responses_in_order() -> None:
     requests = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(5)]
     answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number for number in range(5)]

@@ -132,11 +132,11 @@ types: dev
 	MYPYPATH=tests/support $(VENV)/bin/mypy samples benchmarks tests/support tests/kernel tests/*.py
 
 # Those with probes apart from the rest, two at a time: each of them bears that another recording runs beside it, and
-# half of its time it waits.
+# half of its time it waits. Those of a file one after the other, for they record programs of the same names.
 pytest: dev
 	status=0; \
 	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses auto -m 'not kernel and not stacks' || status=$$?; \
-	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses 2 --dist loadgroup --durations 20 \
+	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses 2 --dist loadfile --durations 20 \
 	    -m 'kernel and not stacks' || status=$$?; \
 	$(HAND_OVER); exit $$status
 

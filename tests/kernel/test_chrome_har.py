@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from servers import Servers
 
-# One recording of each: by one worker.
-pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("chrome_har")]
+pytestmark = pytest.mark.kernel
 
 RICH = Path(__file__).parents[1] / "support" / "rich"
 SECONDS = 180

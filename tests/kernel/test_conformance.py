@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# One recording of them all: by one worker.
-pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("conformance")]
+pytestmark = pytest.mark.kernel
 
 COVERAGE = ROOT / "docs/coverage.md"
 # Set to write docs/coverage.md instead of comparing it.

@@ -131,13 +131,14 @@ types: dev
 	$(VENV)/bin/mypy
 	MYPYPATH=tests/support $(VENV)/bin/mypy samples benchmarks tests/support tests/kernel tests/*.py
 
-# Those with probes apart from the rest, two at a time: each of them bears that another recording runs beside it, and
-# half of its time it waits. Those of a file one after the other, for they record programs of the same names.
+# Those with probes apart from the rest. Where whole recordings are tested, one after the other and on their own: each sees
+# what others do to the machine, and some begin in the middle of calls, or want all of the machine.
 pytest: dev
 	status=0; \
 	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses auto -m 'not kernel and not stacks' || status=$$?; \
-	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses 2 --dist loadfile --durations 20 \
-	    -m 'kernel and not stacks' || status=$$?; \
+	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --numprocesses 2 --dist loadfile -m 'kernel and not stacks' \
+	    --ignore tests/kernel || status=$$?; \
+	$(AS_ROOT) env CI=$(CI) $(VENV)/bin/pytest --durations 20 -m 'kernel and not stacks' tests/kernel || status=$$?; \
 	$(HAND_OVER); exit $$status
 
 # The same command on Debian's kernels, in qemu.

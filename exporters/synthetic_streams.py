@@ -62,7 +62,6 @@ class SyntheticStream:
         "_flows",
         "_framed",
         "_held",
-        "_http2_hints",
         "_last_ns",
         "_settled",
         "_tls",
@@ -87,8 +86,6 @@ class SyntheticStream:
         self._client_spoke = False
         self._held = b""
         """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
-        self._http2_hints: tuple[str, ...] = ()
-        """What is said of HTTP/2 in the clear."""
         self._as_of_call: Side | None = None
         self._comments: tuple[str, ...] = ()
         """For the next packet."""
@@ -110,8 +107,6 @@ class SyntheticStream:
         ``bare`` says how TLS is shown if it begins before other bytes.
         """
         self._bare_from_start = bare
-        if DISSECTED_BY_PORT.get(item.server.port) != "HTTP":
-            self._http2_hints = (packet_comments.HTTP2_HINT.format(port=item.server.port),)
         framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
         words = packet_comments.stream_words(item, framing, original_port)
         hints = () if item.handshake_seen else (packet_comments.TCP_HANDSHAKE_HINT,)
@@ -241,9 +236,10 @@ class SyntheticStream:
         self._held = b""
         self._client_spoke = self._settled = True
         if data.startswith(HTTP2_PREFACE):
-            if self._tls is None:
-                self._comments += self._http2_hints
-            elif self._tls.alpn is None:
+            port = int.from_bytes(self.path[-2:], "big")
+            if self._tls is None and DISSECTED_BY_PORT.get(port) != "HTTP":
+                self._comments += (packet_comments.HTTP2_HINT.format(port=port),)
+            elif self._tls is not None and self._tls.alpn is None:
                 self._tls = Tls(alpn=ALPN_HTTP2)
         return data
 

@@ -143,11 +143,12 @@ INLINE int below_moved(void)
 			}
 		} else if (!call->below) {
 			count(COUNTER_REPORTED_SENT, n);
-		} else if (call->id == c->id) {
-			call_ended(call, c);
 		}
 		ready = moved(call, c, n, id);
-		if (!call->below) {
+		if (call->below) {
+			/* Looked up anew: what is kept until here the verifier follows through moved(). */
+			ends_on_its_connection(call);
+		} else {
 			call->ahead += n;
 			call->buffer += n;
 			call->most -= n;

@@ -38,6 +38,7 @@ INLINE void call_begins(struct syscall *call, struct connection *c)
 	call->overlaps = c->overlaps[d];
 }
 
+/* Once its bytes have their place: one that begins before that overlaps. */
 INLINE void call_ended(struct syscall *call, struct connection *c)
 {
 	__sync_fetch_and_add(&c->in_flight[call->direction & 1], -1);
@@ -105,15 +106,20 @@ INLINE void drop_notes(struct syscall *call, u32 tid)
 		splits.delete(&tid);
 }
 
-/* A call of which nothing will be told: it moved nothing, or its entry found no room. */
-INLINE void comes_to_nothing(struct syscall *call, u32 tid)
+/* call_begins() was for a connection that is known. */
+INLINE void ends_on_its_connection(struct syscall *call)
 {
 	u64 sk = call->sk;
 	struct connection *c = connections.lookup(&sk);
 
-	/* call_begins() was for a connection that is known. */
 	if (c && c->id == call->id)
 		call_ended(call, c);
+}
+
+/* A call of which nothing will be told: it moved nothing, or its entry found no room. */
+INLINE void comes_to_nothing(struct syscall *call, u32 tid)
+{
+	ends_on_its_connection(call);
 	drop_notes(call, tid);
 }
 

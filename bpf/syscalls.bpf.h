@@ -86,27 +86,32 @@ INLINE int io_exit(long result)
 		return 0;
 	sk = call->sk;
 	c = connections.lookup(&sk);
-	if (c && c->id == call->id)
-		call_ended(call, c);
-	if (result > 0 && is_urgent(call) && !(call->flags & MSG_PEEK) && c && c->id == call->id)
-		c->urgent += result;
-	if (result > 0 && !(call->flags & (MSG_PEEK | MSG_ERRQUEUE)) && !is_urgent(call) && c && c->id == call->id) {
-		if (call->memory == MEMORY_PIPE)
-			from_pipe(call, tid);
-		/* Where the socket layer does not count, or not this. */
-		if (!BELOW || call->memory)
-			count(COUNTER_REPORTED_SENT + (call->direction & 1), result);
-		if (call->direction == DIRECTION_RECEIVED)
-			note_copied(c, sk);
-		ready = result > call->ahead && moved(call, c, result - call->ahead, id);
-		step = !ready && call->in_long_call;
-		keyed = may_have_keys(c, sk, id >> 32);
-	} else if (!c || c->id != call->id) {
+	if (c && c->id != call->id)
+		c = NULL;
+	if (!c) {
 		/* The connection's entry has gone, or is another's: what the socket layer counted is nobody's. */
 		count(COUNTER_LOST_TABLE_FULL, call->reported);
+	} else if (result > 0 && !(call->flags & (MSG_PEEK | MSG_ERRQUEUE))) {
+		if (is_urgent(call)) {
+			c->urgent += result;
+		} else {
+			if (call->memory == MEMORY_PIPE)
+				from_pipe(call, tid);
+			/* Where the socket layer does not count, or not this. */
+			if (!BELOW || call->memory)
+				count(COUNTER_REPORTED_SENT + (call->direction & 1), result);
+			if (call->direction == DIRECTION_RECEIVED)
+				note_copied(c, sk);
+			ready = result > call->ahead && moved(call, c, result - call->ahead, id);
+			step = !ready && call->in_long_call;
+			keyed = may_have_keys(c, sk, id >> 32);
+		}
 	}
-	if (!result && call->direction == DIRECTION_RECEIVED && c && c->id == call->id && c->untold)
-		note_end(c, sk);
+	if (c) {
+		call_ended(call, c);
+		if (!result && call->direction == DIRECTION_RECEIVED && c->untold)
+			note_end(c, sk);
+	}
 	if (!ready)
 		drop_notes(call, tid);
 	/* exit_keyed still needs it. */

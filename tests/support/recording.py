@@ -61,10 +61,24 @@ class Recording:
     def wait(self, began: float | None = None, seconds: float = STOP_SECONDS) -> Finished:
         """Wait for the end, with the resources that it used."""
         began = time.monotonic() if began is None else began
-        peak = peak_until_end(self.process, "the recording to end", seconds)
+        try:
+            peak = peak_until_end(self.process, "the recording to end", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self._what_it_does()}") from None
         taken = time.monotonic() - began
         self.finished = Finished(self.process.returncode, self.stderr, taken, peak)
         return self.finished
+
+    def _what_it_does(self) -> str:
+        """Of a recorder that does not end: where its threads are, in the kernel and in Python. It dies of it."""
+        where = []
+        for thread in sorted(Path(f"/proc/{self.process.pid}/task").iterdir()):
+            with contextlib.suppress(OSError):
+                where.append(f"{(thread / 'comm').read_text()}{(thread / 'stack').read_text()}")
+        self.process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+        return "\n".join([*where, self.stderr])
 
 
 def peak_until_end(process: subprocess.Popen[Any], what: str, seconds: float) -> int:
@@ -86,13 +100,13 @@ def peak_until_end(process: subprocess.Popen[Any], what: str, seconds: float) ->
 
 
 @contextlib.contextmanager
-def record(path: Path, *options: object) -> Iterator[Recording]:
+def record(path: Path, *options: object, program: Sequence[object] = (PLAINTAP,)) -> Iterator[Recording]:
     """``plaintap record -w path options`` with its probes attached; SIGINT ends it unless it has ended."""
     log = path.with_suffix(".stderr")
     began = time.monotonic()
     with (
         log.open("wb") as stderr,
-        running([PLAINTAP, "record", "-w", path, *options], stderr=stderr) as process,
+        running([*program, "record", "-w", path, *options], stderr=stderr) as process,
     ):
 
         def ready() -> bool:

@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[RUN_VARIABLE] = uuid.uuid4().hex
     # Programs under test buffer their output, as users' do.
     os.environ.pop("PYTHONUNBUFFERED", None)
+    # A recorder that hangs is asked where (recording.Recording.wait).
+    os.environ["PYTHONFAULTHANDLER"] = "1"
     config.stash[MISSING_RIGHT] = kernel_state.missing_right()
     config.stash[NOT_RUN] = []
 

@@ -44,7 +44,8 @@ INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int uns
 			call = surprise(sk, tid, direction);
 	}
 	if (call) {
-		call->moved = n - call->told;
+		/* Of AF_UNIX, a packet that another thread sent may have been taken for this one's. */
+		call->moved = n > call->told ? n - call->told : 0;
 		call->reported = n;
 	}
 	return call;

@@ -28,17 +28,6 @@ INLINE void fill_head(struct sample *h, struct job *j, u32 captured, u64 length,
 	h->by_reference = j->by_reference;
 }
 
-/* Whether the packet that bytes were read from was given back meanwhile: then they may be anyone's. */
-INLINE int is_gone(struct job *j)
-{
-	u64 there = 0;
-
-	if (!RECORD_UNIX || !j->queue)
-		return 0;
-	READ_KERNEL(there, j->queue);
-	return there != j->skb;
-}
-
 struct record0 { struct sample head; u8 payload[CLASS0_BYTES]; };
 struct record1 { struct sample head; u8 payload[CLASS1_BYTES]; };
 struct record2 { struct sample head; u8 payload[CLASS2_BYTES]; };
@@ -66,7 +55,7 @@ INLINE int put##class(struct job *j, u64 from, u64 n, u64 position)		\
 	if (n > CLASS##class##_BYTES)						\
 		n = CLASS##class##_BYTES;					\
 	fill_head(&r->head, j, n, n, position);					\
-	if (read_bytes(j->memory, r->payload, n, from) || is_gone(j)) {		\
+	if (read_bytes(j->memory, r->payload, n, from) || is_gone(j->queue, j->skb)) {		\
 		r->head.captured = 0;						\
 		r->head.reason = REASON_FAULT;					\
 	}									\

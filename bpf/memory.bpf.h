@@ -63,6 +63,18 @@ INLINE long read_bytes(u8 memory, void *to, u64 n, u64 from)
 	return bpf_probe_read_user(to, n, (void *)from);
 }
 
+/* Whether the packet that was read from is not at its place in a queue any more, and was given back: then what was read may
+ * be anyone's. `queue` 0: it cannot go. */
+INLINE int is_gone(u64 queue, u64 skb)
+{
+	u64 there = 0;
+
+	if (!RECORD_UNIX || !queue)
+		return 0;
+	READ_KERNEL(there, queue);
+	return there != skb;
+}
+
 /* Bytes that no block array describes: put together by us, as MEMORY_KERNEL. */
 #define MEMORY_PIPE 5		/* not put together yet */
 #define MAX_KEPT_PIECES 64

@@ -89,6 +89,8 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	know_ends(c, sk);
 	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id))
 		have = first_bytes(call, n, head);
+	if (is_gone(v->queue, v->skb))
+		have = 0;
 	v->head_bytes = have;
 	have = v->head_bytes;
 	if (c->left && c->protocol == PROTOCOL_TLS && sign_of_cleartext(c, d, head, have) >= 0)

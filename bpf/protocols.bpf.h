@@ -222,6 +222,12 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	}
 	if (c->protocol != PROTOCOL_UNDECIDED)
 		return;
+	/* The peer had taken what begins a stream of AF_UNIX before it could be looked at. What cannot be told is shown, not
+	 * dropped. */
+	if (!n && c->untold && c->opened) {
+		c->protocol = PROTOCOL_HTTP;
+		return;
+	}
 	/* Without branches: with them the verifier would follow each pair of `have` and `n` to the end of the program. */
 	#pragma clang loop unroll(full)
 	for (i = 0; i < PREFIX_BYTES; i++) {

@@ -5,7 +5,7 @@
  * of it was received, before it is given back; the rest of a call is what was received of a packet that stays.
  *
  * Neither is under a lock that keeps the other end off, but for consume_skb: what was read is believed if the packet is
- * in its place afterwards (is_gone in emit.bpf.h).
+ * in its place afterwards (is_gone).
  */
 #if BELOW && RECORD_UNIX
 /* A connect() that has no tracepoint here (32-bit, io_uring): what the listener got is the server's end. */
@@ -73,6 +73,11 @@ int on_sk_data_ready(struct bpf_raw_tracepoint_args *ctx)
 	call->flags &= UNCHECKED;
 	if (!from_packet(call, tid))
 		call->flags |= NOT_IN_USER_SPACE;
+	/* The receiver may have given it back while it was looked at: how long it was is known when the call ends. */
+	if (is_gone(call->queue, call->skb)) {
+		call->taken = 1;
+		return 0;
+	}
 	/* What is copied has a beginning outside of pages. */
 	if (length == data_length)
 		call->flags |= MSG_ZEROCOPY;

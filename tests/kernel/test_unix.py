@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conformance_runs import listen
+from conformance_runs import Peer, compile_program, listen, run, streams_by_ports
 from judges import expert_problems, requests
 from processes import PYTHON, running, wait_until
 from recording import Recording, entries, path_of, plaintap, record, response_sha256, settle
@@ -290,3 +290,23 @@ def test_a_server_is_one_also_of_a_client_that_is_gone(tmp_path: Path) -> None:
         assert recording.stop().returncode == 0
     (opened,) = streams(recording.path, tmp_path / "late.sock")
     assert (opened.side, opened.server.port) == (Side.SERVER, 80)
+
+
+def test_what_the_peer_takes_at_once_is_a_gap_of_its_length(tmp_path: Path) -> None:
+    """No hooked call sends these bytes: the peer may have each before it is looked at, its packet is another's then."""
+    program, account = compile_program(tmp_path, "moves.c", "unix-narrow", "-m32"), tmp_path / "ledger.json"
+    sent = []
+    with record(tmp_path / "narrow.pcapng", "-c", program.name, "--unix", "--ledger", account) as recording:
+        for _ in range(100):
+            peer = Peer(listener=listen("unix_abstract", tmp_path))
+            (truth,) = run([program, "send_bytes", peer.where], peer)
+            sent.append((truth, bytes(peer.bytes)))
+        settle()
+        assert recording.stop().returncode == 0
+    streams = streams_by_ports(recording.path)
+    for truth, whole in sent:
+        (stream,) = streams[truth.ports]
+        assert stream.sent.is_of(whole)
+    sockets = json.loads(account.read_text())["sockets"]
+    assert sockets["reported"] == sum(len(whole) for _, whole in sent)
+    assert (sockets["filtered"], sockets["residue"]) == (0, 0)

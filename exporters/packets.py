@@ -49,8 +49,11 @@ _DIRECTION_OUTBOUND: Final = 2
 _HARDWARE: Final = (bytes.fromhex("020000000001"), bytes.fromhex("020000000002"))
 """The client's and the server's MAC address, locally administered."""
 _SHARED_PATH_HARDWARE: Final = (b"\x02\x01", b"\x02\x02")
-"""The same, before the stream's number, for streams with addresses and ports that an open one has too: in
+"""The same, before the stream's number, for streams with addresses and ports that another had at that time: in
 another network namespace. The reader keeps them apart by it; see ``exporters.dissection``."""
+MAX_ENDED_PATHS: Final = 4096
+"""Addresses and ports of streams that have ended which are remembered: another's first bytes may come later, though it
+began before."""
 
 
 class PcapngExporter:
@@ -77,6 +80,8 @@ class PcapngExporter:
         self._half_closed: dict[int, None] = {}
         self._numbers: dict[bytes, int] = {}
         """Open streams by addresses and ports."""
+        self._ended: dict[bytes, int] = {}
+        """The time of their last packet by addresses and ports that are nobody's now."""
         self._tails: dict[tuple[int, str] | None, _Tails] = {None: _tails(())}
         """By process: shared by all its streams."""
         self._processes_written = 0
@@ -210,6 +215,9 @@ class PcapngExporter:
         self._half_closed.pop(number, None)
         if self._numbers.get(stream.path) == number:
             del self._numbers[stream.path]
+            self._ended[stream.path] = max(stream.newest_ns, self._ended.pop(stream.path, 0))
+            if len(self._ended) > MAX_ENDED_PATHS:
+                del self._ended[next(iter(self._ended))]
 
     # Packets
 
@@ -226,7 +234,8 @@ class PcapngExporter:
         ipv4 = len(client[0]) == 4
         to_server, to_client = _LINKS[ipv4]
         flow = Flow(client, server, to_server, first, tails[0])
-        if self._numbers.setdefault(flow.ends, item.stream) != item.stream:
+        holder = self._numbers.setdefault(flow.ends, item.stream)
+        if holder != item.stream or item.time_ns <= self._ended.get(flow.ends, 0):
             number = struct.pack(">I", item.stream & 0xFFFFFFFF)
             hardware = (_SHARED_PATH_HARDWARE[0] + number, _SHARED_PATH_HARDWARE[1] + number)
             to_server, to_client = _links(hardware, ipv4=ipv4)

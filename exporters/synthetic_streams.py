@@ -62,18 +62,18 @@ class SyntheticStream:
         "_flows",
         "_framed",
         "_held",
-        "_last_ns",
         "_settled",
         "_tls",
         "_unwritten_handshake",
         "finished",
+        "newest_ns",
     )
 
     def __init__(self, emit: Callable[[int, bytes], object], flows: tuple[Flow, Flow]) -> None:
         """``flows`` are the client's and the server's."""
         self._emit = emit
         self._flows = flows
-        self._last_ns = 0
+        self.newest_ns = 0
         self._bare_from_start = False
         """Whether TLS would go bare: decided by the port, and only as long as no bytes have come."""
         self._tls: Tls | None = None
@@ -123,7 +123,7 @@ class SyntheticStream:
         bare = bare or self._bare_from_start
         inside = self._tls is not None and not self._ended_tls
         self.settle()
-        self._last_ns = max(self._last_ns, time_ns)
+        self.newest_ns = max(self.newest_ns, time_ns)
         if self._tls is None:
             self._begin_tls(tls, bare=bare)
         self._ended_tls = False
@@ -135,7 +135,7 @@ class SyntheticStream:
     def end_tls(self, time_ns: int) -> None:
         """Cleartext comes after TLS. It is shown in the record layer that there is: Wireshark leaves none."""
         self.settle()
-        self._last_ns = max(self._last_ns, time_ns)
+        self.newest_ns = max(self.newest_ns, time_ns)
         self._ended_tls = True
         words = packet_comments.format_words({packet_comments.TLS_ENDED: packet_comments.ENDED_CLEARTEXT})
         self._comments += (words, packet_comments.CLEARTEXT_HINT) if self._framed else (words,)
@@ -231,7 +231,7 @@ class SyntheticStream:
         # Wireshark recognises the preface only where it is whole in one segment.
         if not self._client_spoke and len(data) < len(HTTP2_PREFACE) and HTTP2_PREFACE.startswith(data):
             self._held = data
-            self._last_ns = max(self._last_ns, time_ns)
+            self.newest_ns = max(self.newest_ns, time_ns)
             return None
         self._held = b""
         self._client_spoke = self._settled = True
@@ -248,7 +248,7 @@ class SyntheticStream:
         if self._held:
             data, self._held = self._held, b""
             self._client_spoke = self._settled = True
-            self.data(Side.CLIENT, self._last_ns, data)
+            self.data(Side.CLIENT, self.newest_ns, data)
 
     def _is_http2(self) -> bool:
         return self._tls is not None and self._tls.alpn == ALPN_HTTP2
@@ -303,7 +303,7 @@ class SyntheticStream:
         tcp_options: bytes = b"",
         options: Iterable[Option] = (),
     ) -> None:
-        self._last_ns = time_ns = max(self._last_ns, time_ns)
+        self.newest_ns = time_ns = max(self.newest_ns, time_ns)
         encoded = b""
         if self._comments or options:
             comments = [(pcapng.OPT_COMMENT, pcapng.encode_text(comment)) for comment in self._comments]

@@ -159,6 +159,15 @@ class TestOurCaptures:
         )
         assert read(capture(items)) == items
 
+    def test_they_are_when_one_was_over_before_the_other_was_heard_of(self) -> None:
+        ends = {"client": Endpoint(b"\x7f\0\0\x01", 40_000), "server": Endpoint(b"\x7f\0\0\x01", 80)}
+        first, second = (
+            Transcript(number, **ends).client(b"the bytes of stream %d" % number).exchange().close().items
+            for number in (1, 2)
+        )
+        assert second[0].time_ns < first[-1].time_ns
+        assert by_stream(read(capture([*first, *second]))) == {1: first, 2: second}
+
     def test_several_captures_one_after_another(self) -> None:
         one, two = (capture(Transcript(number, tls=tls()).exchange().close().items) for number in (1, 2))
         expected = [

@@ -31,7 +31,7 @@ typedef uint64_t u64;
 enum {{ PROTOCOL_UNDECIDED, PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_OTHER }};
 struct connection {{
     u8 prefix[2 * PREFIX_BYTES];
-    u32 prefix_length[2], protocol, opened, misses, left, greets_no_socks_proxy;
+    u32 prefix_length[2], protocol, opened, misses, left, greets_no_socks_proxy, untold;
     u64 hello_left[2], position[2];
 }};
 #include "{header}"
@@ -50,6 +50,15 @@ int inferred(u8 *bytes, u32 n, u32 split)
     memset(head, 0, sizeof(head));
     memcpy(head, bytes + split, n - split);
     infer(&c, 0, head, n - split);
+    return c.protocol;
+}}
+int inferred_around(u8 *bytes, u32 n, u32 untold)
+{{
+    struct connection c = {{.opened = 1, .untold = untold}};
+    u8 head[HEAD_ROOM] = {{}};
+    memcpy(head, bytes, n);
+    infer(&c, 0, head, n);
+    infer(&c, 0, head, 0);
     return c.protocol;
 }}
 """
@@ -246,3 +255,11 @@ def test_frames_of_http2(kernel_side: ctypes.CDLL, data: bytes, place: int, byte
         data = data[:place] + bytes([byte]) + data[place + 1 :]
     said = bool(kernel_side.frame(data.ljust(PREFIX_BYTES, b"\0"), min(len(data), PREFIX_BYTES)))
     assert said == is_frame(data)
+
+
+@pytest.mark.parametrize("before", [b"", b"G", b"SET"])
+def test_what_begins_with_bytes_that_the_peer_had_taken_is_shown_of_unix_sockets(
+    kernel_side: ctypes.CDLL, before: bytes
+) -> None:
+    assert kernel_side.inferred_around(before, len(before), 1) == PROTOCOLS["http"]
+    assert kernel_side.inferred_around(before, len(before), 0) == PROTOCOLS["maybe"]

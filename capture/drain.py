@@ -27,7 +27,7 @@ POLL_INTERVAL_S = 0.003
 # It must run whenever the ring fills, however busy the machine: it needs a small part of one processor.
 NICE = -15
 # How long another thread of ours may compute on while the one that empties the ring wants to (Python's own: 5 ms).
-# Each time it comes back from the disk it waits so long, and the ring holds what comes in 50.
+# Each time it comes back from the disk it waits so long, and the ring holds what a fast download brings in 50.
 SWITCH_INTERVAL_S = 0.001
 # How long a batch is left to grow while the queue is not empty: large batches cost less each.
 _GROW_S = 0.001

@@ -222,8 +222,8 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	}
 	if (c->protocol != PROTOCOL_UNDECIDED)
 		return;
-	/* The peer had taken what begins a stream of AF_UNIX before it could be looked at. What cannot be told is shown, not
-	 * dropped. */
+	/* The peer had taken what begins a stream of AF_UNIX before it could be looked at; of MPTCP no bytes of calls that are
+	 * not hooked can be. What cannot be told is shown, not dropped. */
 	if (!n && c->untold && c->opened) {
 		c->protocol = PROTOCOL_HTTP;
 		return;

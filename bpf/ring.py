@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+Kept = TypeVar("Kept")
 
 PAGE_BYTES = mmap.PAGESIZE
 _BUSY, _DISCARD = 1 << 31, 1 << 30
@@ -30,16 +32,21 @@ _MEMBARRIER_REGISTER_PRIVATE, _MEMBARRIER_PRIVATE = 16, 8
 
 
 class Batch:
-    """Records copied out of the ring: ``buffer``, and where in it each payload begins."""
+    """Records copied out of the ring: ``buffer`` (a slice of it is bytes), and where in it each payload begins."""
 
     __slots__ = ("buffer", "starts")
 
-    def __init__(self, buffer: bytes, starts: list[int]) -> None:
+    def __init__(self, buffer: bytes | mmap.mmap, starts: list[int]) -> None:
         self.buffer = buffer
         self.starts = starts
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.starts)
+
+
+def copied(pieces: Sequence[memoryview], starts: list[int]) -> Batch:
+    """A batch of its own memory."""
+    return Batch(b"".join(pieces), starts)
 
 
 class Ring:
@@ -58,8 +65,12 @@ class Ring:
         self._words = self._data.cast("I")
         self._fence = _fence()
 
-    def drain(self) -> Batch | None:
-        """The next records, in order, at most MAX_BATCH_BYTES; None if there are none, or the next is being written."""
+    def drain(self, keep: Callable[[Sequence[memoryview], list[int]], Kept]) -> Kept | None:
+        """What ``keep`` makes of the next records; None if there are none, or the next is being written.
+
+        It is given one piece of the ring's memory or two, at most MAX_BATCH_BYTES and in order, and where in them each
+        payload begins; there is room for others when it returns.
+        """
         consumed, produced = self._consumer.value, self._producer[0]
         if consumed == produced:
             return None
@@ -81,13 +92,11 @@ class Ring:
             return None
         self._fence()
         end = begin + at
-        if end <= size:
-            buffer = bytes(self._data[begin:end])
-        else:
-            buffer = b"".join((self._data[begin:], self._data[: end - size]))
+        data = self._data
+        kept = keep((data[begin:end],) if end <= size else (data[begin:], data[: end - size]), starts)
         self._fence()
         self._consumer.value = consumed + at
-        return Batch(buffer, starts)
+        return kept
 
     @property
     def produced(self) -> int:

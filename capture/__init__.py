@@ -19,13 +19,13 @@ a library's call already and with what (``thread_stacks``, ``call_frames``, ``ca
 that does not tell), ``targets``, ``networks`` and ``containers`` which processes and connections are meant. What
 ``rights`` are missing decides what is left out, and said.
 
-**While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what
-memory has no room for goes to the disk (``spool``). ``new_code`` answers processes that run code which was
-never looked at, or calls TLS from coroutines (``switched_stacks``), and ``guard``, a process of its own, lets them
-go on if nobody answers; ``leases`` makes who writes to a probed file wait until its probes are gone. ``pipeline``
-does the rest: samples become values (``samples``, ``events``), and these stream items (``connections``), which an
-exporter makes packets of; ends that found no room in the ring are told after what it had (``late_ends``).
-``outbox`` hands them to the file, or to a reader that may pause.
+**While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what is not
+handled yet is in memory (``arena``) or, where that has no room, on the disk (``spool``). ``new_code`` answers
+processes that run code which was never looked at, or calls TLS from coroutines (``switched_stacks``), and ``guard``,
+a process of its own, lets them go on if nobody answers; ``leases`` makes who writes to a probed file wait until its
+probes are gone. ``pipeline`` does the rest: samples become values (``samples``, ``events``), and these stream items
+(``connections``), which an exporter makes packets of; ends that found no room in the ring are told after what it had
+(``late_ends``). ``outbox`` hands them to the file, or to a reader that may pause.
 
 ``connections`` binds TLS sessions to connections (``sessions``, ``inner_sessions`` for TLS in TLS), puts pieces
 in order (``flows``, ``answers``), says why bytes are missing (``holes``), chooses which end of a local

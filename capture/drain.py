@@ -1,8 +1,8 @@
-"""The thread that empties the ring: it copies batches to a queue and does nothing that could wait for a parser.
+"""The thread that empties the ring: it copies batches and does nothing that could wait for a parser.
 
-When the queue is full (a burst, or a machine too busy to write), batches go to a file (capture.spool); when that
-can take no more, the ring fills up, and then the kernel side counts what it could not place: loss is bounded,
-exact, and never costs memory.
+They go to memory (capture.arena); when that is full (a burst, or a machine too busy to write), to a file
+(capture.spool); when that can take no more, the ring fills up, and then the kernel side counts what it could not
+place: loss is bounded, exact, and never costs memory.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from capture.spool import Spool, Spooled
+from bpf.ring import Batch
+from capture.arena import Arena, Extent
 
 if TYPE_CHECKING:
-    from bpf.ring import Batch, Ring
+    from collections.abc import Sequence
+
+    from bpf.ring import Ring
+    from capture.spool import Spool, Spooled
 
 # What comes faster than it is handled waits in memory up to here, then in a file (capture.spool).
-MAX_QUEUED_BYTES = 64 << 20
+MEMORY_BYTES = 64 << 20
 # The ring holds a burst of many times what arrives meanwhile; waking costs about 20 µs.
 POLL_INTERVAL_S = 0.003
 # It must run whenever the ring fills, however busy the machine: it needs a small part of one processor.
@@ -31,17 +35,27 @@ NICE = -15
 SWITCH_INTERVAL_S = 0.001
 # How long a batch is left to grow while the queue is not empty: large batches cost less each.
 _GROW_S = 0.001
+# What is not worth being handed on at once.
+_SMALL_BYTES = 1 << 18
+
+
+class Queued(NamedTuple):
+    """A batch in memory: its bytes are ``extent``, and ``starts`` are offsets in that."""
+
+    extent: Extent
+    starts: list[int]
 
 
 class Drain:
     """Owns the consumer's end of the ring."""
 
-    def __init__(self, ring: Ring, spool: Spool) -> None:
+    def __init__(self, ring: Ring, spool: Spool, memory_bytes: int = MEMORY_BYTES) -> None:
         self._ring = ring
         self._spool = spool
         self._spooled = 0  # entries of the queue that are in the file
-        self._queue: deque[Batch | Spooled] = deque()
-        self._queued_bytes = 0
+        self._arena = Arena(memory_bytes)
+        self._queue: deque[Queued | Spooled] = deque()
+        self._lent = False  # whether the batch that was handed out last is in memory
         self.taken = 0  # bytes of the ring that were handed out
         self._ready = threading.Condition()
         self._stopping = threading.Event()
@@ -53,15 +67,19 @@ class Drain:
         self._thread.start()
 
     def take(self, timeout: float) -> Batch | None:
-        """The next batch, waiting at most ``timeout`` seconds."""
+        """The next batch, waiting at most ``timeout`` seconds. Its buffer has other bytes once the next is taken."""
         with self._ready:
+            if self._lent:
+                self._arena.free()
+                self._lent = False
             if not self._queue and not self._ready.wait_for(lambda: bool(self._queue), timeout):
                 return None
             entry = self._queue.popleft()
-            if not isinstance(entry, Spooled):
-                self._queued_bytes -= len(entry.buffer)
-                self.taken += len(entry.buffer)
-                return entry
+            self._lent = isinstance(entry, Queued)
+        if isinstance(entry, Queued):
+            begin, size = entry.extent
+            self.taken += size
+            return Batch(self._arena.memory, [begin + start for start in entry.starts])
         batch = self._spool.take(entry)
         self.taken += entry.size
         with self._ready:
@@ -87,33 +105,35 @@ class Drain:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             stopping = self._stopping.is_set()
-            batch = self._ring.drain()
-            if batch is None:
+            size = self._ring.drain(self._keep)
+            if size is None:
                 # A record that is being written hides those behind it, and will be complete: a program that has begun
                 # one cannot but end it.
                 if stopping and not self._ring.backlog():
                     return
                 time.sleep(POLL_INTERVAL_S)
-                continue
-            self._put(batch)
-            if len(batch.buffer) < 1 << 18 and not stopping:
+            elif size < _SMALL_BYTES and not stopping:
                 time.sleep(_GROW_S)
 
-    def _put(self, batch: Batch) -> None:
-        """Into memory if there is room; else into the file; else wait, and let the ring fill."""
-        while self._queued_bytes > MAX_QUEUED_BYTES:
+    def _keep(self, pieces: Sequence[memoryview], starts: list[int]) -> int:
+        """Into memory if there is room; else into the file; else wait, and let the ring fill. How many bytes."""
+        size = sum(map(len, pieces))
+        while True:
             with self._ready:
-                if not self._spooled:
+                extent = self._arena.reserve(size)
+                if not extent and not self._spooled:
                     self._spool.rewind()
-            entry = self._spool.put(batch)
+            entry: Queued | Spooled | None
+            if extent:
+                self._arena.write(extent, pieces)
+                entry = Queued(extent, starts)
+            else:
+                entry = self._spool.put(pieces, starts)
             if entry:
-                with self._ready:
-                    self._queue.append(entry)
-                    self._spooled += 1
-                    self._ready.notify()
-                return
+                break
             time.sleep(_GROW_S)
         with self._ready:
-            self._queue.append(batch)
-            self._queued_bytes += len(batch.buffer)
+            self._queue.append(entry)
+            self._spooled += not extent
             self._ready.notify()
+        return size

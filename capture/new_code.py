@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bpf import abi
-from bpf.ring import Ring
+from bpf.ring import Ring, copied
 from capture.events import NewCodeUsed, ReturnExpected
 from capture.processes import Version, stat_fields
 from capture.samples import Decoder
@@ -114,7 +114,7 @@ class NewCode:
 
     def _take(self) -> None:
         """What the kernel side has told of by now."""
-        while batch := self._ring.drain():
+        while batch := self._ring.drain(copied):
             for event in self._decoder.decode(batch.buffer, batch.starts):
                 if isinstance(event, (NewCodeUsed, ReturnExpected)):
                     self._told.setdefault(event.pid, []).append(event)

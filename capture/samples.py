@@ -7,6 +7,7 @@ the header), so nothing here imports the kernel side. Times become wall-clock na
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
@@ -40,6 +41,8 @@ _NO_FD = 0xFFFFFFFF
 _AF_UNIX, _AF_INET = 1, 2
 
 _End = tuple[bytes, int]
+# What slices to bytes.
+Buffer = bytes | mmap
 
 
 class Layout(TypingProtocol):
@@ -69,7 +72,7 @@ class Decoder:
         self._end = layouts["end_sample"]
         self._name = layouts["name_sample"]
         self._code = layouts["new_code_sample"]
-        self._kinds: dict[int, Callable[[bytes, int], Event]] = {
+        self._kinds: dict[int, Callable[[Buffer, int], Event]] = {
             constants["SAMPLE_DATA"]: self._data,
             constants["SAMPLE_HELLO"]: self._hello,
             constants["SAMPLE_INNER_HELLO"]: self._greeted_inside,
@@ -89,13 +92,13 @@ class Decoder:
         self._reasons = tuple(Reason)
         self._protocols = tuple(Protocol)
 
-    def decode(self, buffer: bytes, starts: Iterable[int]) -> Iterable[Event]:
+    def decode(self, buffer: Buffer, starts: Iterable[int]) -> Iterable[Event]:
         """The events of a batch, in order."""
         kinds = self._kinds
         for start in starts:
             yield kinds[buffer[start]](buffer, start)  # the kind is the first member of each
 
-    def _data(self, buffer: bytes, start: int, *, hello: bool = False) -> BytesMoved:
+    def _data(self, buffer: Buffer, start: int, *, hello: bool = False) -> BytesMoved:
         (
             _,
             direction,
@@ -121,10 +124,10 @@ class Decoder:
             bool(overlapped), bool(by_reference), bool(answers),
         )  # fmt: skip
 
-    def _hello(self, buffer: bytes, start: int) -> BytesMoved:
+    def _hello(self, buffer: Buffer, start: int) -> BytesMoved:
         return self._data(buffer, start, hello=True)
 
-    def _greeted_inside(self, buffer: bytes, start: int) -> GreetedInside:
+    def _greeted_inside(self, buffer: Buffer, start: int) -> GreetedInside:
         m = _members(self._sample, buffer, start)
         begin = start + self._payload
         return GreetedInside(m["connection"], self._time(m), buffer[begin : begin + m["captured"]])
@@ -135,7 +138,7 @@ class Decoder:
     def _wall(self, time: int) -> int | None:
         return time + self.clock_offset if time else None
 
-    def _announced(self, buffer: bytes, start: int) -> ConnectionAnnounced:
+    def _announced(self, buffer: Buffer, start: int) -> ConnectionAnnounced:
         m = _members(self._connection, buffer, start)
         local, remote, path = self._ends(m)
         return ConnectionAnnounced(
@@ -160,7 +163,7 @@ class Decoder:
         width = 4 if m["family"] == _AF_INET else 16
         return (m["local"][:width], m["local_port"]), (m["remote"][:width], m["remote_port"]), None
 
-    def _ended(self, buffer: bytes, start: int) -> ConnectionEnded:
+    def _ended(self, buffer: Buffer, start: int) -> ConnectionEnded:
         m = _members(self._end, buffer, start)
         return ConnectionEnded(
             m["connection"], self._time(m),
@@ -170,7 +173,7 @@ class Decoder:
             Protocol(m["protocol"]),
         )  # fmt: skip
 
-    def _bound(self, buffer: bytes, start: int) -> SessionBound:
+    def _bound(self, buffer: Buffer, start: int) -> SessionBound:
         m = _members(self._sample, buffer, start)
         return SessionBound(
             m["session"],
@@ -181,25 +184,25 @@ class Decoder:
             unwanted=bool(m["position"]),
         )
 
-    def _joined(self, buffer: bytes, start: int) -> SessionJoined:
+    def _joined(self, buffer: Buffer, start: int) -> SessionJoined:
         m = _members(self._sample, buffer, start)
         direction = self._directions[m["direction"]]
         return SessionJoined(
             m["session"], m["connection"], m["length"], direction, m["position"], self._time(m)
         )
 
-    def _established(self, buffer: bytes, start: int) -> SessionEstablished:
+    def _established(self, buffer: Buffer, start: int) -> SessionEstablished:
         m = _members(self._sample, buffer, start)
         started = m["position"] + self.clock_offset
         return SessionEstablished(
             m["session"], m["connection"], self._time(m), started, m["tgid"], m["library"]
         )
 
-    def _freed(self, buffer: bytes, start: int) -> SessionFreed:
+    def _freed(self, buffer: Buffer, start: int) -> SessionFreed:
         m = _members(self._sample, buffer, start)
         return SessionFreed(m["session"], self._time(m))
 
-    def _new_code(self, buffer: bytes, start: int) -> NewCodeUsed:
+    def _new_code(self, buffer: Buffer, start: int) -> NewCodeUsed:
         m = _members(self._code, buffer, start)
         # To be opened: as os.fsencode() takes it.
         path = m["path"].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -208,13 +211,13 @@ class Decoder:
             bool(m["reason"]),
         )  # fmt: skip
 
-    def _return_expected(self, buffer: bytes, start: int) -> ReturnExpected:
+    def _return_expected(self, buffer: Buffer, start: int) -> ReturnExpected:
         m = _members(self._sample, buffer, start)
         return ReturnExpected(
             m["tgid"], self._time(m), m["position"], m["length"], bool(m["reason"]), bool(m["direction"])
         )
 
-    def _resolved(self, buffer: bytes, start: int) -> HostResolved:
+    def _resolved(self, buffer: Buffer, start: int) -> HostResolved:
         m = _members(self._name, buffer, start)
         addresses = m["addresses"]
         return HostResolved(
@@ -222,7 +225,7 @@ class Decoder:
             tuple(addresses[at : at + 16] for at in range(0, 16 * m["captured"], 16)), m["length"],
         )  # fmt: skip
 
-    def _executed(self, buffer: bytes, start: int) -> ProgramExecuted:
+    def _executed(self, buffer: Buffer, start: int) -> ProgramExecuted:
         m = _members(self._sample, buffer, start)
         at, half = start + self._payload, self._exec_half
         words = buffer[at + half : at + half + m["captured"]].split(b"\0")
@@ -231,7 +234,7 @@ class Decoder:
         )
 
 
-def _members(layout: Layout, buffer: bytes, start: int) -> dict[str, Any]:
+def _members(layout: Layout, buffer: Buffer, start: int) -> dict[str, Any]:
     """A struct by the names of its members; what some of them mean in a sample of each kind, events.h says."""
     return dict(zip(layout.names, layout.codec.unpack_from(buffer, start), strict=True))
 

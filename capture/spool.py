@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bpf.ring import Batch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from io import FileIO
 
 # Survives a reboot, so it is a disk; /tmp may be memory. Where it is missing tempfile knows better.
@@ -31,7 +32,7 @@ class SpoolFile:
         self._file: FileIO | None = None
         self.end = 0
 
-    def put(self, *pieces: bytes) -> int | None:
+    def put(self, *pieces: bytes | memoryview) -> int | None:
         """Append; where it is, or None where there is no room for it."""
         size = sum(map(len, pieces))
         try:
@@ -81,11 +82,10 @@ class Spool:
     def __init__(self) -> None:
         self._file = SpoolFile()
 
-    def put(self, batch: Batch) -> Spooled | None:
-        """Keep a batch; None where there is no room for it."""
-        starts = array("I", batch.starts)
-        place = self._file.put(batch.buffer, starts.tobytes())
-        return None if place is None else Spooled(place, len(batch.buffer), len(starts))
+    def put(self, pieces: Sequence[memoryview], starts: list[int]) -> Spooled | None:
+        """Keep a batch's bytes, and where in them each payload begins; None where there is no room for it."""
+        place = self._file.put(*pieces, array("I", starts).tobytes())
+        return None if place is None else Spooled(place, sum(map(len, pieces)), len(starts))
 
     def take(self, entry: Spooled) -> Batch:
         """The batch again. Raises OSError."""

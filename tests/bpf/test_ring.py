@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpf import ring
-from bpf.ring import MAX_BATCH_BYTES, Ring
+from bpf.ring import MAX_BATCH_BYTES, Ring, copied
 
 PAGE = mmap.PAGESIZE
 BUSY, DISCARD = 1 << 31, 1 << 30
@@ -87,7 +87,7 @@ def payloads(batch, lengths):
 
 def test_an_empty_ring_gives_nothing(pair):
     _, consumer = pair()
-    assert consumer.drain() is None
+    assert consumer.drain(copied) is None
     assert consumer.backlog() == 0
 
 
@@ -98,7 +98,7 @@ def test_records_come_in_order_and_make_room(pair):
         producer.write(record)
     backlog = consumer.backlog()
     assert consumer.produced == backlog
-    batch = consumer.drain()
+    batch = consumer.drain(copied)
     assert len(batch.buffer) == backlog
     assert payloads(batch, map(len, records)) == records
     assert producer.consumed == backlog
@@ -110,13 +110,28 @@ def test_what_was_discarded_is_left_out(pair):
     producer.write(b"one")
     producer.write(b"not", DISCARD)
     producer.write(b"two")
-    assert payloads(consumer.drain(), (3, 3)) == [b"one", b"two"]
+    assert payloads(consumer.drain(copied), (3, 3)) == [b"one", b"two"]
+
+
+def test_there_is_no_room_for_others_while_records_are_being_kept(pair):
+    """They are read in place: what a disk takes needs no copy in between."""
+    producer, consumer = pair(PAGE, PAGE - 64)
+    producer.write(b"x" * 200)
+
+    def keep(pieces, starts):
+        assert producer.consumed == PAGE - 64
+        assert starts == [8]
+        assert [len(piece) for piece in pieces] == [64, 208 - 64]
+        return b"".join(pieces)[8:]
+
+    assert consumer.drain(keep) == b"x" * 200
+    assert producer.consumed == PAGE - 64 + 208
 
 
 def test_only_discarded_records_still_make_room(pair):
     producer, consumer = pair()
     producer.write(b"not", DISCARD)
-    batch = consumer.drain()
+    batch = consumer.drain(copied)
     assert list(batch) == []
     assert consumer.backlog() == 0
 
@@ -126,20 +141,20 @@ def test_nothing_passes_a_record_that_is_being_written(pair):
     producer.write(b"one")
     busy = producer.write(b"two", BUSY)
     producer.write(b"three")
-    assert payloads(consumer.drain(), (3,)) == [b"one"]
-    assert consumer.drain() is None
+    assert payloads(consumer.drain(copied), (3,)) == [b"one"]
+    assert consumer.drain(copied) is None
     assert producer.consumed == busy
     assert consumer.produced == busy + consumer.backlog()
     producer.settle(busy)
-    assert payloads(consumer.drain(), (3, 5)) == [b"two", b"three"]
+    assert payloads(consumer.drain(copied), (3, 5)) == [b"two", b"three"]
 
 
 def test_one_that_is_discarded_when_it_is_done(pair):
     producer, consumer = pair()
     busy = producer.write(b"two", BUSY)
-    assert consumer.drain() is None
+    assert consumer.drain(copied) is None
     producer.settle(busy, DISCARD)
-    assert list(consumer.drain()) == []
+    assert list(consumer.drain(copied)) == []
 
 
 @pytest.mark.parametrize("start", [PAGE - 8, PAGE - 16, PAGE - 64, (1 << 40) + PAGE - 24])
@@ -148,7 +163,7 @@ def test_a_record_across_the_end_is_whole(pair, start):
     records = [bytes(range(100)), b"after", b"x" * 700]
     for record in records:
         producer.write(record)
-    assert payloads(consumer.drain(), map(len, records)) == records
+    assert payloads(consumer.drain(copied), map(len, records)) == records
 
 
 def test_a_full_ring(pair):
@@ -158,7 +173,7 @@ def test_a_full_ring(pair):
     while producer.write(record) is not None:
         count += 1
     assert count == PAGE // 128
-    assert payloads(consumer.drain(), [120] * count) == [record] * count
+    assert payloads(consumer.drain(copied), [120] * count) == [record] * count
     assert producer.write(record) is not None
 
 
@@ -168,7 +183,7 @@ def test_a_batch_has_a_limit(pair, monkeypatch):
     for number in range(20):
         producer.write(bytes([number]) * 56)
     sizes = []
-    while (batch := consumer.drain()) is not None:
+    while (batch := consumer.drain(copied)) is not None:
         sizes.append(len(batch.buffer))
         assert payloads(batch, [56] * (len(batch.buffer) // 64))
     assert sizes == [256] * 5
@@ -200,7 +215,7 @@ class Story:
             self.expected[place] = None if flags else self.expected[place]
 
     def drain(self):
-        batch = self.consumer.drain()
+        batch = self.consumer.drain(copied)
         for at in batch or ():
             (length,) = struct.unpack_from("<I", batch.buffer, at - 8)
             self.found.append(batch.buffer[at : at + (length & (DISCARD - 1))])

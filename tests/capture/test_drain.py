@@ -9,40 +9,46 @@ import time
 import pytest
 from processes import wait_until
 
-from bpf.ring import Batch as RealBatch
 from capture import drain
-from capture.drain import MAX_QUEUED_BYTES, Drain
+from capture.drain import MEMORY_BYTES, Drain
 from capture.spool import Spool
 
+HEADER = b"header"
 
-class Batch:
-    def __init__(self, number, size):
-        self.buffer = bytes(size)
-        self.number = number
-        self.starts = []
+
+def batch(number, size=100):
+    """A batch of one record."""
+    return HEADER + number.to_bytes(4) * ((size - len(HEADER)) // 4), [len(HEADER)]
+
+
+def number_of(batch):
+    (start,) = batch.starts
+    return int.from_bytes(batch.buffer[start : start + 4])
 
 
 class Ring:
-    """Gives out batches one by one; ``None`` in the list is a moment without any."""
+    """Gives out batches one by one, each in two pieces; ``None`` in the list is a moment without any."""
 
     def __init__(self, batches):
         self.batches = list(batches)
-        self.given = 0
 
-    def drain(self):
-        if not self.batches:
-            return None
-        self.given += 1
-        return self.batches.pop(0)
+    def drain(self, keep):
+        kept = None
+        if self.batches:
+            if self.batches[0]:
+                data, starts = self.batches[0]
+                kept = keep((memoryview(data)[:8], memoryview(data)[8:]), starts)
+            self.batches.pop(0)
+        return kept
 
     def backlog(self):
-        return sum(len(batch.buffer) for batch in self.batches if batch)
+        return sum(len(batch[0]) for batch in self.batches if batch)
 
 
 class NoSpool:
     """A disk without room."""
 
-    def put(self, batch):
+    def put(self, pieces, starts):
         return None
 
     def rewind(self):
@@ -60,13 +66,13 @@ def taken(under_test, count):
     while len(found) < count and time.monotonic() < end:
         batch = under_test.take(0.1)
         if batch:
-            found.append(batch.number)
+            found.append(number_of(batch))
     return found
 
 
 def test_a_record_that_is_being_written_at_the_end_is_waited_for():
     """Until then nothing can be read of those behind it either."""
-    under_test = Drain(Ring([Batch(1, 10), None, None, Batch(2, 10)]), Spool())
+    under_test = Drain(Ring([batch(1), None, None, batch(2)]), Spool())
     under_test.stop()
     under_test.start()
     assert taken(under_test, 2) == [1, 2]
@@ -74,7 +80,7 @@ def test_a_record_that_is_being_written_at_the_end_is_waited_for():
 
 
 def test_batches_come_in_order_and_all_of_them():
-    batches = [item for number in range(50) for item in (Batch(number, 100), None)]
+    batches = [item for number in range(50) for item in (batch(number), None)]
     under_test = Drain(Ring(batches), NoSpool())
     under_test.start()
     assert taken(under_test, 50) == list(range(50))
@@ -84,7 +90,7 @@ def test_batches_come_in_order_and_all_of_them():
 
 
 def test_what_is_in_the_ring_at_the_end_is_taken_too():
-    under_test = Drain(Ring(Batch(number, 100) for number in range(20)), NoSpool())
+    under_test = Drain(Ring(batch(number) for number in range(20)), NoSpool())
     under_test.stop()
     under_test.start()
     assert not under_test.finished
@@ -93,18 +99,42 @@ def test_what_is_in_the_ring_at_the_end_is_taken_too():
 
 
 def test_memory_is_bounded_and_the_rest_stays_in_the_ring():
-    size = MAX_QUEUED_BYTES // 4
-    ring = Ring(Batch(number, size) for number in range(12))
+    ring = Ring(batch(number, MEMORY_BYTES // 4) for number in range(12))
     under_test = Drain(ring, NoSpool())
     under_test.start()
-    wait_until(lambda: under_test._queued_bytes > MAX_QUEUED_BYTES, "the queue to fill")
+    wait_until(lambda: len(ring.batches) == 8, "the memory to fill")
     time.sleep(0.05)
-    assert under_test._queued_bytes <= MAX_QUEUED_BYTES + size
-    assert ring.batches
+    assert len(ring.batches) == 8
     under_test.stop()
     assert taken(under_test, 12) == list(range(12))
     wait_until(lambda: under_test.finished, "the thread to end")
-    assert under_test._queued_bytes == 0
+
+
+def test_a_batch_stays_as_it_is_until_the_next_is_taken():
+    """Its memory is not given to one that is waiting for room."""
+    ring = Ring(batch(number, 400) for number in range(4))
+    under_test = Drain(ring, NoSpool(), 1000)
+    under_test.start()
+    wait_until(lambda: len(ring.batches) == 2, "the memory to fill")
+    first = under_test.take(1)
+    time.sleep(0.05)
+    assert number_of(first) == 0
+    assert len(ring.batches) == 2
+    assert taken(under_test, 3) == [1, 2, 3]
+    under_test.stop()
+    wait_until(lambda: under_test.finished, "the thread to end")
+
+
+def test_who_keeps_up_uses_the_same_memory_again():
+    """Memory that was never touched is dear: a batch then takes longer to copy than the ring to fill."""
+    under_test = Drain(Ring([]), NoSpool())
+    places = set()
+    for number in range(50):
+        data, starts = batch(number, MEMORY_BYTES // 20)
+        under_test._keep((memoryview(data),), starts)
+        places |= set(under_test.take(0).starts)
+        assert under_test.take(0) is None
+    assert places == {len(HEADER)}
 
 
 def test_without_a_batch_it_waits_no_longer_than_told():
@@ -127,24 +157,20 @@ def test_it_does_not_keep_the_program_from_ending():
     assert not thread.is_alive()
 
 
-def test_what_memory_has_no_room_for_waits_on_disk_in_order(monkeypatch):
-    monkeypatch.setattr(drain, "MAX_QUEUED_BYTES", 1000)
-    payloads = [number.to_bytes(4) * 100 for number in range(50)]
-    ring = Ring([RealBatch(payload, [number]) for number, payload in enumerate(payloads)])
+def test_what_memory_has_no_room_for_waits_on_disk_in_order():
+    ring = Ring([batch(number, 400) for number in range(50)])
     spool = Spool()
-    under_test = Drain(ring, spool)
+    under_test = Drain(ring, spool, 1000)
     under_test.start()
     wait_until(lambda: not ring.batches, "the ring to be empty although nobody takes")
     assert under_test._spooled > 0
     assert under_test.taken == 0
-    found = [under_test.take(1) for _ in payloads]
-    assert [batch.buffer for batch in found] == payloads
-    assert under_test.taken == sum(map(len, payloads))
-    assert [batch.starts for batch in found] == [[number] for number in range(50)]
+    assert taken(under_test, 50) == list(range(50))
+    assert under_test.taken == sum(len(batch(number, 400)[0]) for number in range(50))
     assert under_test._spooled == 0
-    ring.batches += [RealBatch(payload, []) for payload in payloads]
+    ring.batches += [batch(number, 400) for number in range(50, 100)]
     wait_until(lambda: not ring.batches, "the ring to be empty again")
-    assert [under_test.take(1).buffer for _ in payloads] == payloads
+    assert taken(under_test, 50) == list(range(50, 100))
     under_test.stop()
     wait_until(lambda: under_test.finished, "the thread to end")
     spool.close()
@@ -152,12 +178,13 @@ def test_what_memory_has_no_room_for_waits_on_disk_in_order(monkeypatch):
 
 def test_the_spool_has_no_name_and_a_limit(monkeypatch):
     spool = Spool()
-    entry = spool.put(RealBatch(b"abc", [1, 2]))
+    pieces = (memoryview(b"ab"), memoryview(b"c"))
+    entry = spool.put(pieces, [1, 2])
     assert os.fstat(spool._file._file.fileno()).st_nlink == 0
     monkeypatch.setattr("capture.spool.MAX_SPOOLED_BYTES", 20)
-    assert spool.put(RealBatch(b"abc", [1, 2])) is None
+    assert spool.put(pieces, [1, 2]) is None
     assert spool.take(entry).buffer == b"abc"
     spool.rewind()
     assert os.fstat(spool._file._file.fileno()).st_size == 0
-    assert spool.put(RealBatch(b"abc", [1, 2])) == entry
+    assert spool.put(pieces, [1, 2]) == entry
     spool.close()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kernel_events import REQUEST, RESPONSE, SECOND_NS, START_NS, Recording, announced, distant, moved
 
-from bpf.ring import Batch
 from bpf.tables import OpenConnection
 from capture.drain import Drain
 from capture.events import Direction
@@ -56,13 +55,14 @@ class Ring:
 
     produced = 0
 
-    def drain(self) -> None:
+    def drain(self, _keep: object) -> None:
         return None
 
 
-def batch_of(ring: Ring, size: int) -> Batch:
+def batch_of(ring: Ring, size: int) -> tuple[list[memoryview], list[int]]:
+    """Of bytes that say how many they are."""
     ring.produced += size
-    return Batch(bytes(size), [])
+    return [memoryview(bytes([size]) * size)], [0]
 
 
 def pipeline_of(
@@ -76,7 +76,7 @@ def pipeline_of(
         "_late_ends": LateEnds(cast("Any", tables), drain),
         "_connections": recording.connections,
         "_exporter": SimpleNamespace(write=recording.items.append),
-        "_decoder": SimpleNamespace(decode=lambda buffer, _starts: events[len(buffer)]),
+        "_decoder": SimpleNamespace(decode=lambda buffer, starts: events[buffer[starts[0]]]),
         "_clock": SimpleNamespace(now=lambda: START_NS + SECOND_NS, adjust=lambda: 0, offset=0),
         "_tls": SimpleNamespace(distrust=lambda _: None),
         "_older_calls": SimpleNamespace(release_ended=lambda: None),
@@ -92,16 +92,16 @@ def test_what_the_queue_holds_comes_before_an_end_in_the_table() -> None:
     drain = Drain(cast("Any", ring), cast("Any", None))
     sent, received = moved(1, Direction.SENT, 0, REQUEST), moved(1, Direction.RECEIVED, 0, RESPONSE)
     pipeline = pipeline_of({8: [distant(1)], 16: [sent], 24: [received]}, tables, drain, recording)
-    drain._put(batch_of(ring, 8))
+    drain._keep(*batch_of(ring, 8))
     pipeline.step(0)
-    drain._put(batch_of(ring, 16))
+    drain._keep(*batch_of(ring, 16))
     last = batch_of(ring, 24)  # in the ring still
     tables.add()
     pipeline.tick(0)
     pipeline.step(0)
     pipeline.tick(1)
     assert not recording.stream.closed
-    drain._put(last)
+    drain._keep(*last)
     pipeline.step(0)
     pipeline.tick(1)
     assert recording.stream.both == (REQUEST, RESPONSE)
@@ -115,7 +115,7 @@ def test_what_comes_to_the_table_later_is_found_by_a_later_look() -> None:
     drain = Drain(cast("Any", ring), cast("Any", None))
     first, second = distant(1), announced(2, remote=bytes([93, 184, 216, 35]))
     pipeline = pipeline_of({8: [first, second]}, tables, drain, recording)
-    drain._put(batch_of(ring, 8))
+    drain._keep(*batch_of(ring, 8))
     tables.add()
     pipeline.tick(0)
     tables.add(number=2)

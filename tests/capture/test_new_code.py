@@ -52,7 +52,7 @@ class NoRing:
     def __init__(self, *_: object) -> None:
         pass
 
-    def drain(self) -> None:
+    def drain(self, _keep: object) -> None:
         return None
 
 

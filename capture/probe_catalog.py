@@ -8,12 +8,15 @@ not believed: the file on disk carries a digest of the modules that look.
 The file on disk is for its owner only, and one that others could have written is left alone: its offsets
 are where instructions of other programs get replaced. A file that is missing, malformed or not writable
 costs time, nothing else.
+
+Where files with probes were is remembered, too: a recording looks there before it begins.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -52,6 +55,8 @@ DECIDING_MODULES = (
 # Some thousand programs and libraries are on a machine; an answer is about 100 bytes, one with probes 1,000.
 MAX_ENTRIES = 20_000
 MAX_FILE_BYTES = 16 << 20
+# Each takes a fraction of a millisecond to probe.
+MAX_PLACES = 32
 _OTHERS_CAN_WRITE = 0o022
 
 
@@ -78,6 +83,7 @@ class ProbeCatalog:
 
         ``place`` is where it was found, if ``path`` is a descriptor's.
         """
+        place = place or path
         with ElfFile(path, place) as elf:
             key = _key(elf)
             if key in self._entries:
@@ -86,11 +92,18 @@ class ProbeCatalog:
                     self._entries[key] = entry
                     return _decode(entry) if entry else None
             found = find_probes(elf)
-        self._entries[key] = _encode(found) if found else None
+        self._entries[key] = {**_encode(found), "place": place} if found else None
         if len(self._entries) > MAX_ENTRIES:
             del self._entries[next(iter(self._entries))]
         self._changed = True
         return found
+
+    def places(self) -> list[str]:
+        """Where files with probes were, those of the latest use; others may be there by now, or none."""
+        # What is behind a process's or a thread's folder goes with that; numbers are used again.
+        places = (entry["place"] for entry in reversed(self._entries.values()) if entry)
+        lasting = dict.fromkeys(place for place in places if not place.startswith("/proc/"))
+        return list(itertools.islice(filter(os.path.exists, lasting), MAX_PLACES))
 
     def save(self) -> bool:
         """Write the file where something is new; whether it is up to date now."""
@@ -182,7 +195,7 @@ def _fits(entry: dict[str, Any], elf: ElfFile) -> bool:
 
 def _check(entry: dict[str, Any]) -> None:
     """Raise ValueError, KeyError or TypeError if an entry isn't one that _encode could have made."""
-    texts = [entry["library"], *entry["notes"]]
+    texts = [entry["library"], entry["place"], *entry["notes"]]
     if entry["level"] not in get_args(Level) or not all(isinstance(text, str) for text in texts):
         raise ValueError
     for call, symbol, entered, returned, results, pushed, offsets in entry["sites"]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from capture.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 PROC = Path("/proc")
 LOADER_CACHE = Path("/etc/ld.so.cache")
@@ -74,10 +74,10 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExecutableFile:
-    """A file that code is mapped from, or that the loader's cache names.
+    """A file that code is mapped from, or may be.
 
     ``path`` can be opened now; ``name`` is the path for people, as the process sees it. ``version`` tells contents
-    of one inode apart. ``pids`` are the processes that map it, none for one from the loader's cache alone.
+    of one inode apart. ``pids`` are the processes that map it, none for one that none maps yet.
     """
 
     path: str
@@ -154,20 +154,17 @@ def require_process(pid: int) -> RunningProcess:
     return process
 
 
-def discover_files(
-    pids: Iterable[int] | None = None, *, from_loader_cache: Callable[[str], bool] | None = None
-) -> list[ExecutableFile]:
-    """The files that code of ``pids`` (default: all processes) is mapped from, each once.
+def discover_files(pids: Iterable[int] | None = None, *, also: Iterable[str] = ()) -> list[ExecutableFile]:
+    """The files that code of ``pids`` (default: all processes) is mapped from, and ``also`` those, each once.
 
-    ``from_loader_cache`` picks libraries of the loader's cache by file name, to add those that nothing maps
-    yet. Processes that end or may not be read are left out. Takes a millisecond per process or less.
+    Processes that end or may not be read are left out, and paths where nothing is. Takes a millisecond per process or
+    less.
     """
     found = _Discovery(_namespace(PROC / "self"))
     for pid in process_ids() if pids is None else pids:
         found.add_process(pid)
-    for path in loader_cache_libraries() if from_loader_cache else ():
-        if from_loader_cache and from_loader_cache(path.rpartition("/")[2]):
-            found.add_library(path)
+    for path in also:
+        found.add_file(path)
     return found.files()
 
 
@@ -196,7 +193,7 @@ class _Discovery:
                 self._files.setdefault(self._located[key], file)
             self._pids.setdefault(self._located[key], {})[pid] = None
 
-    def add_library(self, path: str) -> None:
+    def add_file(self, path: str) -> None:
         """Add a file of this namespace; nothing if it isn't there."""
         try:
             status = os.stat(path)  # noqa: PTH116 - as in _locate

@@ -17,7 +17,7 @@ from bpf.probes import Probes, UprobeSite
 from bpf.system import is_overlay
 from capture.errors import PlaintapError
 from capture.older_calls import ProbedFile
-from capture.processes import ExecutableFile, Version, discover_files
+from capture.processes import ExecutableFile, Version, discover_files, loader_cache_libraries
 from capture.record_places import library_of
 from capture.tls_libraries import may_hold_tls
 
@@ -63,8 +63,11 @@ class TlsFiles:
         self._written: dict[tuple[int, int], tuple[ExecutableFile, BinaryIO]] = {}
 
     def look_everywhere(self) -> list[Look]:
-        """Every file that running processes map as code, and the libraries of the loader's cache."""
-        return self._look(discover_files(from_loader_cache=may_hold_tls))
+        """Every file that running processes map as code, the libraries of the loader's cache, and what had probes in
+        an earlier recording: a program's first request is sent some milliseconds after its start.
+        """
+        libraries = [path for path in loader_cache_libraries() if may_hold_tls(path.rpartition("/")[2])]
+        return self._look(discover_files(also=(*libraries, *self._catalog.places())))
 
     def look_at(self, pids: Iterable[int]) -> list[Look]:
         """What these processes map and was not looked at before."""

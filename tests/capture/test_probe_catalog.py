@@ -121,6 +121,7 @@ def spoiled(content):
         {"files": {"a": 7}},
         {"files": {"a": {**entry, "level": "certain"}}},
         {"files": {"a": {**entry, "library": None}}},
+        {"files": {"a": {**entry, "place": None}}},
         {"files": {"a": {**entry, "sites": [["NO_SUCH_CALL", "f", 1, 1, []]]}}},
         {"files": {"a": {**entry, "sites": [["FREE", "f", -1, None, []]]}}},
         {"files": {"a": {**entry, "sites": [["FREE", "f", 1.5, None, []]]}}},
@@ -144,7 +145,30 @@ def test_a_malformed_file_is_as_none(tmp_path, searches):
         catalog = ProbeCatalog(file)
         assert catalog.probes_for(str(LIBSSL)) == probes_for(str(LIBSSL))
         assert searches == [str(LIBSSL)]
-    assert len(cases) == 15
+    assert len(cases) == 16
+
+
+def test_where_files_with_probes_were_is_known_the_next_time(tmp_path):
+    """The latest first; not those that are gone, and none in a process's folder, whose number will be another's."""
+    file = tmp_path / "probes.json"
+    catalog = ProbeCatalog(file)
+    copies = [tmp_path / name for name in ("a", "b", "gone", "plain")]
+    for copy in copies:
+        shutil.copy(LIBM if copy.name == "plain" else LIBSSL, copy)
+        assert (catalog.probes_for(str(copy)) is None) == (copy.name == "plain")
+    catalog.probes_for(str(LIBSSL), f"/proc/{os.getpid()}/root{LIBSSL}")
+    catalog.probes_for(str(copies[0]))
+    copies[2].unlink()
+    assert catalog.save()
+    assert ProbeCatalog(file).places() == catalog.places() == [str(copies[0]), str(copies[1])]
+
+
+def test_a_few_places_are_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture.probe_catalog, "MAX_PLACES", 2)
+    catalog = ProbeCatalog()
+    for name in "abc":
+        catalog.probes_for(str(shutil.copy(LIBSSL, tmp_path / name)))
+    assert catalog.places() == [str(tmp_path / name) for name in "cb"]
 
 
 def test_offsets_behind_the_files_end_are_looked_up_again(tmp_path, searches):

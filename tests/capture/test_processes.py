@@ -169,8 +169,8 @@ def test_a_library_in_another_mount_namespace(library, tmp_path):
         assert file.inode != (shared / "fixture.so").stat().st_ino
 
 
-def test_files_of_all_processes_include_the_loaders_cache():
-    files = discover_files(from_loader_cache=lambda name: name == "libssl.so.3")
+def test_files_of_all_processes_and_others_beside():
+    files = discover_files(also=(str(LIBSSL), "/nonexistent", "a\0b", sys.executable))
     ours = LIBSSL.stat()
     assert [file.inode for file in files if file.device == ours.st_dev].count(ours.st_ino) == 1
     assert len({(file.device, file.inode) for file in files}) == len(files)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from https_client import sample_body
 from judges import rows
 from processes import PLAINTAP, PYTHON, ROOT, free_port, running, wait_for_port
-from recording import decoded, entries, path_of, plaintap, record, record_command, warnings
+from recording import decoded, entries, path_of, plaintap, record, record_command, settle, warnings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from servers import Servers
 
 pytestmark = pytest.mark.kernel
@@ -63,6 +63,22 @@ def test_a_client_whose_first_write_shakes_hands(servers: Servers, tmp_path: Pat
     }
     ((client, server),) = ports
     assert (int(client) > 0, int(server)) == (True, servers.https)
+
+
+def test_what_an_earlier_recording_met_has_its_probes_from_the_start(
+    servers: Servers, tmp_path: Path, implicit: Path
+) -> None:
+    """It has asked for something before it could be looked at, and is not held."""
+    program = Path(shutil.copy(implicit, tmp_path / "met_before"))
+    for number in range(4):
+        capture = tmp_path / f"{number}.pcapng"
+        with record(capture, "-c", program.name) as recording:
+            subprocess.run([program, "client", str(servers.https)], check=True)
+            settle()
+            done = recording.stop()
+        if number:
+            found = [path_of(entry) for entry in entries(capture, servers.https)]
+            assert found == ["/bytes/17", "/bytes/18"], done.stderr
 
 
 def test_a_filter_of_ports_holds_for_what_is_known_at_a_write_only(

@@ -20,6 +20,7 @@ from report import Row, Table, goal
 from bpf import below, system
 from bpf.probes import RAW_TRACEPOINTS, TRACEPOINTS
 from bpf.tracefs import Tracefs
+from bpf.tracepoint_events import TracepointEvents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,7 @@ def empty_programs(_folder: Path) -> Iterator[None]:
     """A program that returns at once on every event that a recording attaches to."""
     features = below.probe()
     tracefs = Tracefs()
+    events = TracepointEvents(len(TRACEPOINTS))
     fds = [
         per_event := system.load_program("TRACEPOINT", _RETURN_0, "empty"),
         raw := system.load_program("RAW_TRACEPOINT", _RETURN_0, "empty"),
@@ -49,7 +51,7 @@ def empty_programs(_folder: Path) -> Iterator[None]:
         for event, _ in TRACEPOINTS:
             number = tracefs.event_id(event)
             if number is not None and not (event in below.COVERED and features.lengths):
-                fds.append(system.open_tracepoint(per_event, number))
+                fds.append(events.attach(per_event, number))
         fds += [
             system.open_raw_tracepoint(raw, event)
             for event, _ in (*RAW_TRACEPOINTS, *features.raw_tracepoints())
@@ -59,6 +61,7 @@ def empty_programs(_folder: Path) -> Iterator[None]:
         tracefs.close()
         for fd in fds:
             os.close(fd)
+        events.close()
 
 
 def _batches(call: Callable[[], object]) -> list[float]:

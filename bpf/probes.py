@@ -17,6 +17,7 @@ from bpf import abi, below, system
 from bpf.program import IN_PAIRS, Kernel, ProgramError
 from bpf.system_calls import CALLS_WITH_FLAGS, DATAGRAM_CALLS, MOVING_CALLS
 from bpf.tracefs import Tracefs
+from bpf.tracepoint_events import TracepointEvents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -103,6 +104,7 @@ class Probes:
         self._kernel = kernel
         self._sessions = kernel.uprobes is system.Uprobes.SESSIONS
         self._fds: set[int] = set()
+        self._events = TracepointEvents(len(TRACEPOINTS))
         self._lock = threading.Lock()  # a library's links are let go on another thread
         self._programs: dict[tuple[str, str], int] = {}
         self._shapes = abi.header().enums["shape"]
@@ -124,7 +126,7 @@ class Probes:
                 if event_id is None:
                     self.missing.append(event)
                     continue
-                self._attach(event, system.open_tracepoint, self._load(program, "TRACEPOINT"), event_id)
+                self._attach(event, self._events.attach, self._load(program, "TRACEPOINT"), event_id)
         finally:
             tracefs.close()
         for event, program in (*RAW_TRACEPOINTS, *self._kernel.below.raw_tracepoints()):
@@ -255,10 +257,12 @@ class Probes:
         return sum(system.skipped_runs(fd) for (_, kind), fd in self._programs.items() if kind == "UPROBE")
 
     def detach(self) -> None:
-        """Let go of everything."""
+        """Let go of everything; none of our programs runs any more when this returns."""
         with self._lock:
             fds, self._fds = self._fds, set()
         _close(fds)
+        self._events.close()
+        system.wait_for_programs()
 
 
 def _close(fds: Collection[int]) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _NUMBERS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298, "fstatfs": 138},
-    "aarch64": {"bpf": 280, "perf_event_open": 241, "fstatfs": 44},
+    "x86_64": {"bpf": 321, "perf_event_open": 298, "fstatfs": 138, "membarrier": 324},
+    "aarch64": {"bpf": 280, "perf_event_open": 241, "fstatfs": 44, "membarrier": 283},
 }
 _OVERLAYFS_SUPER_MAGIC = 0x794C7630
 # The same on every architecture: added after the tables were unified.
@@ -55,7 +55,9 @@ _BPF_PERF_EVENT = 41
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTRIBUTE_BYTES = 112  # struct perf_event_attr, version 5
 _PERF_FLAG_FD_CLOEXEC = 8
-_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_PERF_EVENT_IOC_DISABLE = 0x2401
+_MEMBARRIER_GLOBAL = 1
+_BPF_MAP_TYPE_PERF_EVENT_ARRAY, _BPF_F_PRESERVE_ELEMS = 4, 1 << 11
 
 
 class Uprobes(IntEnum):
@@ -297,7 +299,7 @@ def link_uprobe(program: int, path: str, offset: int, cookie: int, *, at_return:
     )
     fd = _open_perf_event(attributes)
     try:
-        return _bpf(_BPF_LINK_CREATE, struct.pack("<IIIIQ", program, fd, _BPF_PERF_EVENT, 0, cookie))
+        return link_perf_event(program, fd, cookie)
     finally:
         os.close(fd)
 
@@ -354,15 +356,31 @@ def open_raw_tracepoint(program: int, name: str) -> int:
     return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(text), program, 0))
 
 
-def open_tracepoint(program: int, event_id: int) -> int:
-    """Attach a program to a tracepoint, on all processors."""
-    fd = _open_perf_event(struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTRIBUTE_BYTES, event_id, 1))
-    try:
-        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def open_tracepoint(event_id: int) -> int:
+    """A perf event of a tracepoint."""
+    return _open_perf_event(struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTRIBUTE_BYTES, event_id, 1))
+
+
+def link_perf_event(program: int, event: int, cookie: int = 0) -> int:
+    """Attach a program to a perf event, which the link holds (Linux 5.15)."""
+    return _bpf(_BPF_LINK_CREATE, struct.pack("<IIIIQ", program, event, _BPF_PERF_EVENT, 0, cookie))
+
+
+def disable_perf_event(event: int) -> None:
+    """Let it count no more."""
+    fcntl.ioctl(event, _PERF_EVENT_IOC_DISABLE, 0)
+
+
+def wait_for_programs() -> None:
+    """Return when what ran at tracepoints has ended: a grace period of RCU."""
+    # Not where processors run without a tick: there each link's end has waited, since Linux 6.13.
+    with contextlib.suppress(OSError):
+        _libc()("membarrier", _MEMBARRIER_GLOBAL, 0, 0)
+
+
+def create_event_map(entries: int) -> int:
+    """A map of perf events, which stay in it until it is freed (Linux 5.10)."""
+    return create_map(_BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, entries, _BPF_F_PRESERVE_ELEMS, "events")
 
 
 def open_filesystem(kind: str) -> int:

@@ -63,17 +63,6 @@ def servers() -> Iterator[Servers]:
         yield running
 
 
-@pytest.fixture(autouse=True, scope="session")
-def short_ends(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where there are kernel tests: a recording's end does not wait for each of its tracepoints."""
-    kernel = any(item.get_closest_marker("kernel") for item in request.session.items)
-    if not kernel or request.config.stash[MISSING_RIGHT] is not None:
-        yield
-        return
-    with kernel_state.registered_tracepoints():
-        yield
-
-
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     """After a kernel test: no process of its own and no BPF program that was not there before."""

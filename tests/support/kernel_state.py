@@ -10,18 +10,11 @@ import re
 import struct
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from processes import processes_of_run
 
 from bpf import system
-from bpf.probes import TRACEPOINTS
-from bpf.tracefs import Tracefs
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_PERF_TYPE_TRACEPOINT, _PERF_BYTES = 2, 112
 # The kinds of programs that a recorder attaches; others belong to systemd and the like.
 PROGRAM_TYPES = {"tracepoint", "kprobe", "raw_tracepoint", "raw_tracepoint_writable", "tracing", "perf_event"}
 PROGRAM_ID = re.compile(rb"^prog_id:\s*(\d+)", re.MULTILINE)
@@ -49,28 +42,6 @@ def missing_right() -> str | None:
     except (OSError, subprocess.CalledProcessError) as error:
         return f"bpf(2) cannot be used: {error}"
     return None
-
-
-@contextlib.contextmanager
-def registered_tracepoints() -> Iterator[None]:
-    """Keep the system calls' tracepoints registered, by perf events that are switched off.
-
-    Who lets the last event of a tracepoint go waits for a grace period of RCU, for each of two dozen in turn: half of
-    the time of a short recording. As where another tracer runs beside it, a recording under test is not the last.
-    """
-    tracefs = Tracefs()
-    events = []
-    try:
-        for name, _ in TRACEPOINTS:
-            if (event_id := tracefs.event_id(name)) is not None:
-                # type, size, config, sample_period, sample_type, read_format, disabled
-                attributes = struct.pack("<IIQQQQQ", _PERF_TYPE_TRACEPOINT, _PERF_BYTES, event_id, 0, 0, 0, 1)
-                events.append(system._open_perf_event(attributes))
-        yield
-    finally:
-        for event in events:
-            os.close(event)
-        tracefs.close()
 
 
 def programs() -> dict[int, str]:

@@ -3,8 +3,8 @@ begin.
 
 Error reporting gives functions away. A library's macro passes its source file's name, a line and a code to
 one function for every error, so that near a reference to the string "ssl/ssl_lib.cc" there is ``mov edx,
-REASON`` and ``mov r8d, LINE``. What such sites say together identifies a function as surely as a name
-(capture.boringssl, capture.openssl_static).
+REASON`` and ``mov r8d, LINE`` (or what ErrorArguments says instead). What such sites say together identifies
+a function as surely as a name (capture.boringssl, capture.openssl_static).
 
 Function starts come from the unwind tables where they cover, and otherwise from the code itself: an aligned
 prologue after padding, from which decoding arrives at an end behind the instruction in question.
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 # lea r64, [rip + rel32]
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
-_MOV_EDX = re.compile(rb"\xba(..)\0\0", re.DOTALL)
-_MOV_R8D = re.compile(rb"\x41\xb8(..)\0\0", re.DOTALL)
 _CALL_OR_JUMP = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
 _CONDITIONAL_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(....))", re.DOTALL)
 # What functions begin with: endbr64, push of a register, sub rsp.
@@ -45,6 +43,23 @@ MAX_FUNCTION_BYTES = 8192
 ALIGNMENT = 16
 
 
+class ErrorArguments(NamedTuple):
+    """What begins the instructions that load a reason and a line for the function that takes errors."""
+
+    reason: bytes
+    line: bytes
+
+    def loads_reason(self, reason: int) -> bytes:
+        """The instruction that loads this one."""
+        return self.reason + struct.pack("<I", reason)
+
+
+# ERR_put_error(library, unused, reason, file, line): mov edx, REASON and mov r8d, LINE.
+ALL_ARGUMENTS = ErrorArguments(b"\xba", b"\x41\xb8")
+# Where the whole program is linked as one, the argument that is not used is dropped: mov esi, REASON and mov ecx, LINE.
+WITHOUT_UNUSED = ErrorArguments(b"\xbe", b"\xb9")
+
+
 class ErrorSite(NamedTuple):
     """A reference to a source file's name, with the reason and line passed beside it (None: not seen)."""
 
@@ -56,8 +71,10 @@ class ErrorSite(NamedTuple):
 class CodeSearch:
     """Searches in one open file; what was found out about function extents is kept for the next question."""
 
-    def __init__(self, elf: ElfFile) -> None:
+    def __init__(self, elf: ElfFile, arguments: ErrorArguments = ALL_ARGUMENTS) -> None:
         self.elf = elf
+        self.arguments = arguments
+        self._patterns = [re.compile(re.escape(load) + rb"(..)\0\0", re.DOTALL) for load in arguments]
         self._extents: dict[int, Function | None] = {}
         self._strings: dict[tuple[bytes, ...], frozenset[int]] = {}
 
@@ -99,7 +116,7 @@ class CodeSearch:
         for address in self.references(low, code, names):
             if start <= address < end:
                 place = address - low
-                reason, line = (argument(pattern, code, place) for pattern in (_MOV_EDX, _MOV_R8D))
+                reason, line = (argument(pattern, code, place) for pattern in self._patterns)
                 sites.append(ErrorSite(address, reason, line))
         return sites
 

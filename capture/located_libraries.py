@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture import boringssl, openssl_static
-from capture.code_search import CodeSearch
+from capture.code_search import ALL_ARGUMENTS, WITHOUT_UNUSED, CodeSearch
 from capture.elf import X86_64, ElfFile, Symbol
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def locate(elf: ElfFile) -> LocatedLibrary | None:
         return None
     if next(elf.find_read_only([_EVIDENCE]), None) is None:
         return None
-    search = CodeSearch(elf)
-    if found := boringssl.locate(search):
-        return LocatedLibrary("BoringSSL", tuple(found))
-    found, internals = openssl_static.locate(search)
+    for arguments in (ALL_ARGUMENTS, WITHOUT_UNUSED):
+        if found := boringssl.locate(CodeSearch(elf, arguments)):
+            return LocatedLibrary("BoringSSL", tuple(found))
+    found, internals = openssl_static.locate(CodeSearch(elf))
     return LocatedLibrary("OpenSSL", tuple(found), internals) if found else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture import boringssl, openssl_static
-from capture.code_search import ALL_ARGUMENTS, WITHOUT_UNUSED, CodeSearch
+from capture.code_search import WITHOUT_UNUSED, CodeSearch
 from capture.elf import X86_64, ElfFile, Symbol
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def locate(elf: ElfFile) -> LocatedLibrary | None:
         return None
     if next(elf.find_read_only([_EVIDENCE]), None) is None:
         return None
-    for arguments in (ALL_ARGUMENTS, WITHOUT_UNUSED):
-        if found := boringssl.locate(CodeSearch(elf, arguments)):
-            return LocatedLibrary("BoringSSL", tuple(found))
-    found, internals = openssl_static.locate(CodeSearch(elf))
+    search = CodeSearch(elf)
+    if found := boringssl.locate(search) or boringssl.locate(search.taking(WITHOUT_UNUSED)):
+        return LocatedLibrary("BoringSSL", tuple(found))
+    found, internals = openssl_static.locate(search)
     return LocatedLibrary("OpenSSL", tuple(found), internals) if found else None

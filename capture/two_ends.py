@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from capture.application import Speech, recognise
+from capture.application import HTTP2_PREFACE, Speech, recognise
 from capture.endpoints import addresses, may_be_local
 from capture.events import Direction
 from capture.streams import Side
@@ -183,7 +183,9 @@ def _lacks_beginning(client: View, server: View) -> bool | None:
         return False
     if not _may_lack_beginning(server):
         return True
-    return recognise(was_asked) in _REQUESTS and recognise(asked) not in _REQUESTS
+    if recognise(was_asked) not in _REQUESTS:
+        return None if len(was_asked) < len(HTTP2_PREFACE) else False
+    return recognise(asked) not in _REQUESTS
 
 
 def _may_lack_beginning(view: View) -> bool:

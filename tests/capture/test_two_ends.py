@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,49 @@ def test_a_client_whose_beginning_is_there_is_shown_however_it_is_cut(first, sec
     recording.feed(plaintext(7, SENT, first, REQUEST[first:], 1), asked(REQUEST[second:], second))
     assert recording.stream.opened.side is Side.CLIENT
     assert recording.stream.both == (REQUEST, b"")
+
+
+def pieces(connection, session, direction, data, cuts, start=0):
+    """One direction's plaintext from ``start`` on, as one end tells of it: its own positions begin with 0."""
+    edges = sorted({start, len(data), *(cut for cut in cuts if start < cut < len(data))})
+    return [
+        plaintext(session, direction, low - start, data[low:high], connection)
+        for low, high in pairwise(edges)
+    ]
+
+
+@given(
+    data=st.data(),
+    cuts=st.lists(st.integers(1, len(REQUEST)), max_size=3),
+    client_saw=st.booleans(),
+    server_saw=st.booleans(),
+    missed=st.sampled_from([0, 0, 7, len(REQUEST)]),
+)
+def test_both_ends_in_any_interleaving_give_one_stream_and_all_that_either_has(
+    data, cuts, client_saw, server_saw, missed
+):
+    """A client whose handshake was seen misses nothing."""
+    missed = 0 if client_saw else missed
+    client = [
+        *([established(7, 1)] if client_saw else []),
+        *pieces(1, 7, SENT, REQUEST, cuts, missed),
+        *pieces(1, 7, RECEIVED, RESPONSE, cuts),
+    ]
+    server = [
+        *([established(8, 2)] if server_saw else []),
+        *pieces(2, 8, RECEIVED, REQUEST, cuts),
+        *pieces(2, 8, SENT, RESPONSE, cuts),
+    ]
+    recording = Recording().feed(*ends())
+    while client or server:
+        queue = data.draw(st.sampled_from([queue for queue in (client, server) if queue]))
+        recording.feed(queue.pop(0))
+    recording.tick(2 * CLIENT_WINDOW_NS).finish()
+    assert recording.stream.both == (REQUEST, RESPONSE)
+    assert not any(recording.stream.holes.values())
+    tally = recording.tally
+    assert tally.plaintext - tally.mirrored_plaintext == len(REQUEST) + len(RESPONSE)
+    assert (tally.late_plaintext, tally.gaps) == (0, 0)
 
 
 @pytest.mark.parametrize("handshake", [True, False])

@@ -1,6 +1,7 @@
 """Find BoringSSL's functions in a program that has it inside and no symbols: Chromium, Bun, grpcio and kin.
 
-x86-64 only, by what its error sites say (capture.code_search). In BoringSSL's ssl_lib.cc:
+x86-64 only, by what its error sites say (capture.code_search), which are compiled in one of two ways. In BoringSSL's
+ssl_lib.cc:
 
 - SSL_write alone reports UNINITIALIZED (226), SSL_HANDSHAKE_FAILURE (215) and BAD_LENGTH (111).
 - ssl_read_impl reports 226 and 215 without 111. Trees from before BAD_LENGTH moved there have two functions
@@ -60,11 +61,6 @@ _SHOULD_NOT_HAVE_BEEN_CALLED = 66
 _SSL_FILES = (b"ssl/ssl_lib.cc", b"ssl/ssl_lib.c")
 _RECORD_FILES = (b"ssl/s3_pkt.cc",)
 _BIO_FILES = (b"crypto/bio/bio.cc", b"crypto/bio/bio.c")
-# mov edx, SSL_R_UNINITIALIZED; and BIO_R_UNSUPPORTED_METHOD.
-_SSL_NEEDLE = b"\xba\xe2\0\0\0"
-_BIO_NEEDLE = b"\xba\x73\0\0\0"
-_ALIASES_NEEDLE = b"\xba\xbd\0\0\0"
-_EARLY_DATA_NEEDLE = b"\xba\x2c\x01\0\0"
 
 # The name that stands for the vectored write, which has none that is known.
 VECTORED_WRITE = "SSL_write (vectored)"
@@ -103,7 +99,7 @@ def locate(search: CodeSearch) -> list[Symbol]:
     BIO_write can be there more than once.
     """
     names = search.strings(*_SSL_FILES)
-    functions = _by_function(search, names, _SSL_NEEDLE) if names else {}
+    functions = _by_function(search, names, _UNINITIALIZED) if names else {}
     write, read_impl = _write_and_read_impl(functions)
     read = read_impl and _read(search, read_impl, names)
     opening = None if write is None or read else _opening(search)
@@ -122,11 +118,11 @@ def locate(search: CodeSearch) -> list[Symbol]:
 
 
 def _by_function(
-    search: CodeSearch, names: frozenset[int], needle: bytes, start: int = 0, end: int = 1 << 64
+    search: CodeSearch, names: frozenset[int], reason: int, start: int = 0, end: int = 1 << 64
 ) -> dict[Function, list[ErrorSite]]:
-    """The error sites around every hit of ``needle`` (between two addresses) that is at one, by function."""
+    """The error sites around every one (between two addresses) that has this reason, by function."""
     sites: set[ErrorSite] = set()
-    for hit in search.code_hits(needle, start, end):
+    for hit in search.code_hits(search.arguments.loads_reason(reason), start, end):
         if search.error_sites(hit - SITE_BYTES, hit + SITE_BYTES, names):
             sites |= set(search.error_sites(hit - NEIGHBOURHOOD_BYTES, hit + NEIGHBOURHOOD_BYTES, names))
     functions: dict[Function, list[ErrorSite]] = {}
@@ -217,7 +213,7 @@ def _consumes(body: list[Instruction]) -> bool:
 def _opening(search: CodeSearch) -> Function | None:
     """tls_open_app_data, by its two reasons: the protocol's table leads to it, so that it is never inlined."""
     names = search.strings(*_RECORD_FILES)
-    functions = _by_function(search, names, _EARLY_DATA_NEEDLE) if names else {}
+    functions = _by_function(search, names, _TOO_MUCH_READ_EARLY_DATA) if names else {}
     wanted = {_UNEXPECTED_RECORD, _TOO_MUCH_READ_EARLY_DATA}
     return _only(function for function, sites in functions.items() if wanted <= _reasons(sites))
 
@@ -246,7 +242,7 @@ def _vectored_write(search: CodeSearch, write: Function) -> list[tuple[str, Func
     start, end = write.start - VECTORED_DISTANCE_BYTES, write.start + VECTORED_DISTANCE_BYTES
     sealing = {
         function
-        for hit in search.code_hits(_ALIASES_NEEDLE, start, end)
+        for hit in search.code_hits(search.arguments.loads_reason(_OUTPUT_ALIASES_INPUT), start, end)
         for site in search.error_sites(hit - SITE_BYTES, hit + SITE_BYTES, names)
         if site.reason == _OUTPUT_ALIASES_INPUT and (function := search.function(site.address))
     }
@@ -258,7 +254,7 @@ def _vectored_write(search: CodeSearch, write: Function) -> list[tuple[str, Func
 def _bio_writes(search: CodeSearch, start: int = 0, end: int = 1 << 64) -> list[tuple[str, Function]]:
     """The copies of BIO_write between two addresses; none where they can't be told from BIO_read."""
     names = search.strings(*_BIO_FILES)
-    functions = _by_function(search, names, _BIO_NEEDLE, start, end) if names else {}
+    functions = _by_function(search, names, _BIO_UNSUPPORTED_METHOD, start, end) if names else {}
     lines = {
         function: min(site.line or 0 for site in sites)
         for function, sites in functions.items()

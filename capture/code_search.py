@@ -3,8 +3,8 @@ begin.
 
 Error reporting gives functions away. A library's macro passes its source file's name, a line and a code to
 one function for every error, so that near a reference to the string "ssl/ssl_lib.cc" there is ``mov edx,
-REASON`` and ``mov r8d, LINE``. What such sites say together identifies a function as surely as a name
-(capture.boringssl, capture.openssl_static).
+REASON`` and ``mov r8d, LINE`` (or what ErrorArguments says instead). What such sites say together identifies
+a function as surely as a name (capture.boringssl, capture.openssl_static).
 
 Function starts come from the unwind tables where they cover, and otherwise from the code itself: an aligned
 prologue after padding, from which decoding arrives at an end behind the instruction in question.
@@ -24,10 +24,10 @@ from capture.elf import ElfFile, Function
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-# lea r64, [rip + rel32]
-_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
-_MOV_EDX = re.compile(rb"\xba(..)\0\0", re.DOTALL)
-_MOV_R8D = re.compile(rb"\x41\xb8(..)\0\0", re.DOTALL)
+# lea r64, [rip + rel32] from its second byte, which is what is rarest of it; the first is one of _LEA_PREFIXES.
+_LEA = rb"\x8d(?=[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]%s)"
+_ANY_LEA = re.compile(_LEA % rb"....", re.DOTALL)
+_LEA_PREFIXES = b"\x48\x4c"
 _CALL_OR_JUMP = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
 _CONDITIONAL_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(....))", re.DOTALL)
 # What functions begin with: endbr64, push of a register, sub rsp.
@@ -37,12 +37,32 @@ _PRINTABLE_END = re.compile(rb"[\x20-\x7e]*$")
 MAX_BUILD_PATH_BYTES = 512
 # Where all code is searched, it is in pieces of this size.
 PIECE_BYTES = 1 << 20
+# In so much code LEAs are told apart before they are looked at, by so many upper halves of distances at most.
+MIN_PICKY_BYTES = 1 << 18
+MAX_PICKY_HALVES = 1024
 # An error call's arguments are set within this distance of the file name's (longest encodings, and some code
 # that the compiler moves in between).
 NEAR_BYTES = 48
 # The longest function that is considered where no unwind entry tells.
 MAX_FUNCTION_BYTES = 8192
 ALIGNMENT = 16
+
+
+class ErrorArguments(NamedTuple):
+    """What begins the instructions that load a reason and a line for the function that takes errors."""
+
+    reason: bytes
+    line: bytes
+
+    def loads_reason(self, reason: int) -> bytes:
+        """The instruction that loads this one."""
+        return self.reason + struct.pack("<I", reason)
+
+
+# ERR_put_error(library, unused, reason, file, line): mov edx, REASON and mov r8d, LINE.
+ALL_ARGUMENTS = ErrorArguments(b"\xba", b"\x41\xb8")
+# Where the whole program is linked as one, the argument that is not used is dropped: mov esi, REASON and mov ecx, LINE.
+WITHOUT_UNUSED = ErrorArguments(b"\xbe", b"\xb9")
 
 
 class ErrorSite(NamedTuple):
@@ -56,10 +76,18 @@ class ErrorSite(NamedTuple):
 class CodeSearch:
     """Searches in one open file; what was found out about function extents is kept for the next question."""
 
-    def __init__(self, elf: ElfFile) -> None:
+    def __init__(self, elf: ElfFile, arguments: ErrorArguments = ALL_ARGUMENTS) -> None:
         self.elf = elf
+        self.arguments = arguments
+        self._patterns = [re.compile(re.escape(load) + rb"(..)\0\0", re.DOTALL) for load in arguments]
         self._extents: dict[int, Function | None] = {}
         self._strings: dict[tuple[bytes, ...], frozenset[int]] = {}
+
+    def taking(self, arguments: ErrorArguments) -> CodeSearch:
+        """The same, where errors are told by other arguments; what was found out is shared."""
+        search = CodeSearch(self.elf, arguments)
+        search._extents, search._strings = self._extents, self._strings
+        return search
 
     # Strings and what refers to them
 
@@ -82,10 +110,13 @@ class CodeSearch:
     def references(self, start: int, code: bytes, targets: Collection[int]) -> list[int]:
         """Addresses in ``code``, loaded at ``start``, that form one of the target addresses."""
         found = []
-        for match in _LEA.finditer(code, 0, max(0, len(code) - 4)):
-            end = start + match.end() + 4
-            if end + struct.unpack_from("<i", code, match.end())[0] in targets:
-                found.append(start + match.start())
+        for match in _lea(start, len(code), targets).finditer(code, 1):
+            opcode = match.start()
+            if (
+                start + opcode + 6 + struct.unpack_from("<i", code, opcode + 2)[0] in targets
+                and code[opcode - 1] in _LEA_PREFIXES
+            ):
+                found.append(start + opcode - 1)
         if not self.elf.position_independent:
             for target in targets:
                 found += (start + at for at in _immediates(code, target))
@@ -99,7 +130,7 @@ class CodeSearch:
         for address in self.references(low, code, names):
             if start <= address < end:
                 place = address - low
-                reason, line = (argument(pattern, code, place) for pattern in (_MOV_EDX, _MOV_R8D))
+                reason, line = (argument(pattern, code, place) for pattern in self._patterns)
                 sites.append(ErrorSite(address, reason, line))
         return sites
 
@@ -194,6 +225,29 @@ class CodeSearch:
         if start not in self._extents:
             self._extents[start] = _decoded_extent(self.elf, start)
         return self._extents[start]
+
+
+def _lea(start: int, length: int, targets: Collection[int]) -> re.Pattern[bytes]:
+    """What matches all LEAs of the targets in so much code, and few others: by the upper half of their distance.
+
+    In half a gigabyte of code there are millions; to look at each in turn takes seconds.
+    """
+    halves = (
+        {
+            upper & 0xFFFF
+            for target in targets
+            for upper in range((target - start - length) >> 16, ((target - start) >> 16) + 1)
+        }
+        if length >= MIN_PICKY_BYTES
+        else set()
+    )
+    if not 0 < len(halves) <= MAX_PICKY_HALVES:
+        return _ANY_LEA
+    by_highest: dict[int, list[int]] = {}
+    for half in sorted(halves):
+        by_highest.setdefault(half >> 8, []).append(half & 0xFF)
+    ends = [b"[%s]%s" % (re.escape(bytes(low)), re.escape(bytes([high]))) for high, low in by_highest.items()]
+    return re.compile(_LEA % (rb"..(?:" + b"|".join(ends) + rb")"), re.DOTALL)
 
 
 def _immediates(code: bytes, target: int) -> Iterator[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from capture import boringssl, openssl_static
-from capture.code_search import CodeSearch
+from capture.code_search import WITHOUT_UNUSED, CodeSearch
 from capture.elf import X86_64, ElfFile, Symbol
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def locate(elf: ElfFile) -> LocatedLibrary | None:
     if next(elf.find_read_only([_EVIDENCE]), None) is None:
         return None
     search = CodeSearch(elf)
-    if found := boringssl.locate(search):
+    if found := boringssl.locate(search) or boringssl.locate(search.taking(WITHOUT_UNUSED)):
         return LocatedLibrary("BoringSSL", tuple(found))
     found, internals = openssl_static.locate(search)
     return LocatedLibrary("OpenSSL", tuple(found), internals) if found else None

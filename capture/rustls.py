@@ -32,6 +32,8 @@ _NEEDLES = (b"MessageEncrypter", b"MessageDecrypter")
 PATH_NEEDLE = b"/rustls-"
 PATH_VERSION = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
 PATH_BYTES = 64
+# The last that seals one slice, by its label.
+_ONE_SLICE = f"{LIBRARY} 0.22."
 
 
 class RustlsFunctions(NamedTuple):
@@ -53,10 +55,12 @@ def find_rustls(elf: ElfFile) -> RustlsFunctions | None:
     reads, writes = methods.get("7decrypt"), methods.get("7encrypt")
     if not reads or not writes:
         return None
-    # A method that came with 0.23, as the message of several slices did.
-    write = Call.RUSTLS_WRITE_CHUNKS if "21encrypted_payload_len" in methods else Call.RUSTLS_WRITE
+    label = _label(elf)
+    # A method that came with 0.22, and the message of several slices with 0.23.
+    of_chunks = "21encrypted_payload_len" in methods and not label.startswith(_ONE_SLICE)
+    write = Call.RUSTLS_WRITE_CHUNKS if of_chunks else Call.RUSTLS_WRITE
     functions = [*((Call.RUSTLS_READ, symbol) for symbol in reads), *((write, symbol) for symbol in writes)]
-    return RustlsFunctions(_label(elf), functions)
+    return RustlsFunctions(label, functions)
 
 
 def _label(elf: ElfFile) -> str:

@@ -383,11 +383,15 @@ def _companion_version(path: str, row: Library) -> str | None:
 
 
 def _version(elf: ElfFile, row: Library) -> str | None:
-    """The first match of the row's version pattern in read-only data."""
-    needle = row.version_needle or b""
+    """The first match of the row's version pattern in read-only data, of a string's beginning if there is one.
+
+    What a program says of other versions, as in the text of an option, is in the middle.
+    """
+    needle, elsewhere = row.version_needle or b"", None
     for address, _ in elf.find_read_only([needle]):
         text = elf.read_at(address, _MAX_VERSION_BYTES).split(b"\0", 1)[0].decode("latin-1")
         match = re.search(row.version, text)
-        if match:
+        if match and elf.read_before(address, 1) in (b"", b"\0"):
             return match[0]
-    return None
+        elsewhere = elsewhere or match
+    return elsewhere[0] if elsewhere else None

@@ -1,7 +1,10 @@
 """Of a connection within the machine both ends are announced, and one is shown: which, and when that is known.
 
 The client's is shown if it has content, else the server's. Which event comes first is chance, so where the peer may
-be local the first content waits a moment for the other end; the rest streams through. Sans-IO.
+be local the first content waits a moment for the other end; the rest streams through.
+
+A program that was started while recording may have said something before its probes were there. If its client's end
+lacks that, and the server's has it, the server's is shown. Sans-IO.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from capture.application import HTTP2_PREFACE, Speech, recognise
 from capture.endpoints import addresses, may_be_local
+from capture.events import Direction
 from capture.streams import Side
 from capture.views import State
 
@@ -33,6 +38,11 @@ LINGER_NS = 2_000_000_000
 # Beyond this a view is shown without waiting. A busy machine may let a client return from the call that asked only
 # when the server has filled the buffers of both sockets with its answer.
 MAX_HELD_BYTES = 8 << 20
+# What of two ends is compared: more than HTTP/2's preface, which is all that some clients send first. Of so many
+# pieces, for more of them come while it waits, and each asks anew.
+COMPARED_BYTES = 64
+COMPARED_PIECES = 64
+_REQUESTS = frozenset({Speech.HTTP1_REQUEST, Speech.HTTP2_PREFACE})
 
 
 class TwoEnds:
@@ -130,12 +140,18 @@ class TwoEnds:
                 yield from self.show(view)
 
     def _choose(self, view: View, other: View) -> Iterator[StreamItem]:
-        """Of two ends the client's, as soon as it has content."""
+        """Of two ends the client's, as soon as it has content, and all that the other has of its beginning."""
         client = next((end for end in (view, other) if end.held and end.decide_side() is Side.CLIENT), None)
-        if client:
-            yield from self.show(client)
-        else:
+        if client is None:
             self._undecided[view.announced.connection] = view
+            return
+        server = other if client is view else view
+        lacks = _lacks_beginning(client, server)
+        if lacks is None:
+            self._undecided.pop(server.announced.connection, None)
+            self._undecided[client.announced.connection] = client
+        else:
+            yield from self.show(server if lacks else client)
 
     def _hide(self, view: View) -> None:
         self._undecided.pop(view.announced.connection, None)
@@ -150,6 +166,48 @@ class TwoEnds:
         address, _ = addresses(view.announced)
         if self._by_address.get(address) is view:
             del self._by_address[address]
+
+
+def _lacks_beginning(client: View, server: View) -> bool | None:
+    """Whether the client's end lacks what the server's has; None while the server's is yet to be told of.
+
+    Only where it may, for both have the same bytes if nothing is missing, and either may be told of first.
+    """
+    if not _may_lack_beginning(client):
+        return False
+    asked, answered = _beginning(client, Direction.SENT), _beginning(client, Direction.RECEIVED)
+    was_asked, has_answered = _beginning(server, Direction.RECEIVED), _beginning(server, Direction.SENT)
+    if not was_asked or len(was_asked) < len(asked) or len(has_answered) < len(answered):
+        return None
+    if asked and was_asked.startswith(asked) and has_answered.startswith(answered):
+        return False
+    if not _may_lack_beginning(server):
+        return True
+    if recognise(was_asked) not in _REQUESTS:
+        return None if len(was_asked) < len(HTTP2_PREFACE) else False
+    return recognise(asked) not in _REQUESTS
+
+
+def _may_lack_beginning(view: View) -> bool:
+    """Whether what is held began in a TLS session whose handshake no probe saw, though its connection is new."""
+    first = view.held[0] if view.held else None
+    return (
+        first is not None
+        and first.tls
+        and view.announced.opened is not None
+        and first.session not in view.handshakes
+    )
+
+
+def _beginning(view: View, direction: Direction) -> bytes:
+    """The first bytes of a direction, up to a loss."""
+    beginning = b""
+    for content in view.held[:COMPARED_PIECES]:
+        if content.direction is direction:
+            beginning += content.data[:COMPARED_BYTES]
+            if content.lost or len(beginning) >= COMPARED_BYTES:
+                break
+    return beginning[:COMPARED_BYTES]
 
 
 def _patience(view: View) -> int:

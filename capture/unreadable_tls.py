@@ -4,7 +4,8 @@ Java and Erlang have TLS of their own that is compiled while it runs. Rust's rus
 functions (capture.rustls), which most programs that are given away have lost. Haskell's tls is compiled by a compiler
 with calls and stacks of its own, and so is Go's before 1.17, which capture.golang knows. A row is known by the name
 of a file that the process maps, or by what compilers leave in the file: rustls's panics the paths of its source,
-Haskell's constructors their packages. For warnings only: nothing is attached on this account.
+Haskell's constructors their packages. A library that others are read by is there without its symbols, and its functions
+were not found: its error reports name it. For warnings only: nothing is attached on this account.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from capture.file_view import FileView, file_exists
 from capture.golang import find_go_tls
 from capture.processes import discover_files, start_ticks
 from capture.rustls import LIBRARY, PATH_NEEDLE, PATH_VERSION
+from capture.tls_libraries import find_probes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,12 @@ TRACES: tuple[Trace, ...] = (
     # From git, or in a program's own tree: whose version it is no path says.
     Trace(b"/rustls/src/", re.compile(rb"/rustls/src/\w"), LIBRARY),
     Trace(b":Network.TLS.", re.compile(rb"tls-(\d+(?:\.\d+)+)-\w+:Network\.TLS\."), "Haskell's tls"),
+)
+# What is in the error reports of libraries that are read where their functions are found.
+REPORTS: tuple[tuple[bytes, str], ...] = (
+    (b"ssl/ssl_lib.cc\0", "BoringSSL without symbols"),
+    (b"ssl/ssl_lib.c\0", "OpenSSL without symbols"),
+    (b"\0_gnutls_recv_int\0", "GnuTLS without symbols"),
 )
 # On either side of a needle: a package's name with its hash, a path below a package.
 TRACE_BYTES = 64
@@ -144,15 +152,23 @@ def unreadable_by_content(path: str) -> str | None:
                 if match.lastindex:
                     return f"{trace.library} {match[1].decode()}"
                 without_version = without_version or trace.library
-        return without_version or _go_without_probes(path)
+        return without_version or _without_probes(path)
     except (OSError, PlaintapError):
         return None
 
 
-def _go_without_probes(path: str) -> str | None:
+def _without_probes(path: str) -> str | None:
+    """A library that other files are read by, and this one is not."""
     try:
         with ElfFile(path) as elf:
             found = find_go_tls(elf)
+            if found and not found.sites:
+                return found.label
+            named = dict(REPORTS)
+            needle = next((needle for _, needle in elf.find_read_only(list(named))), None)
+            if needle is None:
+                return None
+            probes = find_probes(elf)
+            return named[needle] if probes is None or probes.level == "resolver" else None
     except ElfError:
         return None
-    return found.label if found and not found.sites else None

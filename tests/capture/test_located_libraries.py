@@ -79,6 +79,20 @@ def test_a_read_that_only_forwards(tmp_path, linked):
     assert located(path) == expected | {"BIO_write": names["bio_io"]}
 
 
+@pytest.mark.parametrize("unwind", UNWIND.values(), ids=UNWIND)
+@pytest.mark.parametrize("linked", LINKED.values(), ids=LINKED)
+def test_boringssl_is_found_where_errors_lack_the_argument_that_nobody_uses(tmp_path, unwind, linked):
+    """As in programs that newer versions of Bun make, Claude Code and OpenCode among them: linked as one."""
+    path, names = compiled(tmp_path, "-DDROPPED", *unwind, linkage=linked)
+    assert located(path) == {}, "by the arguments of other builds"
+    with ElfFile(str(path)) as elf:
+        found = locate(elf)
+    assert found is not None
+    assert found.name == "BoringSSL"
+    wanted = named(names, "SSL_read", "SSL_write", "SSL_do_handshake", "BIO_write")
+    assert {symbol.name: symbol.address for symbol in found.functions} == wanted
+
+
 def test_a_fork_that_writes_vectors(tmp_path):
     path, names = compiled(tmp_path, "-DVECTORED", "-DNO_BIO")
     assert located(path) == named(names, "SSL_read", "SSL_write", "SSL_do_handshake") | {

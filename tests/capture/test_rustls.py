@@ -56,6 +56,16 @@ def test_a_key_of_any_make_counts(tmp_path, seals):
 
 
 @pytest.mark.parametrize(
+    ("version", "write"), [("0.22.4", WRITE), ("0.23.0", WRITE_CHUNKS), (None, WRITE_CHUNKS)]
+)
+def test_a_message_is_of_several_slices_since_0_23(tmp_path, version, write):
+    """0.22 has the method that tells it from older ones, and one slice."""
+    length = ENCRYPT.replace("7encrypt17h", "21encrypted_payload_len17h")
+    text = PATH.replace("0.23.41", version) if version else ""
+    assert calls_of(tmp_path, ENCRYPT, length, DECRYPT, text=text) == {ENCRYPT: write, DECRYPT: READ}
+
+
+@pytest.mark.parametrize(
     "seals",
     [
         # No key yet, the key of another crate, another method, and a function in the method.

@@ -115,6 +115,21 @@ def test_the_version_is_the_files_own_or_its_companions(tmp_path):
     assert probes_for(str(linked)).library == "OpenSSL"
 
 
+def test_what_a_program_says_of_other_versions_is_not_its_own(tmp_path):
+    """frida has the text of Node's options before the version of its OpenSSL."""
+    source = (
+        definitions(["SSL_read", "SSL_write"])
+        + """
+    const char *option(void) { return "works around what was added in OpenSSL 0.9.6d."; }
+    const char *version(void) { return "OpenSSL 9.8.7x 1 Jan 2030"; }
+    """
+    )
+    path = compile_library(tmp_path, source, "-fno-merge-constants", "-fno-toplevel-reorder")
+    content = path.read_bytes()
+    assert content.index(b"OpenSSL 0.9.6d") < content.index(b"OpenSSL 9.8.7x")
+    assert probes_for(str(path)).library == "OpenSSL 9.8.7x"
+
+
 def test_an_imitation_over_gnutls_is_not_openssl():
     wrapper = Path("/lib/x86_64-linux-gnu/libgnutls-openssl.so.27")
     if not wrapper.exists():

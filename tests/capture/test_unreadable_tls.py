@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from compiled import compile_library
 from processes import running, wait_until
 
 from capture.events import ProgramExecuted
 from capture.process_names import ProcessNames
-from capture.unreadable_tls import MIN_BYTES, UnreadableTls
+from capture.unreadable_tls import MIN_BYTES, UnreadableTls, unreadable_by_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,30 @@ def copy_of_sleep(path: Path, extra: bytes = b"") -> Path:
 )
 def test_compiled_ones_by_what_their_compilers_leave(tmp_path, extra, name):
     assert named(copy_of_sleep(tmp_path / "client", extra)) == name
+
+
+@pytest.mark.parametrize(
+    ("report", "name"),
+    [
+        (r"../../vendor/boringssl/ssl/ssl_lib.cc", "BoringSSL without symbols"),
+        (r"ssl/ssl_lib.c", "OpenSSL without symbols"),
+        (r"_gnutls_recv_int", "GnuTLS without symbols"),
+        (r"my_gnutls_recv_int", None),
+    ],
+)
+def test_libraries_that_were_not_found_by_their_error_reports(tmp_path, report, name):
+    """As the GnuTLS of static programs that were stripped: ffmpeg's builds, say."""
+    source = f'const char report[] = "first\\0{report}"; int main(void) {{ return 0; }}'
+    path = compile_library(tmp_path, source, name="program", linkage=())
+    subprocess.run(["strip", path], check=True)
+    path.write_bytes(path.read_bytes() + bytes(MIN_BYTES))
+    assert unreadable_by_content(str(path)) == name
+
+
+def test_a_library_that_is_read_is_not_named():
+    gnutls = sorted(Path("/usr/lib/x86_64-linux-gnu").glob("libgnutls.so.*.*"))[0]
+    assert b"_gnutls_recv_int\0" in gnutls.read_bytes()
+    assert unreadable_by_content(str(gnutls)) is None
 
 
 def test_others_by_their_files(tmp_path):

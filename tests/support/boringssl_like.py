@@ -3,7 +3,7 @@
 Macros: OLD (BAD_LENGTH is checked elsewhere), PEEK_CALLED (SSL_read calls SSL_peek instead of having it inlined),
 TWO_WRITES (a second function like SSL_write), PEEK_CONSUMES, NO_BIO, VECTORED (a fork's own write), OPENS (what opens a
 record is there), FORWARDING (of before 2017: SSL_read and SSL_peek hand over to ssl_read_impl whether to peek, and
-BIO_read and BIO_write to bio_io which function to call).
+BIO_read and BIO_write to bio_io which function to call), DROPPED (what takes errors is not given what it does not use).
 """
 
 SOURCE = r"""
@@ -15,8 +15,15 @@ static const char SSL_FILE[] = "../../third_party/boringssl/src/ssl/ssl_lib.cc";
 static const char BIO_FILE[] = "../../third_party/boringssl/src/crypto/bio/bio.cc";
 static const char RECORD_FILE[] = "../../third_party/boringssl/src/ssl/s3_pkt.cc";
 
+#ifdef DROPPED
+#define put_error(library, unused, reason, file, line) put_error_of_4(library, reason, file, line)
+INNER void put_error_of_4(int library, int reason, const char *file, unsigned line)
+{
+    int unused = 0;
+#else
 INNER void put_error(int library, int unused, int reason, const char *file, unsigned line)
 {
+#endif
     volatile int kept = library + unused + reason + (int)line + (file != NULL);
     (void)kept;
 }

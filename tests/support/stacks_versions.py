@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stacks import Stack, python_version
 from stacks_build import GO_VERSIONS
+from stacks_clients import BORINGSSL
 
 _PROGRAM = ("{url}", "{certificate}", "{upload}")
 _FILES = ("{port}", "{certificate}", "{key}", "{download}")
@@ -60,6 +61,28 @@ def _node_servers(major: int) -> list[Stack]:
     if major >= _FIRST_WITH_HTTP2:
         rows.append(Stack(f"Node {major} http2", command, library, (node, "--version"), http2=True))
     return rows
+
+
+# Bun's, of which 1.3 is linked as one program: its errors lack an argument.
+_BUNS = ("1.1", "1.2", "1.3")
+
+
+def _bun(version: str) -> str:
+    return f"{{built}}/nodes/node_modules/bun{version}/bin/bun"
+
+
+def _bun_client(version: str) -> Stack:
+    bun = _bun(version)
+    return Stack(
+        f"Bun {version} fetch", (bun, "{programs}/fetch.mjs", *_PROGRAM), BORINGSSL, (bun, "--version")
+    )
+
+
+def _bun_server(version: str) -> Stack:
+    bun = _bun(version)
+    return Stack(
+        f"Bun {version} serve", (bun, "{programs}/bun_server.mjs", *_FILES), BORINGSSL, (bun, "--version")
+    )
 
 
 def _go(version: str) -> tuple[str, tuple[str, ...]]:
@@ -119,9 +142,11 @@ VERSIONS: tuple[Stack, ...] = (
     _older("pycurl, older", "pycurl", "1.1.1", "pycurl", http2=True),
     *map(_older_tls_client, TLS_CLIENTS),
     *(row for major in _NODES for row in _node_clients(major)),
+    *map(_bun_client, _BUNS),
     *(row for version in GO_VERSIONS for row in _go_clients(version)),
 )
 SERVER_VERSIONS: tuple[Stack, ...] = (
     *(row for major in _NODES for row in _node_servers(major)),
+    *map(_bun_server, _BUNS),
     *(row for version in GO_VERSIONS for row in _go_servers(version)),
 )

@@ -84,6 +84,11 @@ def balance(
                 Unreadable(pid, comm, library, n, late=library is None and pid in late)
                 for (pid, comm, library), n in tally.unreadable.items()
             ),
+            *(
+                Unreadable(pid, comm, None, n, late=True, begun=True)
+                for (pid, comm), n in tally.begun.items()
+                if pid in late
+            ),
             *(Unreadable(pid, comm, None, n, relayed=True) for (pid, comm), n in tally.relayed.items()),
             *(
                 Unreadable(pid, comm, library, n, direction=direction.name.lower())

@@ -56,7 +56,7 @@ class Unreadable:
 
     ``late``: it has a library that can be, whose probes came when the process had begun. ``relayed``: it passed on,
     between two others, what it has no keys for, as a proxy that tunnels does. ``direction``: only what it sent, or
-    received, was not read.
+    received, was not read. ``begun``: it was read, but perhaps not from its beginning.
     """
 
     pid: int
@@ -64,6 +64,7 @@ class Unreadable:
     library: str | None
     ciphertext: int
     late: bool = False
+    begun: bool = False
     relayed: bool = False
     direction: str | None = None
 
@@ -76,9 +77,8 @@ class Unreadable:
         if self.direction:
             return f"What {who} {self.direction} by {self.library} was not read, but the other direction was: {seen}"
         if self.late:
-            return (
-                f"{who} used TLS before its probes were in place: {seen} With --hold programs wait for them."
-            )
+            lack = ", and its first bytes may be missing" if self.begun else ""
+            return f"{who} used TLS before its probes were in place{lack}: {seen} With --hold programs wait for them."
         return f"{who} used TLS that cannot be read{f' ({self.library})' if self.library else ''}: {seen}"
 
 

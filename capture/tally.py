@@ -51,6 +51,8 @@ class Tally:
     losses: dict[int, Loss] = field(default_factory=dict)
     # (pid, comm, library or None) → bytes of TLS that no probe could read
     unreadable: dict[tuple[int, str, str | None], int] = field(default_factory=dict)
+    # The same of TLS that was read, and whose handshake no probe saw: (pid, comm) → bytes of ciphertext
+    begun: dict[tuple[int, str], int] = field(default_factory=dict)
     # (pid, comm) → bytes of TLS that the process passed on, between two others
     relayed: dict[tuple[int, str], int] = field(default_factory=dict)
     # (pid, comm, library, direction) → bytes of TLS of which only the other direction was read
@@ -66,6 +68,11 @@ class Tally:
         else:
             self.unlisted_unread += 1
             self.unlisted_ciphertext += ciphertext
+
+    def note_begun(self, process: tuple[int, str], ciphertext: int) -> None:
+        """A connection that was read, but perhaps not from its beginning."""
+        if process in self.begun or len(self.begun) < MAX_LISTED_PROCESSES:
+            self.begun[process] = self.begun.get(process, 0) + ciphertext
 
     def note_unassociated(self, process: tuple[int, str | None, str | None], plaintext: int) -> None:
         """Plaintext of a process's session whose connection is not known."""

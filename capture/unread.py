@@ -1,4 +1,5 @@
-"""TLS connections of which no plaintext was seen, or none of one direction: whose they are, and what is said of them.
+"""TLS connections of which no plaintext was seen, or none of one direction, or perhaps not the first of it: whose they
+are, and what is said of them.
 
 Not of what a process only passes on between two others, nor of what its other end, on the same machine, was read at.
 Sans-IO.
@@ -83,6 +84,9 @@ class UnreadConnections:
             self._note(view, sum(moved))
         elif view.state is not State.HIDDEN:
             self._note_one_way(view, moved)
+            a = view.announced
+            if a.opened is not None and not view.handshakes:
+                self._tally.note_begun((a.pid, a.comm), sum(moved))
 
     def tick(self, now: int) -> None:
         """Ask while the processes are still there."""

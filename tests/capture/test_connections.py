@@ -613,6 +613,24 @@ def test_tls_without_plaintext_is_shown_and_counted_by_process():
     assert len(recording.stream.closed) == 2
 
 
+@pytest.mark.parametrize(
+    ("opened", "handshake", "begun"),
+    [(START_NS, False, True), (START_NS, True, False), (None, False, False)],
+)
+def test_tls_whose_handshake_no_probe_saw_may_lack_its_beginning(opened, handshake, begun):
+    """As where the probes of a new program come after it; of a connection of before the recording that is no news."""
+    recording = Recording().feed(
+        tls_connection(opened=opened),
+        *([SessionEstablished(7, 1, MIDDLE + 9, MIDDLE, 1001, 1)] if handshake else []),
+        plaintext(7, SENT, 0, REQUEST, 1),
+        ended(1, 900, 400, session=7, session_moved=(len(REQUEST), 0), protocol=Protocol.TLS),
+        SessionFreed(7, MIDDLE + 20),
+    )
+    recording.finish()
+    assert recording.tally.begun == ({(1001, "client"): 1_300} if begun else {})
+    assert not recording.tally.unreadable
+
+
 def test_tls_that_the_other_end_can_read_is_not_counted_as_unreadable():
     client = announced(1, protocol=Protocol.TLS)
     server = announced(2, Role.SERVER, protocol=Protocol.TLS)

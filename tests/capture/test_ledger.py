@@ -264,6 +264,17 @@ def test_tls_that_came_too_early_or_is_others_is_called_that():
     assert all("cannot be read" not in said for said in (early, proxy))
 
 
+def test_of_tls_that_began_without_probes_only_that_of_late_ones_is_said():
+    """A library whose handshake has no probe begins so each time."""
+    tally = Tally(unreadable={(7, "go", None): 5}, begun={(7, "go"): 20, (8, "bun"): 30, (9, "etcdctl"): 40})
+    unread, *begun = balance(counters(), tally, late={7, 9}).warnings()
+    assert unread.startswith("go (pid 7) used TLS before its probes were in place: 5 bytes")
+    for said, who in zip(begun, ("go (pid 7)", "etcdctl (pid 9)"), strict=True):
+        assert said.startswith(
+            f"{who} used TLS before its probes were in place, and its first bytes may be missing: "
+        )
+
+
 def test_a_direction_that_was_not_read_is_said():
     tally = Tally(one_way={(7, "proxy", "s2n-tls", Direction.SENT): 900_000})
     (said,) = balance(counters(), tally).warnings()

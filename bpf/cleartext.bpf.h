@@ -3,6 +3,8 @@
  * §4.14.3), SQL Server's log-in. Where TLS ends the library's object is freed, and what the program then sends is no
  * record. Not every free is such an end: what was received before may be the rest of a record that nobody reads (a server
  * that lingers), and what was made in memory may be sent after it, in parts.
+ *
+ * Or cleartext that answers a hello: who asks for https on a port that is http's is told so.
  */
 enum {
 	LEFT_SOCKET = 1,	/* the library itself made the calls */
@@ -27,6 +29,14 @@ INLINE s32 sign_of_cleartext(struct connection *c, u32 d, u8 *b, u32 n)
 	s32 own = -(s32)((d ^ DIRECTION_SENT) | (c->left ^ LEFT_SOCKET));
 
 	return ((s32)n - 1) | ~sign_of_record(b, n) | (own & sign_of_text(b, n) & sign_of_tds_packet(b, n));
+}
+
+/* Is this the first that a direction says, and no record, though the other one's was a hello? Negative for no. */
+INLINE s32 sign_of_refusal(struct connection *c, u32 d, u8 *b, u32 n)
+{
+	if (!c->opened || c->untold || c->position[d] || !c->position[!d])
+		return -1;
+	return ((s32)n - 1) | ~sign_of_record(b, n);
 }
 
 INLINE void turn_to_cleartext(struct connection *c)

@@ -87,13 +87,14 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	u64 sk = call->sk;
 
 	know_ends(c, sk);
-	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id))
+	if (c->protocol != PROTOCOL_TLS || lacks_session(c, id) || !c->position[d])
 		have = first_bytes(call, n, head);
 	if (is_gone(v->queue, v->skb))
 		have = 0;
 	v->head_bytes = have;
 	have = v->head_bytes;
-	if (c->left && c->protocol == PROTOCOL_TLS && sign_of_cleartext(c, d, head, have) >= 0)
+	if (c->protocol == PROTOCOL_TLS &&
+	    (c->left ? sign_of_cleartext(c, d, head, have) : sign_of_refusal(c, d, head, have)) >= 0)
 		turn_to_cleartext(c);
 	if (c->protocol != PROTOCOL_TLS)
 		infer(c, d, head, have);

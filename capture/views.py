@@ -113,6 +113,10 @@ class TlsNotes:
         elif hello.alpn:
             self.alpn_chosen = hello.alpn[0]
 
+    def came_before(self, content: Content) -> bool:
+        """Whether this answers, or follows, a ClientHello, be it in the clear."""
+        return self.client is not None and self.started is not None and self.started < content.time
+
     def came_to_nothing(self, moved: tuple[int, int], most: int = 0) -> bool:
         """Whether the client sent a ClientHello and no Finished, at most an alert: hence no plaintext either way.
 
@@ -286,7 +290,7 @@ class View:
         self._senders = (side, side.other)
         local, remote = self._endpoints()
         began = a.opened or self.tls.started or (first.time if first else a.time)
-        begins_in_tls = first.tls if first else self.protocol is Protocol.TLS
+        begins_in_tls = first.tls or self.tls.came_before(first) if first else self.protocol is Protocol.TLS
         self.in_tls = begins_in_tls
         other = self.other.announced if self.other else None
         yield StreamOpened(

@@ -39,7 +39,7 @@ from capture.events import (
     SessionJoined,
 )
 from capture.sessions import MAX_UNBOUND_BYTES
-from capture.streams import Process, Side
+from capture.streams import Process, Side, TlsEnded
 from capture.two_ends import CLIENT_WINDOW_NS, MAX_HELD_BYTES, SERVER_WINDOW_NS
 from capture.views import MIN_FINISHED_BYTES
 
@@ -669,6 +669,19 @@ def test_a_direction_whose_records_nothing_explains_is_not_silent(direction, con
     assert recording.tally.one_way == (
         {(1001, "client", "libssl.so.3", direction): 1_000_000} if said else {}
     )
+
+
+def test_an_answer_in_the_clear_to_a_hello_follows_what_asked_for_tls():
+    """Of a server whose port is http's: its client wanted https."""
+    recording = Recording().feed(
+        tls_connection(role=Role.SERVER),
+        hello_of(1, RECEIVED, bytes(32)),
+        moved(1, SENT, 0, RESPONSE, time=START_NS + 5_000),
+    )
+    opened, tls_ended, data = recording.items
+    assert opened.tls is not None
+    assert type(tls_ended) is TlsEnded
+    assert (data.sender, data.data) == (Side.SERVER, RESPONSE)
 
 
 def hello_of(connection, direction, random):

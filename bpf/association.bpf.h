@@ -12,8 +12,9 @@
  *    is not known where their records are (s2n): it receives a record, and a TLS function returns as many bytes of
  *    plaintext as that record holds; or the other way round. Only if it had to do with no other socket and session in
  *    between, of those that are not known: a loop that first reads all sockets proves nothing.
- * 4. For sessions older than the recording that write no more: the record that a thread has just received is handed
- *    to BIO_write outside of any TLS function. That BIO is one of the session's if its object points to it.
+ * 4. For sessions older than the recording, or their process, that write no more: what a thread has just received,
+ *    which may begin inside a record, is handed to BIO_write outside of any TLS function. That BIO is one of the
+ *    session's if its object points to it, or to the other half of a pair.
  */
 
 /* What is remembered of a record, and where that ends in it (RFC 8446 §5.1: a header of 5 bytes). */
@@ -29,14 +30,14 @@ struct record_owner {
 /* Records between BIO_write and the socket. A cache: what never gets there goes when room is needed. */
 BPF_TABLE("lru_hash", struct record_key, struct record_owner, records, 16384);
 
-/* A record of a socket whose session is not known, received by a thread. key: tid. Replaced by the next one, deleted
- * by the next TLS call that is not known to belong elsewhere. */
+/* What a thread has received of a socket whose session is not known. key: tid. Replaced by the next one, deleted by the
+ * next TLS call that is not known to belong elsewhere. */
 struct arrival {
 	u64 sk, connection;
 	u64 several;		/* it received from others too */
-	u64 length;		/* of the record */
-	struct record_key key;
-	u64 bio;		/* that it was written to */
+	u64 length;		/* of the record that was the last to begin a call */
+	struct record_key key;	/* those bytes of what was received, wherever that begins */
+	u64 bio;		/* of the session that it was written to */
 };
 BPF_TABLE("lru_hash", u32, struct arrival, arrivals, 16384);
 /* Words of an SSL object in which its BIOs are: the 3rd in OpenSSL 1.1 and 3.0, about the 10th from 3.2. */
@@ -65,16 +66,22 @@ INLINE u64 data_record_length(u8 *head)
 	return is_tls_record(head, 5) && head[0] == 23 ? (u32)head[3] << 8 | head[4] : 0;
 }
 
+/* Of an older connection calls may begin anywhere in a record. */
+INLINE int may_be_tls(struct connection *c)
+{
+	return c->protocol == PROTOCOL_TLS ||
+		(c->protocol == PROTOCOL_UNDECIDED && !c->opened && c->misses < MAX_MISSES_OF_TLS);
+}
+
 INLINE void note_arrival(u8 *head, struct connection *c, u64 sk, u32 tid)
 {
 	struct arrival fresh = {.sk = sk, .connection = c->id, .length = data_record_length(head)};
-	struct arrival *last;
+	struct arrival *last = arrivals.lookup(&tid);
 
-	if (!fresh.length)
-		return;
-	last = arrivals.lookup(&tid);
 	if (last && (last->several || last->connection != c->id))
 		fresh.several = 1;
+	else if (last && !fresh.length)
+		fresh.length = last->length;
 	__builtin_memcpy(&fresh.key, head + RECORD_KEY_END - RECORD_KEY_BYTES, RECORD_KEY_BYTES);
 	arrivals.update(&tid, &fresh);
 }
@@ -296,16 +303,46 @@ INLINE int is_own_record(u8 *head, u64 id)
 	return owner && owner->tgid == id >> 32;
 }
 
+/* Words of a BIO of which one leads to what its method keeps: the 9th in OpenSSL 3, the 8th in 1.1, the 7th in 1.0.2, the
+ * 5th or 6th in BoringSSL. Of a pair's BIO (bio_bio_st) that begins with the other. */
+#define FIRST_KEPT_WORD 4
+#define LAST_KEPT_WORD 8
+
+/* The other half of a pair of BIOs, which points back; else the BIO itself. */
+INLINE u64 session_s_bio(u64 bio)
+{
+	u64 word = 0, other = 0, i;
+
+	/* Unrolled it needs more stack than there is. */
+	#pragma clang loop unroll(disable)
+	for (i = FIRST_KEPT_WORD * 8; i <= LAST_KEPT_WORD * 8; i += 8) {
+		if (!READ_USER(word, bio + i) && !READ_USER(other, word) && !READ_USER(word, other + i) &&
+		    !READ_USER(word, word) && word == bio)
+			return other;
+	}
+	return bio;
+}
+
 /* BIO_write outside of any TLS function: is it what this thread has just received? */
 INLINE void note_feed(u32 tid, u64 bio, u64 buffer)
 {
 	struct arrival *last = arrivals.lookup(&tid);
 	struct record_key key = {};
 
-	if (!last || read_record_key(buffer, &key) == 0)
+	if (!last || READ_USER(key, buffer + RECORD_KEY_END - RECORD_KEY_BYTES))
 		return;
 	if (key.bytes[0] == last->key.bytes[0] && key.bytes[1] == last->key.bytes[1])
-		last->bio = bio;
+		last->bio = session_s_bio(bio);
+}
+
+/* An older connection is known to be TLS by what is done with what it has received. */
+INLINE void turn_fed_to_tls(struct arrival *fed)
+{
+	u64 sk = fed->sk;
+	struct connection *c = connections.lookup(&sk);
+
+	if (c && c->id == fed->connection && c->protocol == PROTOCOL_UNDECIDED)
+		c->protocol = PROTOCOL_TLS;
 }
 
 /* A read begins: is the BIO that was fed its session's? */
@@ -322,8 +359,10 @@ INLINE void find_feed(struct tls_call *call, u32 tid)
 			call->sk = last->sk;
 			call->connection = last->connection;
 		}
-	if (call->connection)
-		arrivals.delete(&tid);
+	if (!call->connection)
+		return;
+	turn_fed_to_tls(last);
+	arrivals.delete(&tid);
 }
 
 /* The innermost call of a stack. */

@@ -6,7 +6,7 @@
 /* key: sock pointer, value: connection id. Deleted when its end is found. */
 BPF_HASH(untold_ends, u64, u64, 32768);
 
-/* Connections that have `ended`. key: sock pointer, value: connection id. Deleted by user space when it has told
+/* Connections that have `ended`. key: as in `connections`, value: connection id. Deleted by user space when it has told
  * the end; of what finds no room it is told when the recording ends. */
 BPF_HASH(late_ends, u64, u64, 8192);
 

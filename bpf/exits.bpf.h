@@ -34,7 +34,10 @@ INLINE struct tls_call *go_left(u64 id, struct go_key *key)
 	*key = *found;
 	go_writers.delete(&tid);
 	call = go_calls.lookup(key);
-	return call && call->tid == tid && key->tgid == id >> 32 && call->kind == CALL_WRITES ? call : NULL;
+	if (!call || call->tid != tid || key->tgid != id >> 32 || call->kind != CALL_WRITES)
+		return NULL;
+	go_find_buffer(call, go_stack_end(key->goroutine) - call->stack);
+	return call;
 }
 
 /* The connection's own count shows what Go has sent since then, or since the handshake in it, which a thread may end in

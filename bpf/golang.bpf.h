@@ -26,14 +26,35 @@ BPF_TABLE("lru_hash", struct go_key, struct tls_call, go_calls, MAX_CALLS);
 /* The outermost write that a thread was the last to begin. key: tid. A cache: deleted when the thread exits. */
 BPF_TABLE("lru_hash", u32, struct go_key, go_writers, MAX_CALLS);
 
-/* How much of its stack a goroutine uses, which stays the same when the stack grows and moves. A g begins with where
- * its stack is, from and to. */
-INLINE u64 go_stack_used(struct pt_regs *ctx)
+/* A g begins with where its stack is, from and to. */
+INLINE u64 go_stack_end(u64 goroutine)
 {
 	u64 end = 0;
 
-	READ_USER(end, GO_GOROUTINE(ctx) + 8);
-	return end - ctx->sp;
+	READ_USER(end, goroutine + 8);
+	return end;
+}
+
+/* How much of its stack a goroutine uses, which stays the same when the stack grows and moves. */
+INLINE u64 go_stack_used(struct pt_regs *ctx)
+{
+	return go_stack_end(GO_GOROUTINE(ctx)) - ctx->sp;
+}
+
+/* A caller's buffer may be on that stack, and moves with it: `stack` is the stack pointer at entry. */
+INLINE void go_note_buffer(struct tls_call *call, u64 stack)
+{
+	call->on_stack = call->buffer - stack < call->stack;
+	if (call->on_stack)
+		call->buffer -= stack;
+}
+
+/* Where the buffer is now, by where that stack pointer is now. */
+INLINE void go_find_buffer(struct tls_call *call, u64 stack)
+{
+	if (call->on_stack)
+		call->buffer += stack;
+	call->on_stack = 0;
 }
 
 /* The place for a call that begins, in key->depth. 1: it is new. 0: it is known, for the function starts over with more
@@ -51,6 +72,7 @@ INLINE int go_place(struct go_key *key, struct tls_call *call)
 			return 1;
 		if (known->ssl == call->ssl && known->kind == call->kind) {
 			known->buffer = call->buffer;
+			known->on_stack = call->on_stack;
 			known->count = call->count;
 			known->stack = call->stack;
 			return 0;
@@ -220,6 +242,7 @@ INLINE int go_enter(struct pt_regs *ctx, int shape, u64 library)
 		.entered = bpf_ktime_get_ns(), .library = library, .kind = go_kind(shape), .tid = tid,
 		.stack = go_stack_used(ctx),
 	};
+	go_note_buffer(&call, ctx->sp);
 	fresh = go_place(&key, &call);
 	if (!fresh)
 		return 0;
@@ -265,6 +288,7 @@ INLINE int go_results(struct pt_regs *ctx, int shape, u64 library)
 
 	if (found) {
 		call = *found;
+		go_find_buffer(&call, ctx->sp);
 		go_calls.delete(&key);
 	} else if (shape != SHAPE_GO_READ_SPILLED || n <= 0 || !go_older_call(ctx, &call, id)) {
 		return 0;

@@ -82,6 +82,20 @@ INLINE int reads_on(struct session *s, struct connection *c)
 	return c->closed || closes_and_goes_on(c);
 }
 
+/* An end found no room. It waits under the connection's id, which is no address: that is soon another socket's, whose end
+ * may find none either. 0: there is no room for that. */
+INLINE int wait_elsewhere(struct connection *c, u64 sk)
+{
+	u64 id = c->id;
+
+	if (sk == id || connections.update(&id, c))
+		return 0;
+	c = connections.lookup(&id);
+	if (c)
+		end_later(c, id);
+	return 1;
+}
+
 /* No more bytes will come. */
 INLINE void forget_connection(struct connection *c, u64 sk)
 {
@@ -101,7 +115,7 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 			sessions.delete(&key);
 		}
 	}
-	if (c->announced && !put_end(c)) {
+	if (c->announced && !put_end(c) && !wait_elsewhere(c, sk)) {
 		end_later(c, sk);
 		return;
 	}

@@ -140,6 +140,7 @@ struct tls_call {
 	u8 shape;		/* SHAPE_* */
 	u8 datagrams;		/* a nested system call touched a socket that has no stream */
 	u8 untold;		/* rustls: no application data, known by its record only */
+	u8 on_stack;		/* Go: `buffer` is how far it is from the stack pointer at entry */
 	u32 skip;		/* bytes of the first block that are not part of it */
 	u32 older;		/* a call of before the recording: 2 above the descriptor that it waits on, or 1 */
 	u32 function, returns_to;	/* on a switched stack: which function, and where it returns to; the low halves */

@@ -108,7 +108,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	int announced = fate < 0 && announce(c, id >> 32, tid);
 	u64 position = place(call, c, n);
 
-	if (c->protocol == PROTOCOL_TLS && lacks_session(c, id) && have >= RECORD_KEY_END) {
+	if (may_be_tls(c) && lacks_session(c, id) && have >= RECORD_KEY_END) {
 		note_goroutine(c, sk, id);
 		if (d == DIRECTION_SENT)
 			match_records(call, head, n, c, sk, id);

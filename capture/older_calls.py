@@ -227,7 +227,7 @@ class OlderCalls:
     def _is_clear(self, memory: ProcessMemory, tid: int, at: Waiting) -> bool:
         frames, whole = memory.frames(at)
         found = next(self._calls(memory, frames), None)
-        if found is None and not self._may_be_in_one(memory, frames):
+        if found is None and not self._may_be_in_one(memory, frames, whole=whole):
             return whole
         if found and found.site.call not in _UNDERSTOOD:
             return True
@@ -277,14 +277,22 @@ class OlderCalls:
                 if site and (site[0].call not in _NSPR or _is_layered(memory, caller)):
                     yield _Found(frames[index], *site, None if target is None else caller)
 
-    def _may_be_in_one(self, memory: ProcessMemory, frames: Sequence[Frame]) -> bool:
-        """Whether a thread is in a probed library, nobody can tell by which function: by one that has jumped on."""
-        return any(
+    def _may_be_in_one(self, memory: ProcessMemory, frames: Sequence[Frame], *, whole: bool) -> bool:
+        """Whether a thread is in a probed library, nobody can tell by which function: by one that has jumped on, or
+        whose caller is not found.
+        """
+        return (not whole and self._ends_in_library(frames)) or any(
             below.mapping.inode in self._files
             and below.mapping.inode != frames[index].mapping.inode
             and Caller(memory, frames, index).target() is None
             for index, below in enumerate(frames[:-1], 1)
         )
+
+    def _ends_in_library(self, frames: Sequence[Frame]) -> bool:
+        """Whether a thread is in a probed library whose caller is not found: where others watch its return, the address
+        is not on the stack. What a program links statically may have been called by nobody but itself.
+        """
+        return bool(frames) and frames[-1].mapping.inode in self._files.keys() - {frames[0].mapping.inode}
 
     def _expect(self, call: OlderCall, at: Waiting) -> None:
         """Have its return seen, unless the thread went on meanwhile: then it is in no such call any more."""

@@ -99,6 +99,13 @@ def test_a_server_whose_first_read_shakes_hands(servers: Servers, tmp_path: Path
     assert found == [("/first", 200), ("/second", 200)]
 
 
+def test_a_buffer_on_a_stack_that_moves(servers: Servers, tmp_path: Path) -> None:
+    capture = tmp_path / "server.pcapng"
+    served_by(built(tmp_path, "on_stack"), servers, capture)
+    found = [(path_of(entry), entry["response"]["status"]) for entry in entries(capture)]
+    assert found == [("/first", 200), ("/second", 200)]
+
+
 @pytest.fixture(scope="module")
 def wrapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program whose tls.Conn is above two other types, of which one has its connection not as its first member."""

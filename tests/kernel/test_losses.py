@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl
+from conformance_runs import streams_by_ports
 from https_client import sample_body
 from judges import expert_problems, rows
 from recording import decoded, entries, record, settle, warnings
@@ -177,6 +178,34 @@ def test_an_end_without_room_does_not_overtake_its_own_bytes(tmp_path: Path) -> 
     assert accounts(done.stderr)["sockets"][1]["lost"] > 0, "the ring was not full"
     captured = path.read_bytes()
     assert [word for word in words if word not in captured] == []
+
+
+def test_an_end_that_waits_while_its_address_is_another_s(tmp_path: Path) -> None:
+    """The ring is full all the while: the next socket at the same place has no room for the last one's end either."""
+    # Small pieces in the end, for which there is room when there is none for large ones.
+    path, amounts = tmp_path / "again.pcapng", [1, *[10_000] * 64, *[10] * 1000]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def converse(amounts: list[int]) -> int:
+            with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
+                for amount in amounts:
+                    client.sendall(bytes(amount))
+                    server.recv(amount, socket.MSG_WAITALL)
+                    if amount == 1:
+                        settle()
+                        recording.process.send_signal(signal.SIGSTOP)
+                return int(client.getsockname()[1])
+
+        port = listener.getsockname()[1]
+        with record(path, "--port", port, "--protocol", "all", "--ring-size", RING_BYTES) as recording:
+            local = converse(amounts)
+            for _ in range(50):
+                converse([10])
+            recording.process.send_signal(signal.SIGCONT)
+            settle()
+            done = recording.stop()
+    (stream,) = streams_by_ports(path)[local, port]
+    assert (len(stream.sent.data), stream.sent.reasons) == (sum(amounts), {"ring-full"}), done.stderr
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import socket
+import ssl
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ from capture.streams import Side
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from servers import Servers
 
 pytestmark = pytest.mark.kernel
 
@@ -150,3 +155,73 @@ def test_a_request_after_an_answer_that_was_under_way(tmp_path: Path, end: str) 
     done, _ = record_end(path, end, [PYTHON, "-c", ANSWERING], lambda port: [PYTHON, "-c", ASKING, port])
     found = [entry for entry in entries(path) if path_of(entry) == "/second"]
     assert [response_sha256(entry) for entry in found] == [hashlib.sha256(b"second").hexdigest()], done.stderr
+
+
+# Of a session whose BIOs are in memory, or a pair, and which writes nothing: what it reads is received in pieces that
+# begin anywhere in a record. It waits for a line of input when it has received the first piece of one.
+READING = """
+import ctypes, hashlib, socket, sys
+from ctypes import c_void_p
+ssl, crypto = ctypes.CDLL("libssl.so.3"), ctypes.CDLL("libcrypto.so.3")
+def pointer(function, *arguments):
+    function.restype = c_void_p
+    return c_void_p(function(*arguments))
+session = pointer(ssl.SSL_new, pointer(ssl.SSL_CTX_new, pointer(ssl.TLS_client_method)))
+if sys.argv[1] == "pair":
+    own, other = c_void_p(), c_void_p()
+    assert crypto.BIO_new_bio_pair(ctypes.byref(own), ctypes.c_size_t(0), ctypes.byref(other), ctypes.c_size_t(0))
+    ssl.SSL_set_bio(session, own, own)
+    incoming = outgoing = other
+else:
+    incoming, outgoing = (pointer(crypto.BIO_new, pointer(crypto.BIO_s_mem)) for _ in range(2))
+    ssl.SSL_set_bio(session, incoming, outgoing)
+ssl.SSL_set_connect_state(session)
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+print(connection.getsockname()[1], flush=True)
+room = ctypes.create_string_buffer(1 << 16)
+def receive(n):
+    received = connection.recv(n)
+    assert crypto.BIO_write(incoming, received, len(received)) == len(received) > 0
+def send():
+    n = crypto.BIO_read(outgoing, room, len(room))
+    connection.sendall(room.raw[:max(n, 0)])
+while ssl.SSL_do_handshake(session) != 1:
+    send()
+    receive(1 << 14)
+send()
+length = 0
+while length < 500:
+    receive(701)
+    length += max(0, ssl.SSL_read(session, room, len(room)))
+receive(700)
+assert ssl.SSL_read(session, room, len(room)) < 0
+print("waits", flush=True)
+sys.stdin.readline()
+while length < 100_000:
+    receive(701)
+    while (n := ssl.SSL_read(session, room, len(room))) > 0:
+        length += n
+"""
+
+
+@pytest.mark.parametrize("how", ["memory", "pair"])
+def test_an_older_session_that_only_reads(servers: Servers, tmp_path: Path, how: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(servers.certificate, servers.certificate.with_name("key.pem"))
+    body = random.Random(3).randbytes(100_000)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        command = [PYTHON, "-c", READING, how, port]
+        with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            local = int(client.stdout.readline())
+            with context.wrap_socket(listener.accept()[0], server_side=True) as secure:
+                secure.sendall(body[:500])
+                secure.sendall(body[500:])
+                assert client.stdout.readline() == "waits\n"
+                with record(tmp_path / "reading.pcapng", "-p", client.pid) as recording:
+                    print(file=client.stdin, flush=True)
+                    assert client.wait() == 0
+    (stream,) = streams_by_ports(recording.path)[local, port]
+    assert (bytes(stream.sent.data), bytes(stream.received.data)) == (b"", body[500:])

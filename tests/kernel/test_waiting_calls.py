@@ -282,3 +282,19 @@ def test_what_cannot_be_understood_is_counted(servers: Servers, tmp_path: Path, 
     assert ("had begun before the recording" in done.stderr) == (asked > 0)
     assert ("none of them lost" in done.stderr) == (asked > 0)
     assert not asked or [path_of(entry) for entry in entries(recording.path)][1:] == PATHS[1:asked]
+
+
+def test_a_wait_whose_return_another_recording_watches_is_counted(servers: Servers, tmp_path: Path) -> None:
+    """Its stack does not tell who has called the library."""
+    account = tmp_path / "ledger.json"
+    build = ("-O2 -DUSE_GNUTLS -DPULL", "-lgnutls")
+    with (
+        record(tmp_path / "other.pcapng", "-c", "waits"),
+        c_pair(build, servers, tmp_path) as (server, _, client),
+        record(tmp_path / "hidden.pcapng", "-p", server, "--ledger", account) as recording,
+    ):
+        assert [say(client, path) for path in PATHS] == [f"answer to {path}" for path in PATHS]
+        settle()
+        done = recording.stop()
+    assert json.loads(account.read_text())["unseen_entries"] == 1
+    assert "had begun before the recording" in done.stderr

@@ -23,6 +23,15 @@ static int send_all(const char *from, int n) { return SSL_write(session, from, n
 #elif defined(USE_GNUTLS)
 #include <gnutls/gnutls.h>
 static gnutls_session_t session;
+#if defined(PULL)
+/* The program's own function, which receives by messages. */
+static ssize_t pull(gnutls_transport_ptr_t fd, void *to, size_t room)
+{
+	struct iovec block = {to, room};
+	struct msghdr message = {.msg_iov = &block, .msg_iovlen = 1};
+	return recvmsg((int)(long)fd, &message, 0);
+}
+#endif
 static int begin(int fd, const char *certificate, const char *key)
 {
 	gnutls_certificate_credentials_t credentials;
@@ -32,6 +41,9 @@ static int begin(int fd, const char *certificate, const char *key)
 	gnutls_set_default_priority(session);
 	gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials);
 	gnutls_transport_set_int(session, fd);
+#if defined(PULL)
+	gnutls_transport_set_pull_function(session, pull);
+#endif
 	return gnutls_handshake(session) == 0;
 }
 #if defined(UNCLEAR)

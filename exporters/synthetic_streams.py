@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from capture.streams import Side, StreamOpened, Tls
 from exporters import packet_comments, pcapng, tls_framing
 from exporters.framing import DISSECTED_BY_PORT
+from exporters.http.h2_sync import find_frames
 from exporters.http_starts import HTTP2_PREFACE, REQUEST_STARTS, RESPONSE_START
 from exporters.segments import ACK, FIN, MAX_PAYLOAD_BYTES, PSH, RST, SYN, SYN_OPTIONS, Flow
 
@@ -62,6 +63,7 @@ class SyntheticStream:
         "_flows",
         "_framed",
         "_held",
+        "_joined",
         "_settled",
         "_tls",
         "_unwritten_handshake",
@@ -84,6 +86,8 @@ class SyntheticStream:
         self._unwritten_handshake = False
         """Whether the handshake of ``_tls`` comes before the next bytes."""
         self._client_spoke = False
+        self._joined = False
+        """Whether the stream may begin in the middle of a connection."""
         self._held = b""
         """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
         self._as_of_call: Side | None = None
@@ -107,6 +111,7 @@ class SyntheticStream:
         ``bare`` says how TLS is shown if it begins before other bytes.
         """
         self._bare_from_start = bare
+        self._joined = not item.handshake_seen
         framing = packet_comments.TLS_BARE if bare else packet_comments.TLS_FRAMED
         words = packet_comments.stream_words(item, framing, original_port)
         hints = () if item.handshake_seen else (packet_comments.TCP_HANDSHAKE_HINT,)
@@ -235,13 +240,19 @@ class SyntheticStream:
             return None
         self._held = b""
         self._client_spoke = self._settled = True
-        if data.startswith(HTTP2_PREFACE):
-            port = int.from_bytes(self.path[-2:], "big")
-            if self._tls is None and DISSECTED_BY_PORT.get(port) != "HTTP":
-                self._comments += (packet_comments.HTTP2_HINT.format(port=port),)
-            elif self._tls is not None and self._tls.alpn is None:
-                self._tls = Tls(alpn=ALPN_HTTP2)
+        begins = data.startswith(HTTP2_PREFACE)
+        if self._tls is None:
+            # Of a connection that is older the preface was before: its client begins with a frame.
+            if begins or (self._joined and find_frames(data, 0, boundary=True) == (0, True)):
+                self._say_how_http2_is_dissected()
+        elif begins and self._tls.alpn is None:
+            self._tls = Tls(alpn=ALPN_HTTP2)
         return data
+
+    def _say_how_http2_is_dissected(self) -> None:
+        port = int.from_bytes(self.path[-2:], "big")
+        if DISSECTED_BY_PORT.get(port) != "HTTP":
+            self._comments += (packet_comments.HTTP2_HINT.format(port=port),)
 
     def _release(self) -> None:
         """Writes the client's bytes that were held, since the stream has moved on."""

@@ -112,6 +112,30 @@ def test_http2_that_is_joined_in_the_middle_is_dissected_by_its_alpn(tmp_path: P
     assert len(rows(path, "http2.headers.method == GET", "frame.number")) == 1
 
 
+@pytest.mark.parametrize(
+    ("port", "begun", "hints"), [(50051, b"", 1), (50051, frame(8, 0, 0, bytes(4)), 1), (8080, b"", 0)]
+)
+def test_http2_in_the_clear_that_is_joined_in_the_middle_says_how_it_is_dissected(
+    tmp_path: Path, port: int, begun: bytes, hints: int
+) -> None:
+    stream = Transcript(port=port, handshake_seen=False).server(b"x" * 100)
+    if begun:
+        stream.client(begun)
+    stream.client(http2_request(9)).server(http2_response(9, b"x")).client(http2_request(11))
+    path = write(tmp_path / "mid.pcapng", stream.close().items)
+    said = re.findall(r"-d (tcp.port==\d+,http2)", tshark(path, "-T", "fields", "-e", "frame.comment"))
+    assert said == [f"tcp.port=={port},http2"] * hints
+
+
+@pytest.mark.parametrize("data", [b"+OK ready\r\n", b"\x00\x00\x0c\x09" + bytes(12)])
+def test_another_protocol_that_is_joined_in_the_middle_is_not_said_to_be_http2(
+    tmp_path: Path, data: bytes
+) -> None:
+    stream = Transcript(port=50051, handshake_seen=False).client(data).server(data)
+    path = write(tmp_path / "other.pcapng", stream.close().items)
+    assert "http2" not in tshark(path, "-T", "fields", "-e", "frame.comment")
+
+
 @pytest.mark.parametrize(("split", "session"), [(1, None), (23, tls("h2")), (9, tls(None))])
 def test_a_split_preface_is_written_in_one_segment(tmp_path: Path, split: int, session: Tls | None) -> None:
     stream = Transcript(port=8080 if session is None else 443, tls=session)

@@ -205,7 +205,9 @@ class NewCode:
     def _prepare(self) -> None:
         """A bit of it, for events must not wait. What fails here fails again where it is needed, and is said there."""
         try:
-            self._prepared = not self._tls.load_ahead()
+            if not self._tls.load_ahead():
+                self._prepared = True
+                self._tls.attach(self._files.look_at_places())
         except (PlaintapError, OSError):
             self._prepared = True
 

@@ -9,7 +9,7 @@ The file on disk is for its owner only, and one that others could have written i
 are where instructions of other programs get replaced. A file that is missing, malformed or not writable
 costs time, nothing else.
 
-Where files with probes were is remembered, too: a recording looks there before it begins.
+Where files with probes were is remembered, too: a recording looks there when it has begun.
 """
 
 from __future__ import annotations

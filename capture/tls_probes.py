@@ -63,11 +63,13 @@ class TlsFiles:
         self._written: dict[tuple[int, int], tuple[ExecutableFile, BinaryIO]] = {}
 
     def look_everywhere(self) -> list[Look]:
-        """Every file that running processes map as code, the libraries of the loader's cache, and what had probes in
-        an earlier recording: a program's first request is sent some milliseconds after its start.
-        """
+        """Every file that running processes map as code, and the libraries of the loader's cache."""
         libraries = [path for path in loader_cache_libraries() if may_hold_tls(path.rpartition("/")[2])]
-        return self._look(discover_files(also=(*libraries, *self._catalog.places())))
+        return self._look(discover_files(also=libraries))
+
+    def look_at_places(self) -> list[Look]:
+        """What had probes in an earlier recording: a program may send its first request 5 ms after its start."""
+        return self._look(discover_files((), also=self._catalog.places()))
 
     def look_at(self, pids: Iterable[int]) -> list[Look]:
         """What these processes map and was not looked at before."""

@@ -18,7 +18,8 @@ class TracepointEvents:
     """Up to ``most`` of them."""
 
     def __init__(self, most: int) -> None:
-        self._map = system.create_event_map(most)
+        self._most = most
+        self._map: int | None = None
         self._events: list[int] = []
 
     def attach(self, program: int, event_id: int) -> int:
@@ -26,6 +27,8 @@ class TracepointEvents:
 
         Raises OSError.
         """
+        if self._map is None:
+            self._map = system.create_event_map(self._most)
         event = system.open_tracepoint(event_id)
         index = len(self._events)
         self._events.append(event)
@@ -38,6 +41,6 @@ class TracepointEvents:
             event = self._events.pop()
             system.disable_perf_event(event)
             os.close(event)
-        if self._map >= 0:
+        if self._map is not None:
             os.close(self._map)
-            self._map = -1
+            self._map = None

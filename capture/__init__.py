@@ -19,7 +19,7 @@ a library's call already and with what (``thread_stacks``, ``call_frames``, ``ca
 that does not tell), ``targets``, ``networks`` and ``containers`` which processes and connections are meant. What
 ``rights`` are missing decides what is left out, and said.
 
-**While it runs.** Four threads and a process. ``drain`` empties the ring and never waits for a file; what is not
+**While it runs.** Four threads and a process. ``drain`` empties the ring and waits for no parser; what is not
 handled yet is in memory (``arena``) or, where that has no room, on the disk (``spool``). ``new_code`` answers
 processes that run code which was never looked at, or calls TLS from coroutines (``switched_stacks``), and ``guard``,
 a process of its own, lets them go on if nobody answers; ``leases`` makes who writes to a probed file wait until its

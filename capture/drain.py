@@ -33,9 +33,8 @@ NICE = -15
 # How long another thread of ours may compute on while the one that empties the ring wants to (Python's own: 5 ms).
 # Each time it comes back from the disk it waits so long, and the ring holds what a fast download brings in 50.
 SWITCH_INTERVAL_S = 0.001
-# How long a batch is left to grow while the queue is not empty: large batches cost less each.
+# How long the next batch is left to grow after a small one: large batches cost less each.
 _GROW_S = 0.001
-# What is not worth being handed on at once.
 _SMALL_BYTES = 1 << 18
 
 

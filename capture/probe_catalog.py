@@ -99,11 +99,14 @@ class ProbeCatalog:
         return found
 
     def places(self) -> list[str]:
-        """Where files with probes were, those of the latest use; others may be there by now, or none."""
-        # What is behind a process's or a thread's folder goes with that; numbers are used again.
-        places = (entry["place"] for entry in reversed(self._entries.values()) if entry)
-        lasting = dict.fromkeys(place for place in places if not place.startswith("/proc/"))
-        return list(itertools.islice(filter(os.path.exists, lasting), MAX_PLACES))
+        """Where files with probes are, unchanged, so that no search is needed: those of the latest use."""
+        found = (
+            entry["place"]
+            for key, entry in reversed(self._entries.items())
+            # What is behind a process's or a thread's folder goes with that; numbers are used again.
+            if entry and not entry["place"].startswith("/proc/") and _key_of(entry["place"]) == key
+        )
+        return list(itertools.islice(found, MAX_PLACES))
 
     def save(self) -> bool:
         """Write the file where something is new; whether it is up to date now."""
@@ -146,7 +149,20 @@ class ProbeCatalog:
 
 def _key(elf: ElfFile) -> str:
     view = elf.view
-    return f"{view.device}:{view.inode}:{view.size}:{view.ctime_ns}"
+    return _key_text(view.device, view.inode, view.size, view.ctime_ns)
+
+
+def _key_of(place: str) -> str | None:
+    """That of the file which is there now."""
+    try:
+        status = os.stat(place)  # noqa: PTH116 - names may hold any bytes
+    except (OSError, ValueError):
+        return None
+    return _key_text(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+
+
+def _key_text(device: int, inode: int, size: int, ctime_ns: int) -> str:
+    return f"{device}:{inode}:{size}:{ctime_ns}"
 
 
 def _code_digest() -> str:

@@ -149,16 +149,20 @@ def test_a_malformed_file_is_as_none(tmp_path, searches):
 
 
 def test_where_files_with_probes_were_is_known_the_next_time(tmp_path):
-    """The latest first; not those that are gone, and none in a process's folder, whose number will be another's."""
+    """The latest first; not those that are gone or are others, which would have to be searched while programs are held,
+    and none in a process's folder, whose number will be another's.
+    """
     file = tmp_path / "probes.json"
     catalog = ProbeCatalog(file)
-    copies = [tmp_path / name for name in ("a", "b", "gone", "plain")]
+    copies = [tmp_path / name for name in ("a", "b", "gone", "other", "plain")]
     for copy in copies:
         shutil.copy(LIBM if copy.name == "plain" else LIBSSL, copy)
         assert (catalog.probes_for(str(copy)) is None) == (copy.name == "plain")
     catalog.probes_for(str(LIBSSL), f"/proc/{os.getpid()}/root{LIBSSL}")
     catalog.probes_for(str(copies[0]))
     copies[2].unlink()
+    copies[3].unlink()
+    shutil.copy(LIBSSL, copies[3])
     assert catalog.save()
     assert ProbeCatalog(file).places() == catalog.places() == [str(copies[0]), str(copies[1])]
 

@@ -119,6 +119,9 @@ INLINE u32 is_no_settings(u8 *b, u32 n)
 	return b[0] | b[1] | b[2] % 6 | type | b[4] | b[5] | b[6] | b[7] | b[8];
 }
 
+/* What comes next reads bytes again. With what was learnt of them before the verifier would follow it several times. */
+#define FORGET_BYTES(b) asm volatile("" : "+r"(b))
+
 INLINE int verdict_on(u8 *b, u32 n)
 {
 	if (n && !is_no_settings(b, n))
@@ -127,10 +130,13 @@ INLINE int verdict_on(u8 *b, u32 n)
 		return VERDICT_HTTP;
 	if (b[0] == '\r' && (n < 2 || b[1] == '\n'))
 		return verdict_behind_empty_line(b, n);
+	FORGET_BYTES(b);
 	if (is_tls_record(b, n))
 		return VERDICT_TLS;
+	FORGET_BYTES(b);
 	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
 		return VERDICT_MAYBE;
+	FORGET_BYTES(b);
 	return speaks_http(b, n);
 }
 

@@ -67,6 +67,8 @@ def media_type(content_type: bytes | None) -> bytes:
 def resource_type(exchange: Exchange) -> str:
     """The network panel's name for the kind of ``exchange``."""
     request, response = exchange.request, exchange.response
+    if exchange.socket_messages is not None:
+        return "websocket"
     kind = media_type(response.fields.get(b"content-type")) if response is not None else b""
     asked = _by_what_is_asked(request) if request is not None else None
     if asked is not None:

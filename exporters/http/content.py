@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from itertools import pairwise, takewhile
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import webencodings
 
 from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
+from exporters.http.hpack import UNKNOWN
 from exporters.http.messages import LOST_TO_LIMIT
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ _NO_CHARSETS = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-esc
 """Python's codecs that no document is in. Of some, decoding takes time by the square of the length."""
 
 
+_SIGNATURES = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd"}
+"""RFC 1952 §2.3.1, RFC 8878 §3.1.1."""
+
+
 class Kind(Enum):
     """What a media type says of the bytes."""
 
@@ -94,6 +99,21 @@ class Content:
 def decode_content(body: Body, fields: Fields, limit: int) -> Content:
     """Undo the codings of ``body``, up to ``limit`` bytes of content."""
     codings = _codings(fields, body.transfer_codings)
+    if not codings and UNKNOWN in fields.index and (coding := _coding_by_looks(body, fields)):
+        decoded = _undo([coding], body, limit)
+        note = f"whether it was encoded is not recorded; its first bytes are those of {coding}"
+        return replace(decoded, problem=decoded.problem or note)
+    return _undo(codings, body, limit)
+
+
+def _coding_by_looks(body: Body, fields: Fields) -> str | None:
+    """By which bytes that are text, or may be, were encoded, where some header was not recorded."""
+    if _kind_of(fields.get(b"content-type") or b"") is Kind.BINARY:
+        return None
+    return next((coding for coding, magic in _SIGNATURES.items() if body.data.startswith(magic)), None)
+
+
+def _undo(codings: list[str], body: Body, limit: int) -> Content:
     if not codings or not body.data:
         return Content(body.data)
     if len(codings) > MAX_CODINGS:

@@ -18,6 +18,8 @@ from exporters.http.heads import REQUEST_START, RESPONSE_START, TOKEN
 from exporters.http.http1 import Http1Layer
 from exporters.http.http2 import Http2Layer
 from exporters.http.messages import Connection, Outcome
+from exporters.http.ws_sync import JoinedWebSocketLayer
+from exporters.http.ws_sync import find_frames as find_socket_frames
 from exporters.http_starts import HTTP2_PREFACE as PREFACE
 
 if TYPE_CHECKING:
@@ -124,9 +126,20 @@ def _find_http2(side: Side, data: bytearray, place: int, seen: int) -> int:
     return FOUND if believed else place
 
 
+def _recognise_websocket(side: Side, start: bytes) -> Verdict:
+    """No connection begins as one: HTTP/1 or HTTP/2 becomes it."""
+    return Verdict.NO
+
+
+def _find_websocket(side: Side, data: bytearray, place: int, seen: int) -> int:
+    place, believed = find_socket_frames(side, data, place, seen)
+    return FOUND if believed else place
+
+
 PROTOCOLS = (
     Protocol("HTTP/2", frozenset(("h2",)), _recognise_http2, _find_http2, Http2Layer),
     Protocol("HTTP/1", frozenset(("http/1.1", "http/1.0")), _recognise_http1, _find_http1, Http1Layer),
+    Protocol("WebSocket", frozenset(), _recognise_websocket, _find_websocket, JoinedWebSocketLayer),
 )
 
 

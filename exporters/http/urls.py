@@ -18,6 +18,7 @@ MAX_LABEL_CHARACTERS = 63
 """Of a host name's part (RFC 1035 §2.3.4)."""
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
+_SOCKET_SCHEMES = {"https": "wss", "http": "ws"}
 _AUTHORITY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%@\[\]\-]+")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=\-]+")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
@@ -35,7 +36,10 @@ def exchange_url(exchange: Exchange) -> str:
     connection = exchange.connection
     request = exchange.request
     if request is None:
-        return f"{_scheme(connection)}://{_authority_of(connection)}{NOT_RECORDED_PATH}"
+        scheme = _scheme(connection)
+        if exchange.socket_messages is not None:
+            scheme = _SOCKET_SCHEMES[scheme]
+        return f"{scheme}://{_authority_of(connection)}{NOT_RECORDED_PATH}"
     target = request.target
     if target is not None and request.method == b"CONNECT" and request.protocol is None:
         return _connect_url(target, connection)
@@ -85,7 +89,7 @@ def _scheme_of(request: Request, connection: Connection) -> str:
     scheme = _scheme(connection)
     if named is not None and _SCHEME.fullmatch(named):
         scheme = named.decode("latin-1").lower()
-    return {"https": "wss", "http": "ws"}.get(scheme, scheme) if request.asks_for_websocket else scheme
+    return _SOCKET_SCHEMES.get(scheme, scheme) if request.asks_for_websocket else scheme
 
 
 def _authority(request: Request, connection: Connection, scheme: str) -> str:

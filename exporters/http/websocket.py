@@ -39,6 +39,7 @@ _WINDOW_BYTES = 32 * 1024
 
 _UNFINISHED = "it was begun and never finished"
 _UNKNOWN_EXTENSION = "it is as it was sent: an extension that is not known has changed it"
+_OLDER_CONTEXT = "its deflate context is older than the recording"
 _LOST = "bytes were lost"
 _OMITTED = "bytes are over the limit and were left out"
 
@@ -286,7 +287,7 @@ class _Direction:
             try:
                 data, whole = self._owner.inflate(self._inflater, data)
             except zlib.error as error:
-                problem = str(error)
+                problem = _OLDER_CONTEXT if self._owner.joined else str(error)
             else:
                 if not whole:
                     problem = f"only the first {len(data)} inflated bytes are kept"
@@ -298,7 +299,9 @@ class _Direction:
 class WebSocketLayer:
     """Both sides of a WebSocket; a Layer, which emits ``exchange`` with its messages when it is over."""
 
-    def __init__(self, context: Context, exchange: Exchange) -> None:
+    def __init__(self, context: Context, exchange: Exchange, *, joined: bool = False) -> None:
+        """``joined`` is one whose handshake was not recorded: what is marked in it is taken for deflated."""
+        self.joined = joined
         self.messages: list[WebSocketMessage] = []
         self._context = context
         self._exchange = exchange
@@ -307,7 +310,7 @@ class WebSocketLayer:
         self._finished = False
         fields = exchange.response.fields if exchange.response is not None else NO_FIELDS
         extensions = (fields.get(b"sec-websocket-extensions") or b"").lower()
-        deflated = b"permessage-deflate" in extensions
+        deflated = joined or b"permessage-deflate" in extensions
         self._directions = (
             _Direction(self, Side.CLIENT, deflated, b"client_no_context_takeover" not in extensions),
             _Direction(self, Side.SERVER, deflated, b"server_no_context_takeover" not in extensions),

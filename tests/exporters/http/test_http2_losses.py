@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from capture.streams import Data, Gap, Side, StreamItem, Tls
 from exporters.har_entry import entry_of
 from exporters.http import Notes
+from exporters.http.content import decode_content
 from exporters.http.hpack import UNKNOWN
 from exporters.http.messages import Exchange, Lost, Outcome
 from exporters.http.urls import exchange_url
@@ -87,6 +89,21 @@ def test_a_connection_whose_tcp_handshake_alone_was_missed_is_whole() -> None:
         assert (b"x-a", b"1") in exchange.request.fields.pairs
         assert exchange.response is not None
         assert (b"x-b", b"2") in exchange.response.fields.pairs
+
+
+@pytest.mark.parametrize("kind", ["application/json", "image/png"])
+def test_a_body_whose_coding_was_indexed_before_is_decoded_by_its_looks(kind: str) -> None:
+    talk = H2Talk()
+    encoded = gzip.compress(b'{"a": 1}')
+    for number in range(2):
+        talk.respond(talk.request(), encoded, [("content-encoding", "gzip"), ("x-number", str(number))])
+    start = len(talk.conversation.items)
+    talk.respond(talk.request(), encoded, [("content-encoding", "gzip"), ("content-type", kind)])
+    (exchange,) = read_in_splits(joined(talk, start))
+    assert exchange.response is not None
+    content = decode_content(exchange.response.body, exchange.response.fields, 1000)
+    assert content.data == (b'{"a": 1}' if kind == "application/json" else encoded)
+    assert ("its first bytes are those of gzip" in (content.problem or "")) == (kind == "application/json")
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])

@@ -2,6 +2,9 @@
  * All maps: what, key, value, who deletes.
  */
 
+/* PREFIX_BYTES, and as many that a copy may put behind them. */
+#define PREFIX_ROOM (2 * PREFIX_BYTES)
+
 /* A connection, by the kernel's socket. Of AF_UNIX, `local` and `remote` say other things: unix.bpf.h. */
 struct connection {
 	u64 id;			/* unique in one recording, never 0 */
@@ -48,8 +51,8 @@ struct connection {
 	u32 unix_seen;		/* AF_UNIX: bytes of the packet `unix_skb` that were seen to be received */
 	u64 unix_skb;
 	u8 local[16], remote[16];
-	/* Two rows of PREFIX_BYTES: BCC gives Python the wrong size for an array of arrays. */
-	u8 prefix[2 * PREFIX_BYTES];
+	/* Two rows: BCC gives Python the wrong size for an array of arrays. */
+	u8 prefix[2 * PREFIX_ROOM];
 	u8 prefix_length[2];
 	u16 hello_left[2];	/* handshake bytes still to be shown */
 	u8 comm[COMM_BYTES];

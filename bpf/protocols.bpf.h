@@ -124,14 +124,14 @@ INLINE u32 is_no_settings(u8 *b, u32 n)
 
 INLINE int verdict_on(u8 *b, u32 n)
 {
-	if (n && !is_no_settings(b, n))
+	if (apart(n) && !is_no_settings(b, n))
 		return n < FRAME_HEAD_BYTES ? VERDICT_MAYBE : VERDICT_HTTP;
 	if (!begins_no_proxy_line(b))
 		return VERDICT_HTTP;
 	if (b[0] == '\r' && (n < 2 || b[1] == '\n'))
 		return verdict_behind_empty_line(b, n);
 	FORGET_BYTES(b);
-	if (is_tls_record(b, n))
+	if (is_tls_record(b, apart(n)))
 		return VERDICT_TLS;
 	FORGET_BYTES(b);
 	if (n < 5 && b[0] >= 20 && b[0] <= 23 && (n < 2 || b[1] == 3))
@@ -216,13 +216,12 @@ INLINE void turn_to_tls(struct connection *c)
 /* Takes up to PREFIX_BYTES that begin a call in direction d; may settle c->protocol. */
 INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 {
-	u8 *prefix = c->prefix + (d & 1) * PREFIX_BYTES;
+	u8 *prefix = c->prefix + (d & 1) * PREFIX_ROOM;
 	u32 have = c->prefix_length[d & 1];
-	u32 i;
 
 	/* STARTTLS, and TLS in a CONNECT tunnel: a ClientHello turns any connection; or the answer to one that came in one
 	 * piece with what is before (PROXY). */
-	if (c->protocol != PROTOCOL_TLS && is_hello(bytes, n)) {
+	if (c->protocol != PROTOCOL_TLS && is_hello(bytes, apart(n))) {
 		turn_to_tls(c);
 		return;
 	}
@@ -230,22 +229,18 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 		return;
 	/* The peer had taken what begins a stream of AF_UNIX before it could be looked at; of MPTCP no bytes of calls that are
 	 * not hooked can be. What cannot be told is shown, not dropped. */
-	if (!n && c->untold && c->opened) {
+	if (!apart(n) && c->untold && c->opened) {
 		c->protocol = PROTOCOL_HTTP;
 		return;
 	}
-	/* Without branches: with them the verifier would follow each pair of `have` and `n` to the end of the program. */
-	#pragma clang loop unroll(full)
-	for (i = 0; i < PREFIX_BYTES; i++) {
-		u32 at = have + i;
-		u8 new = (s32)(i - n) >> 31 & (s32)(at - PREFIX_BYTES) >> 31;
+	/* What fills it decides. All that there is room for, and zeros where there are fewer: with other lengths the verifier
+	 * would follow each pair of `have` and `n` to the end. */
+	u64 at = have;
 
-		/* The compiler leaves out a mask that it knows to change nothing; verifiers before Linux 6.8 do not
-		 * know. */
-		asm volatile("" : "+r"(at), "+r"(new));
-		at &= PREFIX_BYTES - 1;
-		prefix[at] = (prefix[at] & ~new) | (bytes[i] & new);
-	}
+	asm volatile("" : "+r"(at));
+	at &= PREFIX_BYTES - 1;
+	if (apart(n))
+		bpf_probe_read_kernel(prefix + at, PREFIX_BYTES, bytes);
 	have += n;
 	if (have > PREFIX_BYTES)
 		have = PREFIX_BYTES;

@@ -26,11 +26,14 @@ typedef int32_t s32;
 typedef uint64_t u64;
 #define INLINE static inline
 #define PREFIX_BYTES 16
+#define PREFIX_ROOM (2 * PREFIX_BYTES)
+#define apart(value) (value)
+#define bpf_probe_read_kernel(to, n, from) memcpy(to, from, n)
 #define MAX_HELLO_BYTES 4096
 #define HEAD_ROOM 64
 enum {{ PROTOCOL_UNDECIDED, PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_OTHER }};
 struct connection {{
-    u8 prefix[2 * PREFIX_BYTES];
+    u8 prefix[2 * PREFIX_ROOM];
     u32 prefix_length[2], protocol, opened, misses, left, greets_no_socks_proxy, untold;
     u64 hello_left[2], position[2];
 }};

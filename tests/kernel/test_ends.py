@@ -126,7 +126,7 @@ def test_what_is_decrypted_after_the_peers_end_is_in_the_file(servers: Servers, 
                 raise ConnectionResetError  # a connection ahead of need
             return received
 
-        with connection:
+        with connection, contextlib.suppress(ConnectionError):
             session = MemorySession(context, connection.sendall, receive, server_side=True)
             session.do("do_handshake")
             session.do("read", 65536)
@@ -141,10 +141,9 @@ def test_what_is_decrypted_after_the_peers_end_is_in_the_file(servers: Servers, 
     def serve(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the test is over
             while True:
-                with contextlib.suppress(ConnectionError):
-                    answer(listener.accept()[0])
+                pool.submit(answer, listener.accept()[0])
 
-    with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
+    with ThreadPoolExecutor(16) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
         pool.submit(serve, listener)
         url = f"https://localhost:{listener.getsockname()[1]}/"
         node = ("node", "--no-warnings", "--input-type=module", "-e", ENOUGH)

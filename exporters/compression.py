@@ -9,6 +9,7 @@ The only module that imports zstandard and brotli, and only when one of them is 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -47,6 +48,8 @@ class _Decompressor(Protocol):
 
     def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
 
+    def copy(self) -> _Decompressor: ...
+
 
 def _inflate(coding: str, wbits: int, blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Decode zlib's formats; a gzip file may have several members (RFC 1952 §2.2)."""
@@ -59,9 +62,12 @@ def _inflate(coding: str, wbits: int, blocks: Iterable[bytes]) -> Iterator[bytes
                 if wbits < zlib.MAX_WBITS + 16 or not pending.strip(b"\0"):
                     return  # trailing padding is allowed after gzip members, and ignored after the others
                 decompressor = cast("_Decompressor", zlib.decompressobj(wbits))
+            before = decompressor.copy()
             try:
                 decoded = decompressor.decompress(pending, BLOCK_BYTES)
             except zlib.error as error:
+                if wbits > 0:  # without a header, what is no deflate at all may have decoded to something
+                    yield from _up_to_the_error(before, pending)
                 raise CorruptStreamError(coding, str(error)) from error
             started = True
             if decoded:
@@ -71,6 +77,16 @@ def _inflate(coding: str, wbits: int, blocks: Iterable[bytes]) -> Iterator[bytes
             yield decoded
     if started and not decompressor.eof:
         raise CorruptStreamError(coding, "it ends too early", truncated=True)
+
+
+def _up_to_the_error(decompressor: _Decompressor, pending: bytes) -> Iterator[bytes]:
+    """What ``pending`` says before its error: the call that meets that gives nothing of what it has decoded."""
+    decoded = bytearray()
+    with contextlib.suppress(zlib.error):
+        for position in range(len(pending)):
+            decoded += decompressor.decompress(pending[position : position + 1])
+    if decoded:
+        yield bytes(decoded)
 
 
 def _gzip(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exporters.http.heads import RequestHead, ResponseHead
 
 _NO_BODY_STATUS = frozenset((204, 304))
+_RESET_CONTENT = 205
 
 
 class Pending:
@@ -174,5 +175,7 @@ def response_framing(method: bytes | None, head: ResponseHead) -> int:
     if codings:
         return BodyFraming.CHUNKED if codings[-1] == b"chunked" else BodyFraming.UNTIL_CLOSE
     length = head.fields.get(b"content-length")
+    if length is None and status == _RESET_CONTENT:
+        return 0  # it has no content (RFC 9110 §15.3.6), and browsers go on after its head
     parsed = None if length is None else parse_content_length(length)
     return BodyFraming.UNTIL_CLOSE if parsed is None else parsed

@@ -21,6 +21,9 @@ FieldPair = tuple[bytes, bytes]
 LOST_TO_LIMIT = "body-limit"
 """Reason of a Lost whose bytes were captured, and left out because the body is larger than the limit."""
 
+_LAST_COUNTS = b"content-type"
+"""Of several, browsers take the last one (Fetch: extract a MIME type): joined they would be no media type."""
+
 
 class Fields:
     """A header or trailer section: (name, value) pairs in the order and the case in which they were sent."""
@@ -48,14 +51,19 @@ class Fields:
 
     @property
     def index(self) -> Mapping[bytes, bytes]:
-        """The combined value of each field by its name in lower case (RFC 9110 §5.2: joined by commas)."""
+        """The combined value of each field by its name in lower case (RFC 9110 §5.2: joined by commas).
+
+        Of Content-Type, which is no list, the last value.
+        """
         if self._index is None:
             index = {name.lower(): value for name, value in self.pairs}
             if len(index) < len(self.pairs):
                 values: dict[bytes, list[bytes]] = {}
                 for name, value in self.pairs:
                     values.setdefault(name.lower(), []).append(value)
-                index = {name: b", ".join(each) for name, each in values.items()}
+                index = {name: b", ".join(each) for name, each in values.items() if name != _LAST_COUNTS}
+                if _LAST_COUNTS in values:
+                    index[_LAST_COUNTS] = values[_LAST_COUNTS][-1]
             self._index = index
         return self._index
 

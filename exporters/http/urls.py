@@ -24,7 +24,8 @@ _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=\-]+")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?#]*)(.*)", re.DOTALL)
-_UNSAFE = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]")
+_UNSAFE = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x7e]")
+_UNSAFE_IN_PATH = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]")
 
 
 def exchange_url(exchange: Exchange) -> str:
@@ -155,12 +156,18 @@ def _connect_url(target: bytes, connection: Connection) -> str:
 def _escape(target: bytes) -> str:
     """As it was sent, but for bytes that end or change a URL where it is read again, which are percent-encoded.
 
-    Browsers send, and show, more than RFC 3986 §2 allows: ``[]{}|^`` and backticks. No fragment is ever sent: a ``#``
+    Browsers send, and show, more than RFC 3986 §2 allows: ``[]{}|^`` and backticks, and backslashes in a query; in a
+    path these would be slashes. No fragment is ever sent: a ``#``
     is one of the path's or the query's (RFC 9112 §3.2).
     """
     text = target.decode("latin-1")
     if text.startswith("#"):
         text = f"/{text}"
-    if _UNSAFE.search(text) is None:
+    if _UNSAFE_IN_PATH.search(text) is None:
         return text
-    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text)
+    path, mark, query = text.partition("?")
+    return _UNSAFE_IN_PATH.sub(_percent, path) + mark + _UNSAFE.sub(_percent, query)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"

@@ -87,6 +87,22 @@ def test_a_truncated_stream_yields_its_beginning_and_says_so(
     assert plain.startswith(decoded)
 
 
+@pytest.mark.parametrize(("coding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize("size", [2000, 200_000])
+def test_what_comes_before_an_error_is_decoded(
+    coding: str, encode: Callable[[bytes], bytes], size: int
+) -> None:
+    plain = os.urandom(size // 2).hex().encode()
+    packed = encode(plain)
+    for broken in (packed[:-4] + bytes(4), packed[: len(packed) // 2] + b"\xff" * 500):
+        decoded = bytearray()
+        with pytest.raises(CorruptStreamError):
+            for block in DECODERS[coding]([broken]):
+                decoded += block
+        assert len(decoded) > size // 3
+        assert decoded[: size // 3] == plain[: size // 3]
+
+
 @pytest.mark.parametrize("coding", DECODERS)
 def test_garbage(coding: str) -> None:
     with pytest.raises(CorruptStreamError) as caught:

@@ -124,11 +124,25 @@ def test_a_websocket_has_its_scheme_whatever_the_answer(status: bytes | None) ->
     [
         (b"/a?x=[1]|{2}^`'", "/a?x=[1]|{2}^`'"),
         (b'/a b\\"<>\xc3\xa9\x7f', "/a%20b%5C%22%3C%3E%C3%A9%7F"),
+        (b"/a\\b?c:\\d e?\\", "/a%5Cb?c:\\d%20e?\\"),
     ],
 )
 def test_urls_are_as_browsers_write_them(target: bytes, shown: str) -> None:
     talk = Conversation().client(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
     assert entry_of(talk)["request"]["url"] == f"http://a{shown}"
+
+
+def test_of_two_media_types_the_last_counts() -> None:
+    kinds = b"Content-Type: text/plain\r\nContent-Type: text/html; charset=windows-1252\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    talk.server(b"HTTP/1.1 200 OK\r\n" + kinds + b"Content-Length: 1\r\n\r\n\xe9")
+    entry = entry_of(talk)
+    assert [value for name, value in pairs(entry["response"]) if name == "Content-Type"] == [
+        "text/plain", "text/html; charset=windows-1252"
+    ]  # fmt: skip
+    content = entry["response"]["content"]
+    assert (content["mimeType"], content["_charset"]) == ("text/html; charset=windows-1252", "windows-1252")
+    assert entry["_resourceType"] == "document"
 
 
 @pytest.mark.parametrize(

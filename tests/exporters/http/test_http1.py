@@ -78,6 +78,8 @@ def test_an_exchange_comes_out_when_its_last_byte_is_in() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", 0),
         (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", b"", 0),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"", 0),
+        (b"HTTP/1.1 205 Reset Content\r\n\r\n", b"", 0),
+        (b"HTTP/1.1 205 Reset Content\r\nContent-Length: 5\r\n\r\nhello", b"hello", 5),
         (b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello", b"hello", 5),
         (b"\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", 5),
     ],

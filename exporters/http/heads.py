@@ -42,6 +42,9 @@ RESPONSE_START = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\r\n]{0,256}+)?\r
 MAX_PREFIX_BYTES = 20
 """How much of a head tells whether it can be one: longer than any method of KNOWN_METHODS."""
 
+MAX_DOUBTED_LINE_BYTES = 8192
+"""Of a request line where a body is expected: what servers take (RFC 9112 §3)."""
+
 
 def can_begin_request(prefix: bytes, known: bool) -> bool:
     """Whether ``prefix``, of any length, can be the beginning of a request, of a ``known`` method."""
@@ -54,6 +57,21 @@ def can_begin_request(prefix: bytes, known: bool) -> bool:
 def can_begin_response(prefix: bytes) -> bool:
     """Whether ``prefix``, of any length, can be the beginning of a response."""
     return prefix.startswith(http_starts.RESPONSE_START) or http_starts.RESPONSE_START.startswith(prefix)
+
+
+def begins_request(source: bytes | bytearray, position: int) -> bool | None:
+    """Whether a whole request line is at ``position``, of a known method; None where more bytes must tell."""
+    if not can_begin_request(bytes(source[position : position + MAX_PREFIX_BYTES]), known=True):
+        return False
+    if source.find(b"\n", position) < 0 and len(source) - position <= MAX_DOUBTED_LINE_BYTES:
+        return None
+    return REQUEST_START.match(source, position) is not None
+
+
+def begins_response(source: bytes | bytearray, position: int) -> bool | None:
+    """Whether a response begins at ``position``; None where more bytes must tell."""
+    start = bytes(source[position : position + MAX_PREFIX_BYTES])
+    return can_begin_response(start + b" ") or (None if can_begin_response(start) else False)
 
 
 @dataclass(slots=True)

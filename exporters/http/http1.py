@@ -133,7 +133,8 @@ class Http1Layer:
         while self._outstanding:
             self._fail(self._outstanding[0], outcome, time_ns)
         if self._uploading is not None:
-            self._uploading.outcome = outcome
+            if not self._uploading.omits_body:
+                self._uploading.outcome = outcome
             self._request_ended(time_ns)
         requests.discard()
         responses.discard()
@@ -243,7 +244,11 @@ class Http1Layer:
             return
         reader = self._readers[Side.CLIENT]
         pending.request_ended = True
-        pending.request_ended_ns = time_ns
+        if pending.omits_body:
+            pending.omit_body()
+            time_ns = max(pending.request_ended_ns, pending.response_ended_ns)
+        else:
+            pending.request_ended_ns = time_ns
         pending.request_trailers = reader.trailers
         if pending.response_ended:
             self._emit(pending, time_ns)
@@ -273,6 +278,8 @@ class Http1Layer:
         pending.response_started_ns, pending.response_ended_ns = times
         if self._undecided is pending:
             self._undecided = None
+        if pending is self._uploading and pending.awaits_answer:
+            self._readers[Side.CLIENT].doubt_body()
         if head.status == 101 or framing == BodyFraming.SWITCHED:
             return self._switch_protocols(pending, times[1])
         if framing:

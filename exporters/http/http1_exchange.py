@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exporters.http.heads import RequestHead, ResponseHead
 
 _NO_BODY_STATUS = frozenset((204, 304))
-_RESET_CONTENT = 205
+_CONTINUE, _RESET_CONTENT = 100, 205
 
 
 class Pending:
@@ -80,6 +80,25 @@ class Pending:
         return self.head is not None and (
             self.head.method == b"CONNECT" or self.head.fields.get(b"upgrade") is not None
         )
+
+    @property
+    def awaits_answer(self) -> bool:
+        """The request's body is to be sent after 100 (Continue), which has not come (RFC 9110 §10.1.1)."""
+        return self.head is not None and (
+            b"100-continue" in self.head.fields.tokens(b"expect")
+            and not any(interim.status == _CONTINUE for interim in self.interim)
+        )
+
+    @property
+    def omits_body(self) -> bool:
+        """None of the body has come, for the request was answered before."""
+        body = self.request_body
+        return bool(body is not None and not body.wire_bytes and self.response_ended and self.awaits_answer)
+
+    def omit_body(self) -> None:
+        """There is no body, and none that is missing."""
+        self.request_body = None
+        self.notes += ("its body was not sent: it was answered before",)
 
     def add_interim(self, head: ResponseHead, times: tuple[int, int], size: int) -> None:
         """A response before the final one (RFC 9110 §15.2)."""

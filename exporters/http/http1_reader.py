@@ -6,6 +6,7 @@
     HEAD ──switched──▶ SWITCHED        the rest belongs to another protocol
     anything ──dropped──▶ SKIP         the rest cannot be read
     HEAD ──head of a response to an unknown request──▶ DOUBT ─▶ LENGTH … | HEAD
+    LENGTH, CHUNK_SIZE ──answered before the body, which was to wait──▶ DOUBT
 
 A reader knows nothing of the other direction: its owner says how each body is framed, and may have it wait.
 Bytes that were consumed are never looked at again, and those that were searched for the end of a line or of a
@@ -18,17 +19,9 @@ import re
 from typing import TYPE_CHECKING
 
 from capture.streams import Side
+from exporters.http import heads
 from exporters.http.bodies import BodyBuilder
 from exporters.http.cursor import Cursor
-from exporters.http.heads import (
-    HEAD_END,
-    MAX_PREFIX_BYTES,
-    REQUEST_START,
-    RESPONSE_START,
-    can_begin_request,
-    can_begin_response,
-    parse_fields,
-)
 from exporters.http.held import Held, HeldItems
 from exporters.http.http1_owner import BodyFraming, Owner, State, Turn
 from exporters.http.messages import NO_FIELDS, Fields, Lost
@@ -43,7 +36,7 @@ MAX_START_LINE_BYTES = 64 * 1024
 """How far back from the end of a line a start line is looked for when synchronising."""
 
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
-_START = {Side.CLIENT: REQUEST_START, Side.SERVER: RESPONSE_START}
+_START = {Side.CLIENT: heads.REQUEST_START, Side.SERVER: heads.RESPONSE_START}
 
 
 class MessageReader(Cursor):
@@ -172,15 +165,15 @@ class MessageReader(Cursor):
                 self.wait()
                 return position
             self._started_ns, self._searched = time_ns, 0
-        if self._searched < MAX_PREFIX_BYTES:
-            prefix = bytes(source[position : position + MAX_PREFIX_BYTES])
+        if self._searched < heads.MAX_PREFIX_BYTES:
+            prefix = bytes(source[position : position + heads.MAX_PREFIX_BYTES])
             if not (
-                can_begin_response(prefix)
+                heads.can_begin_response(prefix)
                 if self._side is Side.SERVER
-                else can_begin_request(prefix, self._recognised)
+                else heads.can_begin_request(prefix, self._recognised)
             ):
                 return self._refuse_head(position, time_ns, 1)
-        end = HEAD_END.search(source, position + max(self._searched - 2, 0))
+        end = heads.HEAD_END.search(source, position + max(self._searched - 2, 0))
         if end is not None:
             return self._read_head(bytes(source[position : end.end()]), position, time_ns)
         self._searched = len(source) - position
@@ -230,15 +223,21 @@ class MessageReader(Cursor):
             self.state = _STATE_OF_FRAMING[BodyFraming(framing)]
 
     def _doubt(self, source: bytes | bytearray, position: int, time_ns: int) -> int:
-        """Whether there is a body where the request may have been HEAD: not if a response begins here."""
-        start = bytes(source[position : position + MAX_PREFIX_BYTES])
-        if not can_begin_response(start):
-            self._frame(self._doubted, time_ns)
-        elif can_begin_response(start + b" "):
+        """Whether there is a body where none may have been sent: not if another message begins here."""
+        begins = (heads.begins_request, heads.begins_response)[self._side](source, position)
+        if begins is None:
+            return -1
+        if begins:
             self._end_message(time_ns)
         else:
-            return -1
+            self._frame(self._doubted, time_ns)
         return position
+
+    def doubt_body(self) -> None:
+        """The body may not be sent, if none of it has come: its request was answered before."""
+        if self.state in (State.LENGTH, State.CHUNK_SIZE) and not (self.body.wire_bytes or self._rest):
+            self._doubted = self._remaining if self.state is State.LENGTH else BodyFraming.CHUNKED
+            self.state = State.DOUBT
 
     def resolve_doubt(self, time_ns: int) -> None:
         """The client has gone on: had there been a body, it would have waited for its beginning."""
@@ -305,14 +304,14 @@ class MessageReader(Cursor):
         if start == b"\r\n" or start[:1] == b"\n":
             end = position + (2 if start == b"\r\n" else 1)
         else:
-            found = HEAD_END.search(source, position + max(self._searched - 2, 0))
+            found = heads.HEAD_END.search(source, position + max(self._searched - 2, 0))
             if found is None:
                 self._searched = len(source) - position
                 if self._searched <= self._limits.head_bytes:
                     return -1
                 return self._malformed(source, position, time_ns)
             end, self._searched = found.end(), 0
-            self.trailers = parse_fields(bytes(source[position:end])) or Fields()
+            self.trailers = heads.parse_fields(bytes(source[position:end])) or Fields()
         self.body.wire_bytes += end - position
         self._end_message(time_ns)
         return end

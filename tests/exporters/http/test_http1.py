@@ -102,6 +102,54 @@ def test_head_has_no_body_whatever_its_length_says() -> None:
     assert bodies(talk) == [(b"", b""), (b"", b"ok")]
 
 
+EXPECTING = b"PUT /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 30\r\n\r\n"
+MOVED = b"HTTP/1.1 307 Moved\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 30", b"Transfer-Encoding: chunked"])
+def test_a_body_that_is_not_sent_for_the_answer_came_before_it(framing: bytes) -> None:
+    # As curl does, which goes on with the next request on the same connection.
+    asked = EXPECTING.replace(b"Content-Length: 30", framing)
+    talk = Conversation().client(asked).server(MOVED).client(GET).server(OK)
+    first, second = read_in_splits(talk.items)
+    assert first.request is not None
+    assert (first.request.body.data, first.request.body.complete, first.outcome) == (
+        b"",
+        True,
+        Outcome.COMPLETE,
+    )
+    assert first.notes == ("its body was not sent: it was answered before",)
+    assert first.ended_ns == talk.items[2].time_ns
+    assert first.request.ended_ns == talk.items[1].time_ns
+    assert second.request is not None
+    assert (second.request.target, second.number) == (b"/", 1)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_body_that_is_never_sent_ends_with_its_answer(closed: bool) -> None:
+    talk = Conversation().client(EXPECTING).server(MOVED)
+    if closed:
+        talk.waits(60 * 10**9).closes(Side.CLIENT)
+    (exchange,) = read_in_splits(talk.items)
+    assert (exchange.outcome, exchange.ended_ns) == (Outcome.COMPLETE, talk.items[2].time_ns)
+
+
+@pytest.mark.parametrize(
+    ("answers", "body"),
+    [
+        ([OK], b"a body that is sent all the same"[:30]),
+        ([OK], b"GET is how this body begins.\r\n"),
+        ([OK], b"GET / HTTP/1.1 is in this one."),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", OK], b"GET / HTTP/1.1\r\nHost: aaaaaaaa"),
+    ],
+)
+def test_a_body_that_is_sent_after_the_answer(answers: list[bytes], body: bytes) -> None:
+    talk = Conversation().client(EXPECTING).server(answers[0]).client(body)
+    for answer in answers[1:]:
+        talk.server(answer)
+    assert bodies(talk.client(GET).server(OK)) == [(body, b"ok"), (b"", b"ok")]
+
+
 def test_trailers_and_chunk_framing() -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-A\r\n\r\n"
     chunks = b"3\r\nabc\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"

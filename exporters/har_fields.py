@@ -28,7 +28,9 @@ FILE_VALUE = "(binary)"
 _BOUNDARY = re.compile(
     rb";[ \t]*boundary[ \t]*=[ \t]*(?:\"([^\"]{1,200})\"|([^\s;\"]{1,200}))", re.IGNORECASE
 )
-_DISPOSITION = re.compile(rb";[ \t]*(name|filename)(\*?)[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s;]*))")
+_DISPOSITION = re.compile(
+    rb";[ \t]*(name|filename)(\*?)[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s;]*))", re.IGNORECASE
+)
 _PART_HEAD_END = re.compile(rb"(\r?)\n\r?\n")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _PART_HEADER = re.compile(
@@ -123,7 +125,7 @@ def _set_cookie(text: str, time_ns: int) -> Json:
             cookie[_COOKIE_ATTRIBUTES[key]] = content
         elif key in _COOKIE_FLAGS:
             cookie[_COOKIE_FLAGS[key]] = True
-        elif key == "max-age" and re.fullmatch(r"-?[0-9]{1,10}", content):
+        elif key == "max-age" and re.fullmatch(r"-?[0-9]{1,18}", content):
             cookie["expires"] = _iso(datetime.fromtimestamp(time_ns // 10**9, UTC), int(content))
             cookie["_maxAge"] = int(content)
         elif key == "expires" and "_maxAge" not in cookie:  # RFC 6265 §5.3: Max-Age has precedence
@@ -184,7 +186,7 @@ def _part(data: bytes | bytearray, start: int, end: int) -> Json:
             continue
         for name, extended, quoted, token in _DISPOSITION.findall(value):
             text = _disposition_text(quoted or token, bool(extended))
-            part["name" if name == b"name" else "fileName"] = text
+            part["name" if name.lower() == b"name" else "fileName"] = text
     if "name" not in part:
         return {}
     if "fileName" in part:

@@ -31,9 +31,11 @@ from odd_http import odd_exchanges
 from capture.streams import Lookup, Process, Side, StreamOpened, Tls
 from exporters.entry_writers import EXPORTERS
 from exporters.har import EntryMaker, HarWriter
+from exporters.har_fields import multipart_parameters, response_cookies
 from exporters.har_redaction import Redaction
 from exporters.har_timings import iso_time
 from exporters.http import ExchangeReader, Limits, Notes, exchanges
+from exporters.http.messages import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -213,11 +215,17 @@ def test_timings_of_a_connection_older_than_the_recording() -> None:
     assert entry_of(talk)["timings"]["connect"] == -1
 
 
-def test_a_connection_opened_ahead_of_need_is_not_waited_for() -> None:
-    entry = entry_of(Conversation().waits(2_000_000_000).client(GET).server(answer(b"1")))
+def test_a_connection_that_the_client_was_slow_to_use_is_waited_for() -> None:
+    entry = entry_of(Conversation().waits(100_000_000).client(GET).server(answer(b"1")))
+    assert (entry["timings"]["connect"], round(entry["timings"]["blocked"])) == (1, 101)
+
+
+@pytest.mark.parametrize("waited_ms", [400, 2000])
+def test_a_connection_opened_ahead_of_need_is_not_waited_for(waited_ms: int) -> None:
+    entry = entry_of(Conversation().waits(waited_ms * 1_000_000).client(GET).server(answer(b"1")))
     assert entry["timings"]["connect"] == -1
     assert entry["timings"]["blocked"] == 0
-    assert entry["startedDateTime"] == "2023-11-14T22:13:22.002000Z"
+    assert entry["startedDateTime"] == iso_time(OPENED_NS + 2 * STEP_NS + waited_ms * 1_000_000)
 
 
 def test_send_wait_and_receive() -> None:
@@ -312,6 +320,25 @@ def test_query_strings_and_cookies() -> None:
     assert expired["expires"] == "2015-10-21T07:28:00Z"
     assert (lasting["value"], lasting["expires"]) == ("x=y", "2023-11-14T22:14:20Z")
     assert strange == {"name": "", "value": "strange", "httpOnly": False, "secure": False}
+
+
+@pytest.mark.parametrize(
+    ("age", "expires"),
+    [
+        (31536000000, "3023-03-17T22:13:20Z"),
+        (10**17, "9999-12-31T23:59:59Z"),
+        (-(10**12), "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_an_age_of_any_size(age: int, expires: str) -> None:  # some servers give milliseconds
+    (cookie,) = response_cookies(Fields(((b"Set-Cookie", b"a=b; Max-Age=%d" % age),)), OPENED_NS)
+    assert (cookie["expires"], cookie["_maxAge"]) == (expires, age)
+
+
+def test_parameters_of_parts_in_any_case() -> None:
+    body = b"--x\r\nContent-Disposition: Form-Data; Name=a; FileName=b\r\n\r\n1\r\n--x--"
+    (part,) = multipart_parameters(body, b"multipart/form-data; boundary=x")
+    assert (part["name"], part["fileName"]) == ("a", "b")
 
 
 @pytest.mark.parametrize("year", ["99999999999999999999", "10000", "-1"])

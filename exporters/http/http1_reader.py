@@ -162,7 +162,10 @@ class MessageReader(Cursor):
             if source[position] in b"\r\n":  # RFC 9112 §2.2: an empty line before a message is ignored
                 return position + 1
             if self._owner.turn(self._side, synchronising=False) is Turn.WAIT:
-                self.wait()
+                if heads.can_begin_response(bytes(source[position : position + heads.MAX_PREFIX_BYTES])):
+                    self.wait()
+                else:  # it answers nothing: a body where there is to be none, which clients drop
+                    self.state = State.RESYNC
                 return position
             self._started_ns, self._searched = time_ns, 0
         if self._searched < heads.MAX_PREFIX_BYTES:

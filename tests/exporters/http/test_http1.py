@@ -102,6 +102,23 @@ def test_head_has_no_body_whatever_its_length_says() -> None:
     assert bodies(talk) == [(b"", b""), (b"", b"ok")]
 
 
+@pytest.mark.parametrize(
+    ("method", "answer", "stray"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"body"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\nbody\r\n0\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 No Content\r\nContent-Type: text/plain\r\n\r\n", b"gone\r\n"),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"),
+    ],
+)
+def test_a_body_where_there_is_to_be_none_answers_nothing(method: bytes, answer: bytes, stray: bytes) -> None:
+    # As some servers send, and curl drops: it goes on with its next request on the same connection.
+    asked = method + b" / HTTP/1.1\r\nHost: a\r\n\r\n"
+    talk = Conversation().client(asked).server(answer, stray).client(GET).server(OK).client(GET).server(OK)
+    assert bodies(talk) == [(b"", b""), (b"", b"ok"), (b"", b"ok")]
+    assert all(exchange.outcome is Outcome.COMPLETE for exchange in read(talk.items))
+
+
 EXPECTING = b"PUT /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 30\r\n\r\n"
 MOVED = b"HTTP/1.1 307 Moved\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
 

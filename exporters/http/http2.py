@@ -318,8 +318,7 @@ class Http2Layer:
             return
         code = int.from_bytes(payload[:4], "big") if payload is not None else None
         if side is Side.SERVER and code == _NO_ERROR and stream.response.ended:
-            stream.request.ended = True  # RFC 9113 §8.1: the rest of the upload is not needed
-            self._end(stream, frame.ended_ns)
+            self._end(stream, frame.ended_ns)  # RFC 9113 §8.1: the rest of the upload is not needed
             return
         by = "client" if side is Side.CLIENT else "server"
         note = f"reset by the {by}, error {'not recorded' if code is None else code}"

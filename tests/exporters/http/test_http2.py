@@ -191,6 +191,11 @@ def test_resets() -> None:
     assert found[b"/b"].response is None
     assert found[b"/c"].outcome is Outcome.COMPLETE
     assert found[b"/d"].outcome is Outcome.COMPLETE
+    uploaded = found[b"/d"].request
+    assert uploaded is not None
+    assert (uploaded.body.data, uploaded.body.complete) == (b"part", False), (
+        "the rest was not wanted, and not sent"
+    )
 
 
 def test_what_the_client_had_received_when_it_reset() -> None:

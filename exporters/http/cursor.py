@@ -11,6 +11,11 @@ class Cursor(ABC):
     def __init__(self) -> None:
         self._rest = bytearray()
 
+    @property
+    def unread(self) -> int:
+        """How many bytes wait for more."""
+        return len(self._rest)
+
     def _feed(self, time_ns: int, data: bytes) -> None:
         if self._rest:
             self._rest += data

@@ -111,6 +111,7 @@ class Http1Layer:
         self._readers[sender].closed(time_ns)
         self._settle()
         if sender is Side.SERVER and self._readers[sender].waiting is None:
+            self._note_begun_head()
             while self._outstanding:
                 self._fail(self._outstanding[0], Outcome.CLOSED, time_ns)
         elif sender is Side.CLIENT and self._uploading is not None:
@@ -130,6 +131,7 @@ class Http1Layer:
             self._readers[side].closed(closed_ns)
         for reader in self._readers:
             reader.ended()
+        self._note_begun_head()
         while self._outstanding:
             self._fail(self._outstanding[0], outcome, time_ns)
         if self._uploading is not None:
@@ -341,6 +343,13 @@ class Http1Layer:
         else:
             pending.outcome = Outcome.LOST
             pending.lost += (lost,)
+
+    def _note_begun_head(self) -> None:
+        """Nothing more comes of a response of which there is no whole head."""
+        unread = self._readers[Side.SERVER].unread
+        if self._outstanding and unread and self._readers[Side.SERVER].state is State.HEAD:
+            note = f"the head of its response was begun: {unread} bytes of it came"
+            self._outstanding[0].notes += (note,)
 
     def _fail(self, pending: Pending, outcome: Outcome, time_ns: int) -> None:
         """No (further) part of the response to ``pending`` will be known."""

@@ -102,6 +102,14 @@ def test_head_has_no_body_whatever_its_length_says() -> None:
     assert bodies(talk) == [(b"", b""), (b"", b"ok")]
 
 
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_head_that_was_only_begun_is_told_of(reset: bool) -> None:
+    talk = Conversation().client(GET).server(OK[:21]).closes(Side.SERVER, reset=reset)
+    (exchange,) = read_in_splits(talk.items)
+    assert exchange.response is None
+    assert exchange.notes == ("the head of its response was begun: 21 bytes of it came",)
+
+
 @pytest.mark.parametrize(
     ("method", "answer", "stray"),
     [

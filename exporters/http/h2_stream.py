@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 VERSION = "HTTP/2"
 
+_NO_BODY_STATUS = frozenset((204, 304))
+
 # Chromium's names, by what it sends for them: RFC 9218's urgency, and the weights of RFC 7540 §5.3.
 _URGENCIES = ("VeryHigh", "High", "Medium", "Low", "VeryLow")
 _WEIGHTS = ((238, "VeryHigh"), (202, "High"), (165, "Medium"), (129, "Low"), (0, "VeryLow"))
@@ -267,6 +269,7 @@ class StreamExchange:
     def build(self, connection: Connection, ended_ns: int) -> Exchange:
         """The exchange as it is now."""
         notes = (*self.notes, *self.request.settle_doubts(), *self.response.settle_doubts())
+        notes += tuple(self._wrong_lengths())
         if self.interim_left_out:
             notes += (f"{self.interim_left_out} more interim responses are not shown",)
         return Exchange(
@@ -284,6 +287,19 @@ class StreamExchange:
             None,
             notes,
         )
+
+    def _wrong_lengths(self) -> Iterator[str]:
+        """Where Content-Length is not that of the content: most clients refuse such a message (RFC 9113 §8.1.1)."""
+        asked = self.request.pseudo.get(b":method")
+        empty = asked in (b"HEAD", None) or self.response.status in _NO_BODY_STATUS
+        halves = (
+            [("request", self.request)] if empty else [("request", self.request), ("response", self.response)]
+        )
+        for name, half in halves:
+            missing = half.missing
+            if half.ended and missing and not half.unsettled and self.inner is None:
+                size = half.body.size if half.body is not None else 0
+                yield f"the {name}'s Content-Length is {size + missing}, and its content has {size} bytes"
 
     def _build_request(self) -> Request:
         half = self.request

@@ -42,6 +42,29 @@ def messages(exchange: Exchange) -> list[tuple[bytes, str | None]]:
     return [(message.data, message.problem) for message in exchange.socket_messages or ()]
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "length", "note"),
+    [
+        (b"GET", b"200", b"9", "the response's Content-Length is 9, and its content has 4 bytes"),
+        (b"GET", b"200", b"0", "the response's Content-Length is 0, and its content has 4 bytes"),
+        (b"GET", b"200", b"4", None),
+        (b"HEAD", b"200", b"9", None),
+        (b"GET", b"304", b"9", None),
+    ],
+)
+def test_a_length_that_is_not_the_content_s_is_told(
+    asked: bytes, status: bytes, length: bytes, note: str | None
+) -> None:
+    conversation = talk().client(
+        frame(HEADERS, WHOLE, 1, GET.replace(field(b":method", b"GET"), field(b":method", asked)))
+    )
+    head = fields((b":status", status), (b"content-length", length))
+    body = b"" if asked == b"HEAD" or status == b"304" else b"body"
+    conversation.server(frame(HEADERS, END_HEADERS, 1, head), frame(DATA, END_STREAM, 1, body))
+    (exchange,) = read_in_splits(conversation.items)
+    assert (exchange.outcome, exchange.notes) == (Outcome.COMPLETE, (note,) if note else ())
+
+
 def test_a_loss_over_frames_reaches_the_socket_inside() -> None:
     conversation = talk().client(frame(HEADERS, END_HEADERS, 1, WEBSOCKET))
     conversation.server(frame(HEADERS, END_HEADERS, 1, OK))

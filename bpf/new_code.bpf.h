@@ -5,6 +5,9 @@
  */
 #define PROT_EXEC 4
 #define SIGSTOP 19
+/* Of task_struct's ptrace. */
+#define PT_PTRACED 1
+#define PT_SEIZED 0x10000
 #define PIDTYPE_PGID 2
 #define PIDTYPE_SID 3
 /* The kernel keeps a flag above a time's nanoseconds. */
@@ -55,6 +58,16 @@ INLINE int is_a_shell_s_job(void)
 	return 0;
 }
 
+/* Whether a debugger (gdb, Delve) runs the thread: each signal stops it there, the stop's as well as the one that ends
+ * it, and who debugs is shown both. Who seizes, as strace does, lets stops be stops. */
+INLINE int is_debugged(void)
+{
+	u32 ptrace = 0;
+
+	READ_KERNEL(ptrace, bpf_get_current_task() + OFFSET_task_struct_ptrace);
+	return (ptrace & (PT_PTRACED | PT_SEIZED)) == PT_PTRACED;
+}
+
 /* Stops the process until user space has answered. 1: it will be. Listed before it is stopped, told after: whoever dies
  * in between leaves nothing behind. Sent to this thread: a signal that the process has pending already is not sent to it
  * again, and this one must not run until another thread gets round to it. */
@@ -63,7 +76,7 @@ INLINE int hold_process(u32 tgid, u64 now)
 	int zero = 0;
 	u32 *hold = holding.lookup(&zero);
 
-	if (!hold || !*hold || is_a_shell_s_job() || held.update(&tgid, &now))
+	if (!hold || !*hold || is_debugged() || is_a_shell_s_job() || held.update(&tgid, &now))
 		return 0;
 	bpf_send_signal_thread(SIGSTOP);
 	return 1;

@@ -43,6 +43,11 @@ READER_INTERVAL_S = 0.003
 # The first PID namespace's inode, the same on every machine (include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 _COMPILING = "Compiling for this kernel, once: some seconds."
+# A probe is a breakpoint in the file's pages; what was copied from there the kernel does not know as one.
+_TRAPPED = (
+    "Warning: the command was ended by SIGTRAP, as are programs that copy or translate code with probes in it "
+    "(valgrind does; Node with --use-largepages)."
+)
 _STDIN = 0  # sys.stdin is None where it is closed
 
 
@@ -163,6 +168,8 @@ class Recorder:
                 pipeline.tick(now)
                 self._say_warnings(pipeline)
                 if command and command.poll():
+                    if command.exit_code == 128 + signal.SIGTRAP:
+                        self._say(_TRAPPED)
                     return
                 if deadline is not None and now >= deadline:
                     return

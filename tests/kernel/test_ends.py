@@ -226,6 +226,10 @@ def test_a_command_s_streams_and_exit_code_are_its_own(tmp_path: Path) -> None:
 def test_a_command_that_a_signal_kills_gives_128_and_its_number(tmp_path: Path) -> None:
     done = record_command(tmp_path / "killed.pcapng", ["sh", "-c", "kill -KILL $$"])
     assert done.returncode == 128 + signal.SIGKILL
+    assert "SIGTRAP" not in done.stderr
+    trapped = record_command(tmp_path / "trapped.pcapng", ["sh", "-c", "kill -TRAP $$"])
+    assert trapped.returncode == 128 + signal.SIGTRAP
+    assert "Warning: the command was ended by SIGTRAP, as are programs that " in trapped.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

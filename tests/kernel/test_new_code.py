@@ -44,6 +44,23 @@ def stopped(pids: list[int]) -> list[int]:
     return found
 
 
+# Runs a command as a debugger does, and prints the signals that stop it.
+DEBUGGER = """
+import ctypes, os, sys
+PTRACE_TRACEME, PTRACE_CONT, SIGTRAP = 0, 7, 5
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+if not (child := os.fork()):
+    ptrace(PTRACE_TRACEME, 0, 0, 0)
+    os.execv(sys.argv[1], sys.argv[1:])
+while os.WIFSTOPPED(status := os.waitpid(child, 0)[1]):
+    stopped_by = os.WSTOPSIG(status)
+    print("stopped by", stopped_by)
+    ptrace(PTRACE_CONT, child, 0, 0 if stopped_by == SIGTRAP else stopped_by)
+print("ended with", os.waitstatus_to_exitcode(status))
+"""
+
+
 def test_a_command_s_own_library_loses_not_a_byte(servers: Servers, tmp_path: Path) -> None:
     for attempt in range(5):
         environment = library_of_its_own(tmp_path / f"lib{attempt}")
@@ -228,3 +245,11 @@ def test_parents_that_watch_for_stops_are_none_the_wiser(tmp_path: Path) -> None
         tmp_path / "b.pcapng", ["su", "root", "-s", tmp_path / "new-bash", "-c", "echo in a shell"]
     )
     assert (other_user.returncode, other_user.stdout) == (0, "in a shell\n")
+    shutil.copy("/bin/ls", tmp_path / "newer-ls")
+    debugged = record_command(
+        tmp_path / "c.pcapng", [sys.executable, "-c", DEBUGGER, tmp_path / "newer-ls", "/dev/null"]
+    )
+    assert [line for line in debugged.stdout.splitlines() if line != "/dev/null"] == [
+        f"stopped by {signal.SIGTRAP}",
+        "ended with 0",
+    ]

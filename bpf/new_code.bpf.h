@@ -4,6 +4,7 @@
  * the signal acts before it returns to its own code, so that not a byte is missed.
  */
 #define PROT_EXEC 4
+#define SIGCHLD 17
 #define SIGSTOP 19
 /* Of task_struct's ptrace. */
 #define PT_PTRACED 1
@@ -29,12 +30,14 @@ BPF_ARRAY(holding, u32, 1);
 BPF_RINGBUF_OUTPUT(new_code_ring, NEW_CODE_RING_BYTES / 4096);
 
 /* Whether a stop would be noticed: a shell with job control puts each job in a process group of its own, waits for
- * stops too, and would take it for the user's. It has a terminal, or (set -m in a script) a shell's name; others
- * that make groups (Go's Setpgid) wait for the end alone, and who makes a session never had job control over it. */
-INLINE int is_a_shell_s_job(void)
+ * stops too, and would take it for the user's. It has a terminal, or (set -m in a script) a shell's name; fish waits for
+ * them without job control, too. Others that make groups (Go's Setpgid) wait for the end alone, and who makes a session
+ * never had job control over it. But script(1) stops with what it has given a terminal: SIGCHLD, which it has blocked to
+ * read it, tells it, and comes once for a stop and an end that are close, so that it would wait for the end for good. */
+INLINE int is_watched(void)
 {
-	u64 task = 0, parent = 0, signal = 0, parent_signal = 0, group = 0, parent_group = 0, tty = 0;
-	u64 session = 0, parent_session = 0;
+	u64 task = 0, parent = 0, signal = 0, group = 0, parent_group = 0, tty = 0;
+	u64 session = 0, parent_session = 0, parent_blocks = 0;
 	char comm[COMM_BYTES] = {};
 	int i;
 
@@ -44,14 +47,19 @@ INLINE int is_a_shell_s_job(void)
 	READ_KERNEL(session, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_SID);
 	READ_KERNEL(tty, signal + OFFSET_signal_struct_tty);
 	READ_KERNEL(parent, task + OFFSET_task_struct_real_parent);
-	READ_KERNEL(parent_signal, parent + OFFSET_task_struct_signal);
-	READ_KERNEL(parent_group, parent_signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
-	READ_KERNEL(parent_session, parent_signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_SID);
-	if (group == parent_group || session != parent_session)
+	READ_KERNEL(signal, parent + OFFSET_task_struct_signal);
+	READ_KERNEL(parent_group, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_PGID);
+	READ_KERNEL(parent_session, signal + OFFSET_signal_struct_pids + 8 * PIDTYPE_SID);
+	READ_KERNEL(parent_blocks, parent + OFFSET_task_struct_blocked);
+	bpf_probe_read_kernel_str(comm, sizeof(comm), (void *)(parent + OFFSET_task_struct_comm));
+	if (comm[0] == 'f' && comm[1] == 'i' && comm[2] == 's' && comm[3] == 'h' && !comm[4])
+		return 1;
+	if (group == parent_group)
 		return 0;
+	if (session != parent_session)
+		return tty && (parent_blocks & 1 << (SIGCHLD - 1));
 	if (tty)
 		return 1;
-	bpf_probe_read_kernel_str(comm, sizeof(comm), (void *)(parent + OFFSET_task_struct_comm));
 	for (i = 0; i < COMM_BYTES - 2; i++)
 		if (comm[i] == 's' && comm[i + 1] == 'h' && !comm[i + 2])
 			return 1;
@@ -76,7 +84,7 @@ INLINE int hold_process(u32 tgid, u64 now)
 	int zero = 0;
 	u32 *hold = holding.lookup(&zero);
 
-	if (!hold || !*hold || is_debugged() || is_a_shell_s_job() || held.update(&tgid, &now))
+	if (!hold || !*hold || is_debugged() || is_watched() || held.update(&tgid, &now))
 		return 0;
 	bpf_send_signal_thread(SIGSTOP);
 	return 1;

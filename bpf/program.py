@@ -34,7 +34,7 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 OFFSETS: dict[str, tuple[str, ...]] = {
     "task_struct": (
         "files", "flags", "group_leader", "comm", "pid", "tgid", "mm", "signal", "real_parent", "stack",
-        "cred", "ptrace",
+        "cred", "ptrace", "blocked",
     ),
     "cred": ("uid",),
     "signal_struct": ("live", "pids", "tty"),

@@ -6,7 +6,7 @@ stopped process must never wait for a file that is written, or for bursts of dat
 are held, the one that told is stopped and goes on when its file has its probes; where not, its memory map is looked
 at now and again a little later, for the kernel tells when a file is about to be mapped. A parent that stopped with
 its child goes on with it; the jobs of a shell with job control are never held, for the shell would take it for the
-user's doing.
+user's doing, nor what others watch (``is_watched`` and ``is_debugged`` in bpf/new_code.bpf.h).
 
 A file counts as looked at when it was: a process that ended too soon leaves it for the next one, or its path.
 """

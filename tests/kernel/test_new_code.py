@@ -60,6 +60,24 @@ while os.WIFSTOPPED(status := os.waitpid(child, 0)[1]):
 print("ended with", os.waitstatus_to_exitcode(status))
 """
 
+# Runs a program as fish does, which waits for stops of what is in its own group, too, and one as script(1) does, which
+# is told by SIGCHLD of what it has given a terminal, and loses the end if that comes soon after a stop.
+WATCHFUL = """
+import ctypes, os, pty, signal, sys
+def watch(child):
+    while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
+        print("stopped")
+    print("ended with", os.waitstatus_to_exitcode(status))
+ctypes.CDLL(None).prctl(15, b"fish")  # PR_SET_NAME
+watch(os.spawnv(os.P_NOWAIT, sys.argv[1], ["ls", "/dev/null"]))
+ctypes.CDLL(None).prctl(15, b"script")
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+child, _ = pty.fork()
+if not child:
+    os.execv(sys.argv[2], ["ls", "/dev/null"])
+watch(child)
+"""
+
 
 def test_a_command_s_own_library_loses_not_a_byte(servers: Servers, tmp_path: Path) -> None:
     for attempt in range(5):
@@ -253,3 +271,10 @@ def test_parents_that_watch_for_stops_are_none_the_wiser(tmp_path: Path) -> None
         f"stopped by {signal.SIGTRAP}",
         "ended with 0",
     ]
+    for name in ("a", "b"):
+        shutil.copy("/bin/ls", tmp_path / f"watched-{name}")
+    watched = record_command(
+        tmp_path / "d.pcapng",
+        [sys.executable, "-c", WATCHFUL, tmp_path / "watched-a", tmp_path / "watched-b"],
+    )
+    assert [line for line in watched.stdout.splitlines() if line != "/dev/null"] == ["ended with 0"] * 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from handmade import conversation
-from judges import expert_problems, mismatched_ports, requests
+from judges import EPHEMERAL_PROTOCOLS, expert_problems, mismatched_ports, requests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,3 +29,13 @@ def test_a_wrong_checksum_is_a_problem(tmp_path: Path, error: int) -> None:
 
 def test_a_response_on_another_port_than_the_server_saw_is_found(tmp_path: Path) -> None:
     assert len(mismatched_ports(conversation(tmp_path / "port.pcap", told_port=40001))) == 1
+
+
+def test_no_protocol_is_seen_for_the_port_that_a_client_was_given() -> None:
+    """Not a program's capture but its luck would be judged: EtherCAT has port 34980, and finds HTTP malformed."""
+    printed = subprocess.run(
+        ["tshark", "-G", "decodes"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    decodes = [line.split("\t") for line in printed.splitlines()]
+    by_chance = {name for table, port, name in decodes if table == "tcp.port" and 32768 <= int(port) <= 60999}
+    assert by_chance <= set(EPHEMERAL_PROTOCOLS)

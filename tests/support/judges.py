@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 TSHARK_SECONDS = 180
 # tshark's default is not to look at checksums, because network cards compute them.
 CHECK_CHECKSUMS = ("-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
+# Those that Wireshark looks for on ports of 32,768 to 60,999, which Linux gives to clients, and to servers that ask for
+# none. It takes what goes over such a port for theirs, also in what tcpdump has recorded.
+EPHEMERAL_PROTOCOLS = ("ams", "cbsp", "ecatf", "enip", "irc", "pcp", "pmproxy")
+_WITHOUT_THEM = tuple(
+    argument for protocol in EPHEMERAL_PROTOCOLS for argument in ("--disable-protocol", protocol)
+)
 
 
 def tshark(capture: Path, *arguments: str) -> str:
-    """What ``tshark -r capture arguments`` prints, with an empty home folder."""
+    """What ``tshark -r capture arguments`` prints, with an empty home folder, and without what dissects by chance."""
     with tempfile.TemporaryDirectory() as home:
         environment = {"HOME": home, "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
-            ["tshark", "-n", "-r", str(capture), *arguments],
+            ["tshark", "-n", *_WITHOUT_THEM, "-r", str(capture), *arguments],
             capture_output=True,
             text=True,
             timeout=TSHARK_SECONDS,

@@ -73,8 +73,8 @@ AS_OF_CALL_HINT: Final = (
 )
 TCP_HANDSHAKE_HINT: Final = "This TCP handshake is synthetic: the connection is older than the recording."
 HTTP2_HINT: Final = (
-    "HTTP/2 in the clear, which Wireshark looks for on HTTP's ports alone. It is dissected by Analyze, Decode As, "
-    "TCP port {port}, HTTP2; by tshark with -d tcp.port=={port},http2."
+    "HTTP/2 without TLS records, which Wireshark looks for on HTTP's ports alone. It is dissected by Analyze, Decode "
+    "As, TCP port {port}, HTTP2; by tshark with -d tcp.port=={port},http2."
 )
 TLS_HANDSHAKE_HINT: Final = "This TLS handshake is synthetic: the real one was before the recording."
 

@@ -245,8 +245,11 @@ class SyntheticStream:
             # Of a connection that is older the preface was before: its client begins with a frame.
             if begins or (self._joined and find_frames(data, 0, boundary=True) == (0, True)):
                 self._say_how_http2_is_dissected()
-        elif begins and self._tls.alpn is None:
-            self._tls = Tls(alpn=ALPN_HTTP2)
+        elif begins:
+            if not self._framed:
+                self._say_how_http2_is_dissected()
+            if self._tls.alpn is None:
+                self._tls = Tls(alpn=ALPN_HTTP2)
         return data
 
     def _say_how_http2_is_dissected(self) -> None:

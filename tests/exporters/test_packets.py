@@ -90,9 +90,14 @@ def test_http2_over_tls_is_dissected(tmp_path: Path, alpn: str | None) -> None:
     assert len(rows(path, "http2.headers.status == 200", "frame.number")) == 4
 
 
-@pytest.mark.parametrize(("port", "hints"), [(8080, 0), (50051, 1)])
-def test_http2_in_the_clear_says_how_it_is_dissected(tmp_path: Path, port: int, hints: int) -> None:
-    stream = Transcript(port=port).client(HTTP2_START, frame(4, 1, 0)).server(frame(4, 0, 0))
+@pytest.mark.parametrize(
+    ("port", "session", "hints"),
+    [(8080, None, 0), (50051, None, 1), (8080, tls("h2"), 0), (5000, tls("h2"), 1)],
+)
+def test_http2_without_records_says_how_it_is_dissected(
+    tmp_path: Path, port: int, session: Tls | None, hints: int
+) -> None:
+    stream = Transcript(port=port, tls=session).client(HTTP2_START, frame(4, 1, 0)).server(frame(4, 0, 0))
     stream.client(http2_request(1)).server(http2_response(1, b"hello")).close()
     path = write(tmp_path / "h2c.pcapng", stream.items)
     comments = "|".join(row[0] for row in rows(path, "frame.comment", "frame.comment"))
@@ -271,14 +276,34 @@ MYSQL_GREETING = (
         (3306, "mysql", b"", len(MYSQL_GREETING).to_bytes(3, "little") + b"\0" + MYSQL_GREETING),
         (8080, "http", REQUEST, response()),
         (80, "http", REQUEST, response()),
+        (4222, "http", REQUEST, response()),
+        # The cleartext before STARTTLS is not recorded unless all protocols are.
+        (25, "smtp.req.command || smtp.response", b"MAIL FROM:<a@example.com>\r\n", b"250 fine\r\n"),
+        (587, "smtp.req.command || smtp.response", b"MAIL FROM:<a@example.com>\r\n", b"250 fine\r\n"),
+        (143, "imap.request || imap.response", b"a1 NOOP\r\n", b"a1 OK done\r\n"),
+        (110, "pop", b"STAT\r\n", b"+OK 0 0\r\n"),
+        (21, "ftp.request.command || ftp.response.code", b"PWD\r\n", b'257 "/"\r\n'),
     ],
-    ids=["PostgreSQL", "Redis", "MySQL", "HTTP on 8080", "HTTP on 80"],
+    ids=[
+        "PostgreSQL",
+        "Redis",
+        "MySQL",
+        "HTTP-8080",
+        "HTTP-80",
+        "HTTP-4222",
+        "SMTP-25",
+        "SMTP-587",
+        "IMAP",
+        "POP",
+        "FTP",
+    ],
 )
 def test_protocols_that_go_by_port_are_written_bare(
     tmp_path: Path, port: int, protocol: str, sent: bytes, answered: bytes
 ) -> None:
     stream = Transcript(port=port, tls=tls(None)).client(sent).server(answered).close()
     path = write(tmp_path / "a.pcapng", stream.items)
+    assert expert_problems(path) == []
     assert rows(path, "tls", "frame.number") == []
     assert len(rows(path, protocol, "frame.number")) == (2 if sent else 1)
     assert "tls=bare" in rows(path, "tcp.flags.syn == 1 && tcp.flags.ack == 0", "frame.comment")[0][0]

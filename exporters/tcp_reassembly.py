@@ -291,8 +291,10 @@ class TcpReassembler:
         self._open(connection, first.time_ns)
         connection.last_ns = max(connection.last_ns, first.time_ns)
         self._skip(connection, other, first.acknowledgement)
-        del connection.deferred[0]
-        self._accept(connection, first)
+        # What was skipped may have waited for it: then it has been handed on.
+        if connection.deferred and connection.deferred[0] is first:
+            del connection.deferred[0]
+            self._accept(connection, first)
         self._release(connection)
 
     def _skip(self, connection: _Connection, half: Half, acknowledgement: int) -> None:

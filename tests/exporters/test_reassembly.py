@@ -349,6 +349,19 @@ class TestOtherPeoplesTcp:
             *[(Data, SERVER), (Data, CLIENT)] * 3,
         ]
 
+    def test_what_is_skipped_may_be_what_kept_back_the_segment_that_skips_it(self) -> None:
+        """Segments without ACK, whose acknowledgement counts for nothing: fuzzing found that an export failed of it."""
+        tcp = Tcp()
+        packets = [tcp.packet(1, 0, b"a", sequence=7000 - 3), tcp.packet(0, 0, sequence=1000 - 3)]
+        packets += [tcp.packet(0, ACK, sequence=1000 - 3, ack=7001)]
+        packets += [
+            tcp.packet(1, ACK, b"b", sequence=7001, ack=1000),
+            tcp.packet(0, 0, b"c", 1000 - 3, ack=7002),
+        ]
+        items = items_of(packets)
+        assert bytes_of(items, SERVER) == b"a[3]b"
+        assert bytes_of(items, CLIENT) == b"c[2]"
+
     def test_a_syn_that_comes_late_is_of_the_connection_that_it_begins(self) -> None:
         tcp, (syn, answer, third) = self.conversation()
         packets = [answer, third, tcp.client(REQUEST), syn, tcp.server(response()), *tcp.finish()]

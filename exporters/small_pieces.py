@@ -5,10 +5,12 @@ together. A packet of its own for each takes 130 times the room, Wireshark puts 
 time, and it calls a chunked body malformed whose last CR and LF come apart.
 
 So do the blocks of one call (writev, sendmsg), which have the same time: of a request whose first line comes in two
-packets Wireshark shows nothing, unless its port is one of HTTP's.
+packets Wireshark shows nothing, unless its port is one of HTTP's. So does a message of which a program reads the first
+bytes alone, as one that asks which protocol a client speaks.
 
-What follows within ``JOIN_NS`` is joined, and has the time of its first byte. Of a stream, nothing passes what waits;
-another stream's items do, by as much as that at most. Items in, items out: this module reads no clock.
+What follows within ``JOIN_NS`` is joined, and has the time of its first byte: pieces of a few bytes, and behind them
+one that is larger. Of a stream, nothing passes what waits; another stream's items do, by as much as that at most. Items
+in, items out: this module reads no clock.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from capture.streams import Data, Side, StreamItem
+from exporters.http_starts import REQUEST_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +57,11 @@ class SmallPieces:
         if type(item) is Data and not item.as_of_call:
             size = len(item.data)
             small = size <= SMALL_BYTES
-            if small or (size <= LINE_BYTES and b"\n" not in bytes(item.data)) or self._is_of_its_call(item):
+            if (
+                small
+                or (size <= LINE_BYTES and b"\n" not in bytes(item.data))
+                or (self._waiting and (self._is_of_its_call(item) or self._is_waited_for(item)))
+            ):
                 self._let_go_of_old(item.time_ns)
                 self._join(item, small)
                 return
@@ -78,24 +85,31 @@ class SmallPieces:
             and len(waiting.data) + len(item.data) <= MAX_BYTES
         )
 
+    def _is_waited_for(self, item: Data) -> bool:
+        """What waits of the stream is less than a message, and the item came soon enough."""
+        waiting = self._waiting.get(item.stream)
+        return (
+            waiting is not None
+            and waiting.sender is item.sender
+            and len(waiting.data) < MAX_BYTES
+            and item.time_ns <= waiting.until_ns
+        )
+
     def _join(self, item: Data, small: bool) -> None:
         waiting = self._waiting.get(item.stream)
-        if waiting is not None and not (
-            self._is_of_its_call(item)
-            or (
-                small
-                and waiting.sender is item.sender
-                and len(waiting.data) < MAX_BYTES
-                and item.time_ns <= waiting.until_ns
-            )
-        ):
+        if waiting is not None and not (self._is_of_its_call(item) or self._is_waited_for(item)):
             self._let_go(item.stream)
             waiting = None
         if waiting is None:
-            until_ns = item.time_ns + JOIN_NS if small else item.time_ns
-            self._waiting[item.stream] = _Waiting(item.sender, item.time_ns, until_ns, bytearray(item.data))
+            data = bytearray(item.data)
+            waits = small or data.startswith(REQUEST_STARTS)
+            until_ns = item.time_ns + JOIN_NS if waits else item.time_ns
+            self._waiting[item.stream] = _Waiting(item.sender, item.time_ns, until_ns, data)
         else:
             waiting.data += item.data
+            if not small:
+                # A message, or the rest of one: what follows is the next, but for that of the same call.
+                waiting.until_ns = waiting.time_ns
 
     def _let_go_of_old(self, now_ns: int) -> None:
         for stream, waiting in tuple(self._waiting.items()):

@@ -32,16 +32,28 @@ def test_blocks_of_one_call_are_one_packet() -> None:
         blocks = (line, b" HTTP/1.1\r\nUser-Agent: httperf/0.9.0\r\nHost: a", b"\r\n\r\n")
         items = [Data(1, 10, CLIENT, block) for block in blocks]
         assert passed(*items) == [Data(1, 10, CLIENT, b"".join(blocks))]
-        later = [items[0], *(Data(1, 11, CLIENT, block) for block in blocks[1:])]
-        assert passed(*later)[0] == items[0]
-    long = [Data(1, 10, CLIENT, b"GET /"), Data(1, 10, CLIENT, bytes(MAX_BYTES))]
-    assert passed(*long) == long
+
+
+def test_a_message_of_which_the_first_bytes_were_read_alone_is_one_packet() -> None:
+    """As programs do that ask which protocol a client speaks, or read a length first."""
+    for first in (b"G", b"GET /", b"GET /a/path/that/is/long"):
+        rest = b" HTTP/1.1\r\nHost: a\r\n\r\n"
+        items = [Data(1, 10, CLIENT, first), Data(1, 10 + JOIN_NS, CLIENT, rest)]
+        assert passed(*items) == [Data(1, 10, CLIENT, first + rest)]
+        late = [items[0], Data(1, 11 + JOIN_NS, CLIENT, rest)]
+        assert passed(*late) == late
+        following = Data(1, 12, CLIENT, b"a")
+        assert passed(items[0], Data(1, 11, CLIENT, LARGE), following) == [
+            Data(1, 10, CLIENT, first + LARGE),
+            following,
+        ]
 
 
 def test_a_line_without_its_end_waits_for_its_call_alone() -> None:
     line = Data(1, 10, CLIENT, bytes(SMALL_BYTES + 1))
     for other in (
         Data(1, 11, CLIENT, b"a"),
+        Data(1, 11, CLIENT, LARGE),
         Data(1, 10, SERVER, b"a"),
         StreamClosed(1, 10, CLIENT, reset=False),
     ):
@@ -58,7 +70,7 @@ def test_nothing_of_a_stream_passes_what_waits() -> None:
     small = Data(1, 10, CLIENT, b"a")
     for other in (
         Data(1, 11, SERVER, b"b"),
-        Data(1, 11, CLIENT, bytes(1000)),
+        Data(1, 11, SERVER, bytes(1000)),
         Data(1, 11, CLIENT, b"b", as_of_call=True),
         Gap(1, 11, SERVER, 5, "ring-full"),
         StreamClosed(1, 11, CLIENT, reset=False),

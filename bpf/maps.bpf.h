@@ -47,6 +47,7 @@ struct connection {
 	u32 overlaps[2];
 	u8 anchored[2];
 	u32 greets_no_socks_proxy;	/* what came last of a direction whose protocol is undecided */
+	u32 may_precede_tls;	/* not 0: it began like what agrees on TLS */
 	u32 silent;		/* bytes that a call was found to have moved on unseen, so far */
 	u32 unix_seen;		/* AF_UNIX: bytes of the packet `unix_skb` that were seen to be received */
 	u64 unix_skb;

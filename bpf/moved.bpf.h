@@ -52,7 +52,17 @@ INLINE u32 first_bytes(struct syscall *call, u64 moved, u8 *to)
 #define FATE_HELLO -2
 #define FATE_COPY -1
 
-INLINE int fate_of(struct connection *c, u32 d, u32 flags)
+/* Whether a call's bytes may belong to what is said before TLS: whoever reads along keeps them until that follows. Without
+ * branches, for the verifier's sake.
+ */
+INLINE s64 is_said_before_tls(struct connection *c, u64 n)
+{
+	s64 room = (s64)(c->position[0] + c->position[1] + n) - (MAX_SAID_BEFORE_TLS + 1);
+
+	return (room & -(s64)c->opened & -(s64)c->may_precede_tls) >> 63;
+}
+
+INLINE int fate_of(struct connection *c, u32 d, u64 n, u32 flags)
 {
 	u64 id = c->id;
 
@@ -66,9 +76,9 @@ INLINE int fate_of(struct connection *c, u32 d, u32 flags)
 	if (c->protocol == PROTOCOL_HTTP && has_setting(DROP_HTTP))
 		return COUNTER_FILTERED;
 	if (!has_setting(KEEP_ALL_PROTOCOLS)) {
-		if (c->protocol == PROTOCOL_OTHER)
+		if (c->protocol == PROTOCOL_OTHER && !is_said_before_tls(c, n))
 			return COUNTER_OTHER_PROTOCOLS;
-		if (c->protocol == PROTOCOL_UNDECIDED && !c->prefix_length[d])
+		if (c->protocol == PROTOCOL_UNDECIDED && !c->prefix_length[d] && !is_said_before_tls(c, n))
 			return COUNTER_UNDECIDED;
 	}
 	/* With MSG_TRUNC, TCP discards what it would have copied. */
@@ -103,7 +113,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	if (c->protocol != PROTOCOL_TLS && d == DIRECTION_SENT && have >= RECORD_KEY_END && is_own_record(head, id))
 		c->protocol = PROTOCOL_TLS;
 
-	v->fate = fate_of(c, d, call->flags);
+	v->fate = fate_of(c, d, n, call->flags);
 	int fate = v->fate, overlapped = overlaps(call, c);
 	int announced = fate < 0 && announce(c, id >> 32, tid);
 	u64 position = place(call, c, n);

@@ -34,13 +34,14 @@ from capture.events import (
     SessionFreed,
     SessionJoined,
 )
+from capture.first_words import NOT_SHOWN, FirstWords
 from capture.holes import Holes
 from capture.inner_sessions import InnerSessions
 from capture.lookups import Lookups
 from capture.relays import HELLO_START
 from capture.sessions import Sessions
 from capture.tally import Tally
-from capture.tls_hello import HelloReader, may_begin_record
+from capture.tls_hello import HelloReader
 from capture.two_ends import TwoEnds
 from capture.unread import NoTlsNames, UnreadConnections
 from capture.views import Content, State, View
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
 # How long a session may go on without its socket. Of many that are never freed the process has ended.
 MAX_READING_ON_NS = 200_000_000
-_NOT_SHOWN = frozenset({Protocol.UNDECIDED, Protocol.OTHER})
 
 
 class Connections:
@@ -85,7 +85,7 @@ class Connections:
         self._views: dict[int, View] = {}
         # connection → sessions inside its own, which have views of their own
         self._carried: dict[int, list[int]] = {}
-        self._provisional: dict[int, list[BytesMoved]] = {}
+        self._first_words = FirstWords(all_protocols=all_protocols)
         self._waiting_flows: dict[int, View] = {}
         self._ending: dict[int, ConnectionEnded] = {}  # their sessions have not
         self._handlers: dict[type, Callable[..., Iterator[StreamItem]]] = {
@@ -148,8 +148,11 @@ class Connections:
         if event.hello:
             if view is None:
                 return
+            said, begun = self._first_words.take_before_hello(event.connection)
+            for early in said:
+                yield from self._contents(view, view.add(early))
             view.begin_tls()
-            for early in self._provisional.pop(event.connection, ()):
+            for early in begun:
                 self.tally.never_decided_arrived += len(early.payload)
                 view.tls.feed(early)
             view.tls.feed(event)
@@ -161,18 +164,14 @@ class Connections:
         if view is None:
             self.tally.late_cleartext += len(event.payload)
             return
-        if event.protocol is Protocol.UNDECIDED and (not self._all_protocols or self._begins_record(event)):
-            self._provisional.setdefault(event.connection, []).append(event)
+        if self._first_words.waits(event):
+            self.tally.never_decided_arrived += self._first_words.keep(event)
             return
         view.protocol = event.protocol
-        for early in self._provisional.pop(event.connection, ()):
+        for early in self._first_words.take(event.connection):
             yield from self._contents(view, view.add(early))
         yield from self._contents(view, view.add(event))
         self._note_waiting(view)
-
-    def _begins_record(self, event: BytesMoved) -> bool:
-        waits = (*self._provisional.get(event.connection, ()), event)
-        return may_begin_record(b"".join(one.payload for one in waits if one.direction is event.direction))
 
     def _greeted_inside(self, event: GreetedInside) -> Iterator[StreamItem]:
         view = self._views.get(event.connection)
@@ -236,11 +235,11 @@ class Connections:
         """Everything that can still be said of a view's bytes."""
         connection = view.announced.connection
         self._waiting_flows.pop(connection, None)
-        undecided = self._provisional.pop(connection, ())
+        undecided = self._first_words.take(connection)
         if not self._all_protocols:
             self.tally.never_decided_arrived += sum(len(early.payload) for early in undecided)
         # What did not arrive of the others was filtered, not lost.
-        if view.protocol not in _NOT_SHOWN or self._all_protocols:
+        if view.protocol not in NOT_SHOWN or self._all_protocols:
             # Plaintext given out before this call flips the state; what the tail adds must not close twice.
             ended, view.ended = view.ended, None
             for early in undecided if self._all_protocols else ():

@@ -34,12 +34,13 @@ typedef uint64_t u64;
 enum {{ PROTOCOL_UNDECIDED, PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_OTHER }};
 struct connection {{
     u8 prefix[2 * PREFIX_ROOM];
-    u32 prefix_length[2], protocol, opened, misses, left, greets_no_socks_proxy, untold;
+    u32 prefix_length[2], protocol, opened, misses, left, greets_no_socks_proxy, may_precede_tls, untold;
     u64 hello_left[2], position[2];
 }};
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
+int precedes(u8 *bytes) {{ return may_precede_tls(bytes); }}
 int text(u8 *bytes, u32 n) {{ return sign_of_text(bytes, n) >= 0; }}
 int tds(u8 *bytes, u32 n) {{ return sign_of_tds_packet(bytes, n) >= 0; }}
 int frame(u8 *bytes, u32 n) {{ return sign_of_frame(bytes, n) >= 0; }}
@@ -180,6 +181,28 @@ def test_what_follows_a_socks_greeting_is_looked_at(kernel_side: ctypes.CDLL, gr
     data = greeting + b"GET / HTTP/1.1"
     assert kernel_side.inferred(data, len(data), len(greeting)) == PROTOCOLS["http"]
     assert kernel_side.inferred(b"\x06" + data, len(data) + 1, len(greeting) + 1) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("begin", "kept"),
+    [
+        (b"220 mx ESMTP", 1),
+        (b"+OK ready", 1),
+        (b"* OK ready", 1),
+        (b"INFO {}", 1),
+        (b"<?xml", 1),
+        (b"AMQP\2\1\0\0", 1),
+        (b"\0\0\0\x08\x04\xd2\x16\x2f", 1),
+        (b"\x5b\0\0\0\x0a8.0", 1),
+        (b"\x30\x1d\2\1\1\x77", 1),
+        (b"\3\0\0\x13\x0e\xe0", 1),
+        (b"\5\1\0", 1),
+        (b"SSH-2.0-", 0),
+        (b"\x10\x0c\0\4MQTT", 0),
+    ],
+)
+def test_what_may_be_said_before_tls_is_kept(kernel_side: ctypes.CDLL, begin: bytes, kept: int) -> None:
+    assert kernel_side.precedes(begin.ljust(PREFIX_BYTES, b"\0")) == kept
 
 
 TEXT = re.compile(rb"[\t-\r -~]{4,16}")

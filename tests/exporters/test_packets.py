@@ -277,7 +277,7 @@ MYSQL_GREETING = (
         (8080, "http", REQUEST, response()),
         (80, "http", REQUEST, response()),
         (4222, "http", REQUEST, response()),
-        # The cleartext before STARTTLS is not recorded unless all protocols are.
+        # The cleartext before STARTTLS was not recorded.
         (25, "smtp.req.command || smtp.response", b"MAIL FROM:<a@example.com>\r\n", b"250 fine\r\n"),
         (587, "smtp.req.command || smtp.response", b"MAIL FROM:<a@example.com>\r\n", b"250 fine\r\n"),
         (143, "imap.request || imap.response", b"a1 NOOP\r\n", b"a1 OK done\r\n"),

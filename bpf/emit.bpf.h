@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  * Records into the ring. A call's bytes go straight from the program's memory into reserved records of six
- * size classes, block after block, in bounded loops that continue by tail call: some 30 rounds. What is long is
- * copied in a loop of its own, for a piece of any length takes the verifier ten times as long.
+ * size classes, block after block, in a bounded loop that continues by tail call: some 30 rounds of MAX_PIECES.
  * Nothing wakes a reader: user space polls.
  *
  * The job lives in a map and is read through a volatile pointer, so that the verifier sees the same unknown
  * values in every iteration instead of following each of them.
  */
-#define MAX_FULL_PIECES 64	/* of the largest class */
-#define MAX_PIECES 36		/* of any, a block each where they are shorter */
+#define MAX_PIECES 96
 
 INLINE void fill_head(struct sample *h, struct job *j, u32 captured, u64 length, u64 position)
 {
@@ -46,15 +44,13 @@ INLINE struct record4 *reserve4(void) { return ring.ringbuf_reserve(sizeof(struc
 INLINE struct record5 *reserve5(void) { return ring.ringbuf_reserve(sizeof(struct record5)); }
 INLINE void submit(void *record) { ring.ringbuf_submit(record, RINGBUF_NO_WAKEUP); }
 
-/* n must be at most the class's room. */
+/* n must be at most the class's room. 1: in the ring; 0: no room. */
 #define DEFINE_PUT(class)							\
-INLINE void put##class(struct job *j, u64 from, u64 n, u64 position)		\
+INLINE int put##class(struct job *j, u64 from, u64 n, u64 position)		\
 {										\
 	struct record##class *r = reserve##class();				\
-	if (!r) {								\
-		j->ring_full += n;						\
-		return;								\
-	}									\
+	if (!r)									\
+		return 0;							\
 	asm volatile("" : "+r"(n));						\
 	if (n > CLASS##class##_BYTES)						\
 		n = CLASS##class##_BYTES;					\
@@ -64,7 +60,7 @@ INLINE void put##class(struct job *j, u64 from, u64 n, u64 position)		\
 		r->head.reason = REASON_FAULT;					\
 	}									\
 	submit(r);								\
-	j->captured += n;							\
+	return 1;								\
 }
 
 DEFINE_PUT(0)
@@ -74,20 +70,19 @@ DEFINE_PUT(3)
 DEFINE_PUT(4)
 DEFINE_PUT(5)
 
-INLINE void put(struct job *j, u64 from, u64 n, u64 position)
+INLINE int put(struct job *j, u64 from, u64 n, u64 position)
 {
 	if (n <= CLASS0_BYTES)
-		put0(j, from, n, position);
-	else if (n <= CLASS1_BYTES)
-		put1(j, from, n, position);
-	else if (n <= CLASS2_BYTES)
-		put2(j, from, n, position);
-	else if (n <= CLASS3_BYTES)
-		put3(j, from, n, position);
-	else if (n <= CLASS4_BYTES)
-		put4(j, from, n, position);
-	else
-		put5(j, from, n, position);
+		return put0(j, from, n, position);
+	if (n <= CLASS1_BYTES)
+		return put1(j, from, n, position);
+	if (n <= CLASS2_BYTES)
+		return put2(j, from, n, position);
+	if (n <= CLASS3_BYTES)
+		return put3(j, from, n, position);
+	if (n <= CLASS4_BYTES)
+		return put4(j, from, n, position);
+	return put5(j, from, n, position);
 }
 
 /* Says that bytes moved which cannot be copied. */
@@ -117,36 +112,6 @@ INLINE struct job *new_job(u32 tid)
 	return NULL;
 }
 
-/* The next block, if what there was is used up. 0: there is one, which may be empty. */
-INLINE int next_block(volatile struct job *j)
-{
-	u64 block[2] = {}, at = j->block;
-
-	if (j->offset < j->length)
-		return 0;
-	if (at >= j->blocks)
-		return 1;
-	j->unreadable = read_block(j->memory, j->vector, at, block);
-	if (j->unreadable)
-		return 1;
-	if (!at) {
-		block[0] += j->skip;
-		block[1] -= j->skip;
-	}
-	j->base = block[0];
-	j->length = block[1] < j->left ? block[1] : j->left;
-	j->offset = 0;
-	j->block = at + 1;
-	return 0;
-}
-
-INLINE void take_piece(volatile struct job *j, u64 n)
-{
-	j->offset += n;
-	j->position += n;
-	j->left -= n;
-}
-
 /* One round. 1: bytes are left for another. */
 INLINE int emit_round(u32 tid)
 {
@@ -157,31 +122,46 @@ INLINE int emit_round(u32 tid)
 	if (!job)
 		return 0;
 	#pragma clang loop unroll(disable)
-	for (i = 0; i < MAX_FULL_PIECES; i++) {
-		if (j->split || j->length - j->offset < CLASS5_BYTES)
-			break;
-		put5(job, j->base + j->offset, CLASS5_BYTES, j->position);
-		take_piece(j, CLASS5_BYTES);
-	}
-	#pragma clang loop unroll(disable)
 	for (i = 0; i < MAX_PIECES; i++) {
-		if (!j->left || next_block(j))
+		if (!j->left)
 			break;
-		j->piece = j->length - j->offset;
-		if (j->piece > CLASS5_BYTES)
-			j->piece = CLASS5_BYTES;
+		if (j->offset >= j->length) {
+			u64 block[2] = {}, at = j->block;
+			if (at >= j->blocks)
+				break;
+			j->unreadable = read_block(j->memory, j->vector, at, block);
+			if (j->unreadable)
+				break;
+			if (!at) {
+				block[0] += j->skip;
+				block[1] -= j->skip;
+			}
+			j->base = block[0];
+			j->length = block[1] < j->left ? block[1] : j->left;
+			j->offset = 0;
+			j->block = at + 1;
+			continue;
+		}
+		u64 n = j->length - j->offset;
+		if (n > CLASS5_BYTES)
+			n = CLASS5_BYTES;
 		if (j->split) {
 			if (j->left == j->split) {
 				next_split(j, tid);
 				continue;
 			}
-			if (j->piece > j->left - j->split)
-				j->piece = j->left - j->split;
+			if (n > j->left - j->split)
+				n = j->left - j->split;
+			if (n > CLASS5_BYTES)
+				break;
 		}
-		if (!j->piece)
-			continue;
-		put(job, j->base + j->offset, j->piece, j->position);
-		take_piece(j, j->piece);
+		if (put(job, j->base + j->offset, n, j->position))
+			j->captured += n;
+		else
+			j->ring_full += n;
+		j->offset += n;
+		j->position += n;
+		j->left -= n;
 	}
 	return j->left && i == MAX_PIECES;
 }

@@ -156,7 +156,6 @@ struct job {
 	u64 vector, block, blocks;
 	u64 base, length, offset;
 	u64 left;
-	u64 piece;		/* what is copied now; here, so that the verifier need not follow each range of it */
 	u64 captured, ring_full;
 	u64 total;		/* `left` at first */
 	u64 split;		/* bytes left at which others' bytes come between; 0: none do */

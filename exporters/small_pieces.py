@@ -31,7 +31,7 @@ LINE_BYTES: Final = 1024
 JOIN_NS: Final = 1_000_000
 """How long the first waits for more: a hundred calls of a program that is recorded, and nothing that a person sees."""
 MAX_BYTES: Final = 4096
-"""Of one packet: 4,096 of one byte are one call in four thousand, and less than a record."""
+"""So much waits at most: 4,096 of one byte are one call in four thousand, and less than a record."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class SmallPieces:
         for stream, waiting in tuple(self._waiting.items()):
             if waiting.until_ns >= now_ns:
                 return
-            if waiting.data.endswith(b"\r"):
+            if waiting.data.endswith(b"\r") and len(waiting.data) < MAX_BYTES:
                 # Its LF is what Wireshark must not be shown apart.
                 waiting.until_ns = now_ns + JOIN_NS
                 self._waiting[stream] = self._waiting.pop(stream)

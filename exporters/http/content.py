@@ -102,7 +102,7 @@ def decode_content(body: Body, fields: Fields, limit: int) -> Content:
     if not codings and UNKNOWN in fields.index and (coding := _coding_by_looks(body, fields)):
         decoded = _undo([coding], body, limit)
         note = f"whether it was encoded is not recorded; its first bytes are those of {coding}"
-        return replace(decoded, problem=decoded.problem or note)
+        return replace(decoded, problem=f"{decoded.problem}; {note}" if decoded.problem else note)
     return _undo(codings, body, limit)
 
 

@@ -15,6 +15,8 @@ from exporters.http.messages import NO_FIELDS, Exchange, Outcome, Response
 from exporters.http.websocket import Opcode, WebSocketLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from capture.streams import Tls
     from exporters.http.layers import Context
     from exporters.http.messages import Connection
@@ -25,8 +27,9 @@ _OPCODES = frozenset(Opcode)
 BELIEVED_POINTS = 4
 """Two texts are believed, or four other frames: each tells some 13 bits by its first byte and its length."""
 
-MAX_FRAMES = 64
-"""No more are looked at: if so many tell enough, it does not matter where the last one ends."""
+MAX_FRAMES = 16
+"""No more are looked at: if so many tell enough, it does not matter where the last one ends. They are looked at anew
+with each piece that comes."""
 
 MAX_SHOWN_TEXT_BYTES = 256
 """How much of a message is looked at: text that is none shows it soon."""
@@ -38,9 +41,11 @@ MAX_FRAME_BYTES = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """Frames in a row: how much they tell, and whether the last one ends with the bytes or goes beyond them."""
+    """Frames in a row: how much they tell, where messages of text are, and whether the last frame ends with the bytes
+    or goes beyond them."""
 
     points: int
+    texts: Sequence[tuple[int, int]]
     whole: bool
 
 
@@ -83,27 +88,25 @@ def _is_text(side: Side, data: bytes | bytearray, start: int, length: int) -> bo
 
 
 def _walk(side: Side, data: bytes | bytearray, position: int) -> _Walk | None:
-    """Follow the frames from ``position`` on; None where there are none."""
-    points = 0
+    """Follow the headers from ``position`` on; None where there are none."""
+    points, texts = 0, []
     for _ in range(MAX_FRAMES):
         if position == len(data):
-            return _Walk(points, whole=True)
+            break
         header = _header(side, data, position)
         if header is None:
             return None
         size, length = header
-        if not size:
-            return _Walk(points, whole=False)
         first = data[position]
         is_text = first == _FIN | Opcode.TEXT  # a message in one frame, and not compressed
-        if is_text and not _is_text(side, data, position + size, length):
-            return None
+        if size and is_text:
+            texts.append((position + size, length))
         position += size + length
-        if position > len(data):
-            return _Walk(points, whole=False)
+        if not size or position > len(data):
+            return _Walk(points, texts, whole=False)
         if first & 0x0F != Opcode.CONTINUATION:
             points += 2 if is_text and length > 1 else 1
-    return _Walk(points, whole=True)
+    return _Walk(points, texts, whole=True)
 
 
 def find_frames(side: Side, data: bytearray, place: int, seen: int) -> tuple[int, bool]:
@@ -112,8 +115,12 @@ def find_frames(side: Side, data: bytearray, place: int, seen: int) -> tuple[int
     """
     for start in dict.fromkeys((place, seen)):
         walked = _walk(side, data, start)
-        if walked is not None:
-            return start, walked.whole and walked.points >= BELIEVED_POINTS
+        if walked is None:
+            continue
+        if not walked.whole or walked.points < BELIEVED_POINTS:
+            return start, False
+        if all(_is_text(side, data, *text) for text in walked.texts):
+            return start, True
     return len(data), False
 
 
@@ -154,12 +161,12 @@ class JoinedWebSocketLayer:
 
     def _begins(self, side: Side, data: bytes) -> bool:
         walked = _walk(side, data, 0)
-        if walked is None:
+        if walked is None or not all(_is_text(side, data, *text) for text in walked.texts):
             return False
-        header = _header(side, data, 0)
         # What does not come at once may be a header by itself, or a text so far.
-        begun = header is not None and (header[0] == len(data) or data[0] == _FIN | Opcode.TEXT)
-        return walked.whole or begun
+        header = _header(side, data, 0)
+        begins_text = data[0] == _FIN | Opcode.TEXT
+        return walked.whole or begins_text or (header is not None and header[0] == len(data))
 
     def _opened(self, time_ns: int) -> WebSocketLayer:
         if self._socket is None:

@@ -166,6 +166,19 @@ INLINE int emit_round(u32 tid)
 	return j->left && i == MAX_PIECES;
 }
 
+INLINE int has_setting(u32 flag)
+{
+	int zero = 0;
+	struct settings *s = settings.lookup(&zero);
+	return s && (s->flags & flag);
+}
+
+/* Under which counter bytes go that could not be told of: of what is only told because TLS may follow, nobody asked for it. */
+INLINE u32 lost_as(u32 protocol, u32 counter)
+{
+	return protocol == PROTOCOL_OTHER && !has_setting(KEEP_ALL_PROTOCOLS) ? COUNTER_OTHER_PROTOCOLS : counter;
+}
+
 INLINE void emit_done(u32 tid)
 {
 	struct job *j = jobs.lookup(&tid);
@@ -184,9 +197,10 @@ INLINE void emit_done(u32 tid)
 		if (j->by_reference)
 			count(COUNTER_BY_REFERENCE, j->captured);
 		if (j->ring_full)
-			count(COUNTER_LOST_RING_FULL, j->ring_full);
+			count(lost_as(j->protocol, COUNTER_LOST_RING_FULL), j->ring_full);
 		if (rest)
-			count(j->unreadable == REASON_NOT_IN_USER_SPACE ? COUNTER_LOST_NOT_IN_USER_SPACE : COUNTER_LOST_LIMIT, rest);
+			count(lost_as(j->protocol, j->unreadable == REASON_NOT_IN_USER_SPACE ? COUNTER_LOST_NOT_IN_USER_SPACE :
+				COUNTER_LOST_LIMIT), rest);
 	}
 	if (j->memory == MEMORY_KERNEL)
 		pieces.delete(&tid);

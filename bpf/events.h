@@ -176,6 +176,7 @@ struct sample {
 	u32 tgid;
 	u32 tid;
 	u32 library;	/* the attachment's cookie: which library's function it was; 0: none, or unknown */
+				/* SAMPLE_HELLO: the other direction's position, modulo 2^32 */
 	u8 overlapped;	/* other calls on the connection were in flight: what belongs before may come later */
 	u8 answers;	/* a write of the session was in flight, which these bytes may answer: it will be told of later */
 	u16 by_reference;	/* as of the call: the program may change them before TCP sends them */

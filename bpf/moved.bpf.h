@@ -128,7 +128,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	if (fate >= 0 || fate == FATE_HELLO)
 		count(fate == FATE_HELLO ? COUNTER_SUPPRESSED : fate, n);
 	else if (!announced)
-		count(COUNTER_LOST_RING_FULL, n);
+		count(lost_as(c->protocol, COUNTER_LOST_RING_FULL), n);
 	if (fate == COUNTER_UNDECIDED && c->announced)
 		note_hole(c->id, 0, d, position, n, REASON_UNDECIDED);
 	if (!announced)
@@ -136,7 +136,7 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 	struct job *job = new_job(tid);
 	if (!job) {
 		if (fate != FATE_HELLO) {
-			count(COUNTER_LOST_TABLE_FULL, n);
+			count(lost_as(c->protocol, COUNTER_LOST_TABLE_FULL), n);
 			note_hole(c->id, 0, d, position, n, REASON_TABLE_FULL);
 		}
 		return 0;
@@ -145,6 +145,8 @@ INLINE int moved(struct syscall *call, struct connection *c, u64 n, u64 id)
 		if (n > c->hello_left[d])
 			n = c->hello_left[d];
 		c->hello_left[d] -= n;
+		/* What was said before it is whole up to here. */
+		job->library = c->position[!d];
 	}
 	job->kind = fate == FATE_HELLO ? SAMPLE_HELLO : SAMPLE_DATA;
 	job->connection = c->id;

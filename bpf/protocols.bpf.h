@@ -152,19 +152,37 @@ INLINE u32 greets_no_socks_proxy(u8 *b, u32 n)
 	return version_5 * version_4;
 }
 
-/* What may be said before TLS, in the clear: SOCKS (4, 5), the greetings of SMTP and FTP (220), POP (+OK), IMAP (* OK), NATS
- * (INFO) and MySQL, XMPP's stream (<), and the requests for TLS of PostgreSQL, LDAP (0x30), RDP (3) and AMQP. Others may begin
- * so, too: it is kept, up to MAX_SAID_BEFORE_TLS bytes of both directions, and shown if TLS or HTTP follows. Told by the first
- * byte, modulo 64; or by a length of less than 256. The verifier sees this hundreds of times: a few instructions, no branches.
+/* What is said before TLS, in the clear, by how it begins: SOCKS (4, 5), the greetings of SMTP and FTP (220), POP (+OK), IMAP
+ * (* OK), NATS (INFO) and MySQL (a packet of less than 256 bytes, the first, protocol 10), XMPP's stream (<?xml, <stream), and
+ * the requests for TLS of PostgreSQL, LDAP, RDP and AMQP. It is kept, up to MAX_SAID_BEFORE_TLS bytes of both directions, and
+ * shown if TLS or HTTP follows. MySQL's and PostgreSQL's first four bytes are read alone by some; of the others a first call
+ * of fewer bytes than are looked at tells nothing. Without branches: the verifier sees this hundreds of times.
  */
 #define MAX_SAID_BEFORE_TLS 4096
-#define FIRST(c) (1ULL << ((c) & 63))
-#define FIRST_BYTES_BEFORE_TLS (FIRST(4) | FIRST(5) | FIRST('2') | FIRST('+') | FIRST('*') | FIRST('I') | FIRST('<') | \
-	FIRST(0x30) | FIRST(3) | FIRST('A'))
+#define WORD(a, b, c) ((u64)(a) | (b) << 8 | (c) << 16)
 
-INLINE u32 may_precede_tls(u8 *b)
+/* Negative if it is not 0. */
+INLINE s64 sign_of_difference(u64 difference)
 {
-	return (FIRST_BYTES_BEFORE_TLS >> (b[0] & 63) & 1) | ((u64)(b[1] | b[2]) - 1) >> 63;
+	return difference | -difference;
+}
+
+INLINE u32 may_precede_tls(u8 *b, u32 n)
+{
+	u64 word = WORD(b[0], b[1], b[2]), next = WORD(b[4], b[5], b[6]), of_four = n ^ 4;
+	s64 socks_5 = sign_of_difference(b[0] ^ 5) | within(n, 2, 2 + (s32)b[1]) | within(b[1], 0, 16);
+	s64 socks_4 = sign_of_difference((word & 0xffff) ^ WORD(4, 1, 0));
+	s64 text = sign_of_difference(word ^ WORD('2', '2', '0')) & sign_of_difference(word ^ WORD('+', 'O', 'K')) &
+		sign_of_difference((word & 0xe0ffff) ^ WORD('*', ' ', 0x40)) &
+		sign_of_difference((word ^ WORD('I', 'N', 'F')) | (b[3] ^ 'O')) &
+		sign_of_difference((word ^ WORD('A', 'M', 'Q')) | (b[3] ^ 'P')) &
+		sign_of_difference(word ^ WORD('<', '?', 'x')) & sign_of_difference(word ^ WORD('<', 's', 't'));
+	s64 mysql = ((s64)n - 4) | ((s64)b[0] - 1) | sign_of_difference(b[1] | b[2] | b[3] | (b[4] ^ 10) * of_four);
+	s64 postgresql = ((s64)n - 4) | sign_of_difference(word | (b[3] ^ 8) | (next ^ WORD(0x04, 0xd2, 0x16)) * of_four);
+	s64 ldap = sign_of_difference((b[0] ^ 0x30) | (b[2] ^ 2) | (b[3] ^ 1) | (b[5] ^ 0x77));
+	s64 rdp = ((s64)n - 3) | sign_of_difference(word ^ 3);
+
+	return (u64)~(socks_5 & socks_4 & text & mysql & postgresql & ldap & rdp) >> 63;
 }
 
 /* A frame of HTTP/2 as far as its head tells (RFC 9113 §4.1, §6): DATA or HEADERS of a stream, WINDOW_UPDATE, PING. By those an
@@ -262,7 +280,7 @@ INLINE void infer(struct connection *c, u32 d, u8 *bytes, u32 n)
 	c->prefix_length[d & 1] = have;
 
 	c->greets_no_socks_proxy = greets_no_socks_proxy(prefix, have);
-	c->may_precede_tls |= may_precede_tls(prefix);
+	c->may_precede_tls |= may_precede_tls(prefix, have);
 	int verdict = verdict_on(prefix, have);
 	if (verdict == VERDICT_TLS && c->misses < MAX_MISSES_OF_TLS) {
 		/* Joined in the middle, there is no hello to come. */

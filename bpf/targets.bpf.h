@@ -259,10 +259,3 @@ INLINE void decide_wanted(struct connection *c)
 			c->unwanted = 1;
 	}
 }
-
-INLINE int has_setting(u32 flag)
-{
-	int zero = 0;
-	struct settings *s = settings.lookup(&zero);
-	return s && (s->flags & flag);
-}

@@ -85,7 +85,7 @@ class Connections:
         self._views: dict[int, View] = {}
         # connection → sessions inside its own, which have views of their own
         self._carried: dict[int, list[int]] = {}
-        self._first_words = FirstWords(all_protocols=all_protocols)
+        self._first_words = FirstWords(self.tally, all_protocols=all_protocols)
         self._waiting_flows: dict[int, View] = {}
         self._ending: dict[int, ConnectionEnded] = {}  # their sessions have not
         self._handlers: dict[type, Callable[..., Iterator[StreamItem]]] = {
@@ -146,17 +146,8 @@ class Connections:
             return
         view = self._views.get(event.connection)
         if event.hello:
-            if view is None:
-                return
-            said, begun = self._first_words.take_before_hello(event.connection)
-            for early in said:
-                yield from self._contents(view, view.add(early))
-            view.begin_tls()
-            for early in begun:
-                self.tally.never_decided_arrived += len(early.payload)
-                view.tls.feed(early)
-            view.tls.feed(event)
-            self._unread.began(view)
+            if view is not None:
+                yield from self._greeted(view, event)
             return
         self.tally.cleartext += len(event.payload)
         if event.reason is Reason.FAULT:
@@ -165,13 +156,25 @@ class Connections:
             self.tally.late_cleartext += len(event.payload)
             return
         if self._first_words.waits(event):
-            self.tally.never_decided_arrived += self._first_words.keep(event)
+            for forgotten in self._first_words.keep(event):
+                if forgotten.connection in self._views:
+                    self._views[forgotten.connection].pass_over(forgotten)
             return
         view.protocol = event.protocol
         for early in self._first_words.take(event.connection):
             yield from self._contents(view, view.add(early))
         yield from self._contents(view, view.add(event))
         self._note_waiting(view)
+
+    def _greeted(self, view: View, hello: BytesMoved) -> Iterator[StreamItem]:
+        said, begun = self._first_words.take_before_hello(hello)
+        for early in said:
+            yield from self._contents(view, view.add(early))
+        yield from self._contents(view, view.give_up())
+        view.begin_tls()
+        for record in (*begun, hello):
+            view.tls.feed(record)
+        self._unread.began(view)
 
     def _greeted_inside(self, event: GreetedInside) -> Iterator[StreamItem]:
         view = self._views.get(event.connection)
@@ -184,7 +187,7 @@ class Connections:
             self._waiting_flows[view.announced.connection] = view
 
     def _contents(self, view: View, contents: Iterator[Content]) -> Iterator[StreamItem]:
-        for content in self._explained(view, contents):
+        for content in self._holes.explained(view.announced.connection, contents):
             if view.state is State.SHOWN:
                 self.tally.note_gap(view, content)
                 yield from view.give(content)
@@ -192,19 +195,6 @@ class Connections:
                 self.tally.note_mirrored(content)
             else:
                 yield from self._ends.hold(view, content)
-
-    def _explained(self, view: View, contents: Iterator[Content]) -> Iterator[Content]:
-        """The same, with a reason for each hole, which may be several."""
-        for content in contents:
-            if content.hole is None:
-                yield content
-                continue
-            session, position = content.hole
-            connection = view.announced.connection
-            for length, reason in self._holes.reasons(
-                connection, session, content.direction, position, content.lost
-            ):
-                yield replace(content, lost=length, reason=reason, hole=None)
 
     def _ended(self, event: ConnectionEnded) -> Iterator[StreamItem]:
         """Its sessions may go on: with BIOs in memory, what has come is read when the socket is closed."""
@@ -235,14 +225,12 @@ class Connections:
         """Everything that can still be said of a view's bytes."""
         connection = view.announced.connection
         self._waiting_flows.pop(connection, None)
-        undecided = self._first_words.take(connection)
-        if not self._all_protocols:
-            self.tally.never_decided_arrived += sum(len(early.payload) for early in undecided)
+        undecided = self._first_words.take_last(connection, view.protocol)
         # What did not arrive of the others was filtered, not lost.
         if view.protocol not in NOT_SHOWN or self._all_protocols:
             # Plaintext given out before this call flips the state; what the tail adds must not close twice.
             ended, view.ended = view.ended, None
-            for early in undecided if self._all_protocols else ():
+            for early in undecided:
                 yield from self._contents(view, view.add(early))
             yield from self._contents(view, view.finish(final.moved, final.session, final.session_moved, now))
             view.ended = ended
@@ -257,6 +245,8 @@ class Connections:
             self._unread.ended(view, final.moved)
             if view.state is State.HOLDING and not view.held:
                 yield from self._ends.show_bare(view)
+            else:
+                yield from view.tell_handshake()
 
     # TLS sessions
 

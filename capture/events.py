@@ -86,6 +86,7 @@ class BytesMoved:
     ``session`` is 0 for cleartext, else the TLS session whose plaintext this is; its ``connection`` may be 0
     while it is not known. ``hello`` marks TLS records of a handshake, as they crossed the socket;
     ``overlapped`` that other calls on the connection were in flight, whose bytes may belong before these;
+    ``opposite`` is the position that the other direction had by then, of a hello alone;
     ``answers`` that a write of the session was in flight, which is told of only when it returns, and which these
     may answer; ``by_reference`` that the program could change them between its call and their being sent.
     """
@@ -106,6 +107,7 @@ class BytesMoved:
     overlapped: bool = False
     by_reference: bool = False
     answers: bool = False
+    opposite: int = 0
 
 
 @dataclass(frozen=True, slots=True)

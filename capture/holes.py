@@ -9,12 +9,15 @@ Sans-IO: the notes and the ring's losses come through the callables given.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capture.events import Direction, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from capture.views import Content
 
 UNKNOWN_ASSOCIATION = "unknown-association"
 LATE = "late"
@@ -51,6 +54,18 @@ class Holes:
         """The session has ended."""
         for direction in Direction:
             self._given_up.pop((0, session, direction), None)
+
+    def explained(self, connection: int, contents: Iterable[Content]) -> Iterator[Content]:
+        """The same, with a reason for each hole, which may be several."""
+        for content in contents:
+            if content.hole is None:
+                yield content
+                continue
+            session, position = content.hole
+            for length, reason in self.reasons(
+                connection, session, content.direction, position, content.lost
+            ):
+                yield replace(content, lost=length, reason=reason, hole=None)
 
     def reasons(
         self, connection: int, session: int, direction: Direction, position: int, length: int

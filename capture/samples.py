@@ -7,6 +7,7 @@ the header), so nothing here imports the kernel side. Times become wall-clock na
 
 from __future__ import annotations
 
+from dataclasses import replace
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
@@ -125,7 +126,8 @@ class Decoder:
         )  # fmt: skip
 
     def _hello(self, buffer: Buffer, start: int) -> BytesMoved:
-        return self._data(buffer, start, hello=True)
+        event = self._data(buffer, start, hello=True)
+        return replace(event, library=0, opposite=event.library)
 
     def _greeted_inside(self, buffer: Buffer, start: int) -> GreetedInside:
         m = _members(self._sample, buffer, start)

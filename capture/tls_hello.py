@@ -23,6 +23,19 @@ def may_begin_record(begun: bytes) -> bool:
     return len(begun) < 5 and b"\x14" <= begun[:1] <= b"\x17" and begun[1:2] in (b"", b"\x03")
 
 
+def may_begin_hello(begun: bytes) -> bool:
+    """Whether these bytes, a record's header at least, are of one that carries a hello (RFC 8446 §4.1.2, §4.1.3)."""
+    return (
+        len(begun) >= 5
+        and begun[0] == _HANDSHAKE_RECORD
+        and begun[1] == 3
+        and begun[2] <= 3
+        and begun[5:6] in (b"", b"\1", b"\2")
+        and begun[6:7] in (b"", b"\0")
+        and begun[9:10] in (b"", b"\3")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """A ClientHello (``from_client``) or ServerHello. ``alpn`` is what was offered, or the one chosen."""

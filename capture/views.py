@@ -28,15 +28,13 @@ from capture.streams import (
     TlsEnded,
     TlsStarted,
 )
-from capture.tls_hello import Hello, HelloReader
+from capture.tls_notes import TlsNotes
 from capture.unix_streams import server_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# The least that ends a client's part of a handshake: ChangeCipherSpec and, in TLS 1.2 without a nonce, Finished with
-# its tag (RFC 5246 §7.4.9). An alert is shorter, with what comes before it.
-MIN_FINISHED_BYTES = 6 + 5 + 16 + 16
+    from capture.tls_hello import Hello
 
 Flows = tuple[Flow[BytesMoved], Flow[BytesMoved]]  # by direction
 
@@ -68,74 +66,6 @@ class Content:
     session: int = 0
 
 
-class TlsNotes:
-    """What is known of TLS on a connection, gathered from hellos, probes and plaintext."""
-
-    __slots__ = (
-        "_readers",
-        "alpn_chosen",
-        "alpn_offered",
-        "client",
-        "established",
-        "greeted",
-        "library",
-        "random",
-        "server_name",
-        "started",
-    )
-
-    def __init__(self) -> None:
-        self._readers = (HelloReader(), HelloReader())
-        self.client: Direction | None = None  # the direction of the ClientHello
-        self.random = b""  # the ClientHello's
-        self.greeted = 0  # the position behind the ClientHello's record
-        self.server_name: str | None = None
-        self.alpn_offered: tuple[str, ...] = ()
-        self.alpn_chosen: str | None = None
-        self.library: str | None = None
-        self.started: int | None = None
-        self.established: int | None = None
-
-    def feed(self, event: BytesMoved) -> None:
-        """TLS records as they crossed the socket."""
-        hello = self._readers[event.direction].feed(event.payload)
-        if hello:
-            self._note(hello, event)
-
-    def _note(self, hello: Hello, event: BytesMoved) -> None:
-        if hello.from_client:
-            self.client = event.direction
-            self.random = self._readers[event.direction].random
-            self.greeted = event.position + len(event.payload) - self._readers[event.direction].surplus
-            self.server_name = hello.server_name
-            self.alpn_offered = hello.alpn
-            self.started = event.time
-        elif hello.alpn:
-            self.alpn_chosen = hello.alpn[0]
-
-    def came_before(self, content: Content) -> bool:
-        """Whether this answers, or follows, a ClientHello, be it in the clear."""
-        return self.client is not None and self.started is not None and self.started < content.time
-
-    def came_to_nothing(self, moved: tuple[int, int], most: int = 0) -> bool:
-        """Whether the client sent a ClientHello and no Finished, at most an alert: hence no plaintext either way.
-
-        Or no more than ``most`` bytes.
-        """
-        most = max(most, MIN_FINISHED_BYTES - 1)
-        return self.client is not None and moved[self.client] <= self.greeted + most
-
-    def describe(self, speech: Speech | None, first_content: int | None) -> Tls:
-        """For the file. ALPN is encrypted in TLS 1.3: then the plaintext tells which offer was taken."""
-        alpn = self.alpn_chosen
-        if alpn is None and speech is not None and (speech.alpn in self.alpn_offered or self.client is None):
-            alpn = speech.alpn
-        established = self.established
-        if self.started is not None and established is None:
-            established = first_content
-        return Tls(self.library, self.server_name, alpn, self.started, established)
-
-
 class View:
     """One end: ``announced`` says which."""
 
@@ -156,6 +86,7 @@ class View:
         "inside_tls",
         "likely",
         "other",
+        "over",
         "protocol",
         "readable",
         "relayed",
@@ -187,6 +118,7 @@ class View:
         self.held: list[Content] = []
         self.held_bytes = 0
         self.held_since = 0
+        self.over = False  # nothing more will come
         self.ended: ConnectionEnded | None = None
         # By TLS session; 0 is the socket itself.
         self.flows: dict[int, Flows] = {0: (Flow(announced.base[0]), Flow(announced.base[1]))}
@@ -223,6 +155,17 @@ class View:
                 yield _content(piece, event.direction, event.session)
         for piece in self._flow(event).add(event):
             yield _content(piece, event.direction, event.session)
+
+    def pass_over(self, event: BytesMoved) -> None:
+        """A piece of cleartext that is counted elsewhere, and not to be told of."""
+        flow = self._flow(event)
+        flow.position = max(flow.position, event.position + event.length)
+
+    def give_up(self) -> Iterator[Content]:
+        """The cleartext that is held: what is missing before it comes no more."""
+        for direction, flow in zip(Direction, self.flows[0], strict=True):
+            for piece in flow.give_up():
+                yield _content(piece, direction, 0)
 
     def _flow(self, event: BytesMoved) -> Flow[BytesMoved]:
         flows = self.flows.get(event.session)
@@ -312,6 +255,8 @@ class View:
         held, self.held, self.held_bytes = self.held, [], 0
         for content in held:
             yield from self.give(content)
+        if self.over:
+            yield from self.tell_handshake()
 
     def give(self, content: Content) -> Iterator[StreamItem]:
         """Items of an open view."""
@@ -335,6 +280,14 @@ class View:
             yield Data(stream, content.time, sender, content.data, content.as_of_call)
         if content.lost:
             yield Gap(stream, content.time, sender, content.lost, content.reason)
+
+    def tell_handshake(self) -> Iterator[StreamItem]:
+        """Nothing more will come: TLS that followed cleartext and was not read, or whose handshake came to nothing."""
+        self.over = True
+        began = self.tls.started if len(self.flows) == 1 and not self.in_tls else None
+        if began is not None and self.state is State.SHOWN and self.protocol is Protocol.TLS:
+            self.in_tls = True
+            yield TlsStarted(self.announced.connection, began, self.tls.describe(None, None))
 
     def _describe_inner(self, content: Content) -> Tls:
         """TLS in TLS: its hellos went as the other session's plaintext, of which only the first is told."""

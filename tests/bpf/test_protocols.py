@@ -23,6 +23,7 @@ SHIM = """
 typedef uint8_t u8;
 typedef uint32_t u32;
 typedef int32_t s32;
+typedef int64_t s64;
 typedef uint64_t u64;
 #define INLINE static inline
 #define PREFIX_BYTES 16
@@ -40,7 +41,7 @@ struct connection {{
 #include "{header}"
 int verdict(u8 *bytes, u32 n) {{ return verdict_on(bytes, n); }}
 int hello(u8 *bytes, u32 n) {{ return is_hello(bytes, n); }}
-int precedes(u8 *bytes) {{ return may_precede_tls(bytes); }}
+int precedes(u8 *bytes, u32 n) {{ return may_precede_tls(bytes, n); }}
 int text(u8 *bytes, u32 n) {{ return sign_of_text(bytes, n) >= 0; }}
 int tds(u8 *bytes, u32 n) {{ return sign_of_tds_packet(bytes, n) >= 0; }}
 int frame(u8 *bytes, u32 n) {{ return sign_of_frame(bytes, n) >= 0; }}
@@ -197,12 +198,38 @@ def test_what_follows_a_socks_greeting_is_looked_at(kernel_side: ctypes.CDLL, gr
         (b"\x30\x1d\2\1\1\x77", 1),
         (b"\3\0\0\x13\x0e\xe0", 1),
         (b"\5\1\0", 1),
+        (b"\5\1", 1),
+        (b"\4\1\x01\xbb", 1),
+        (b"* PREAUTH", 1),
+        (b"* BYE", 1),
+        (b"<stream:", 1),
+        (b"\0\0\0\x08", 1),
+        (b"\0\0\0\x08\x04\xd2\x16\x30", 1),
+        (b"\x5b\0\0\0", 1),
+        (b"", 0),
+        (b"2", 0),
+        (b"S", 0),
+        (b"\0", 0),
+        (b"\3", 0),
+        (b"\4", 0),
+        (b"\5", 0),
         (b"SSH-2.0-", 0),
         (b"\x10\x0c\0\4MQTT", 0),
+        (b"*3\r\n$3\r\n", 0),
+        (b"+PONG\r\n", 0),
+        (b"\0\0\0\x2a\0\x12\0\3", 0),
+        (b"\x5b\0\0\0\x0b", 0),
+        (b"\x5b\0\0\1\x0a", 0),
+        (b"\x5b\0\0", 0),
+        (b"\x30\x0c\2\1\1\x60", 0),
+        (b"\5\1\0\3", 0),
+        (b"AUTH", 0),
+        (b"INVITE", 0),
+        (b"<html>", 0),
     ],
 )
 def test_what_may_be_said_before_tls_is_kept(kernel_side: ctypes.CDLL, begin: bytes, kept: int) -> None:
-    assert kernel_side.precedes(begin.ljust(PREFIX_BYTES, b"\0")) == kept
+    assert kernel_side.precedes(begin.ljust(PREFIX_BYTES, b"\0"), len(begin)) == kept
 
 
 TEXT = re.compile(rb"[\t-\r -~]{4,16}")

@@ -40,8 +40,8 @@ from capture.events import (
 )
 from capture.sessions import MAX_UNBOUND_BYTES
 from capture.streams import Process, Side, TlsEnded
+from capture.tls_notes import MIN_FINISHED_BYTES
 from capture.two_ends import CLIENT_WINDOW_NS, MAX_HELD_BYTES, SERVER_WINDOW_NS
-from capture.views import MIN_FINISHED_BYTES
 
 SENT, RECEIVED = Direction.SENT, Direction.RECEIVED
 BOTH = (REQUEST, RESPONSE)
@@ -357,23 +357,6 @@ def test_first_bytes_that_never_told_are_filtered_and_forgotten():
     assert recording.tick(SECOND_NS).items == []
     assert recording.tally.never_decided_arrived == 2
     assert not recording.connections._first_words
-
-
-def test_what_is_said_before_tls_is_shown_if_tls_follows():
-    hello = bytes.fromhex("16030100") + b"\x2f"
-    greeting = [
-        distant(1, protocol=Protocol.OTHER),
-        moved(1, RECEIVED, 0, b"220 mx\r\n", protocol=Protocol.OTHER),
-        moved(1, SENT, 0, b"STARTTLS\r\n", protocol=Protocol.OTHER),
-    ]
-    recording = Recording().feed(*greeting)
-    assert recording.streams == []
-    recording.feed(moved(1, SENT, 10, hello, protocol=Protocol.TLS, hello=True))
-    assert recording.tick(SECOND_NS).stream.both == (b"STARTTLS\r\n", b"220 mx\r\n")
-    assert recording.tally.never_decided_arrived == 0
-    filtered = Recording().feed(*greeting, ended(1, 10, 8, protocol=Protocol.OTHER)).tick(SECOND_NS)
-    assert filtered.items == []
-    assert filtered.tally.never_decided_arrived == 18
 
 
 def test_with_all_protocols_everything_is_shown_at_once():

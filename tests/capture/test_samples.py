@@ -74,7 +74,7 @@ def test_data(payload, missing, direction, reason, protocol, numbers, small, hel
     )  # fmt: skip
     assert only(head + payload, room=300) == BytesMoved(
         connection, session, OFFSET + 5, direction, position, len(payload) + missing, payload, reason, protocol,
-        pid, tid, library, hello,
+        pid, tid, 0 if hello else library, hello, opposite=library if hello else 0,
     )  # fmt: skip
 
 

@@ -42,6 +42,6 @@ INLINE s32 sign_of_refusal(struct connection *c, u32 d, u8 *b, u32 n)
 INLINE void turn_to_cleartext(struct connection *c)
 {
 	c->protocol = PROTOCOL_UNDECIDED;
-	c->left = c->misses = 0;
+	c->left = c->misses = c->may_precede_tls = 0;
 	c->prefix_length[0] = c->prefix_length[1] = 0;
 }

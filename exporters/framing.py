@@ -79,7 +79,7 @@ DISSECTED_BY_PORT: Final[Mapping[int, str]] = {
 """Ports where Wireshark dissects by number and looks for no TLS (measured with 4.0 on every port it knows),
 or knows no way from TLS to the protocol: a stream that is TLS from its beginning goes bare there. So does one whose
 cleartext before TLS (STARTTLS) was not recorded, for it was long or before the recording. On the other ports that
-Wireshark claims by number (X11's, for instance) neither way shows HTTP."""
+Wireshark claims by number (X11's, for instance, or SOCKS' where nothing was said before TLS) neither way shows HTTP."""
 
 PLAIN_PORTS: Final[Mapping[int, int]] = {443: 80, 8443: 80}
 """With plain framing: TLS ports, on which tools expect no cleartext, and what is written instead."""

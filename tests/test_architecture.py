@@ -27,7 +27,8 @@ SHARED_WITH_EXPORTERS = {"capture.streams", "capture.errors", "capture.tls_hello
 # Modules that turn values into values: no clock, file, process, socket, log or kernel.
 _SANS_IO_CAPTURE = (
     "answers", "balance", "connections", "endpoints", "events", "first_words", "flows", "inner_sessions", "ledger",
-    "networks", "samples", "sessions", "streams", "tally", "two_ends", "unread", "views",
+    "networks", "samples", "sessions", "streams", "tally", "tls_notes", "two_ends", "unread",
+    "views",
 )  # fmt: skip
 SANS_IO = {
     *(f"capture.{name}" for name in _SANS_IO_CAPTURE),

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from kernel_events import REQUEST, SECOND_NS, Recording, distant, ended, moved, plaintext
+from kernel_events import REQUEST, SECOND_NS, Recording, announced, distant, ended, moved, plaintext
 
 from capture.events import BytesMoved, Direction, Event, Protocol, Role
 from capture.first_words import PIECE_BYTES, FirstWords
@@ -141,7 +141,7 @@ def test_a_record_s_header_that_is_read_alone_is_none_of_the_words(cuts: tuple[i
 
 def test_a_handshake_behind_words_that_comes_to_nothing_is_told() -> None:
     words = conversation(*STARTTLS, (SENT, HELLO))
-    for events in (words, [distant(1, protocol=Protocol.OTHER, remote=b"\x7f\0\0\1"), *words[1:]]):
+    for events in (words, [announced(1, protocol=Protocol.OTHER), *words[1:]]):
         recording = Recording().feed(*events, ended(1, 18 + len(HELLO), 15, protocol=Protocol.TLS))
         recording.tick(SECOND_NS).finish()
         (started,) = recording.stream.tls_started

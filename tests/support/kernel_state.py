@@ -9,6 +9,7 @@ import os
 import re
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 from processes import processes_of_run
@@ -56,17 +57,32 @@ def programs() -> dict[int, str]:
 
 
 def programs_of_others(run: str) -> set[int]:
-    """The programs that processes hold open that do not descend from the test run."""
+    """The programs that processes hold that do not descend from the test run: open, or in an array of programs."""
     ours = processes_of_run(run)
-    held = set()
+    held, maps = set(), set()
     for folder in Path("/proc").glob("[0-9]*/fdinfo"):
         if int(folder.parent.name) in ours:
             continue
         # The process, or its descriptor, may be gone by now.
         with contextlib.suppress(OSError):
             for info in folder.iterdir():
-                held |= {int(number) for number in PROGRAM_ID.findall(info.read_bytes())}
-    return held
+                described = info.read_bytes()
+                held |= {int(number) for number in PROGRAM_ID.findall(described)}
+                maps |= {int(number) for number in MAP_ID.findall(described)}
+    return held.union(*map(_programs_in, maps & _arrays_of_programs()))
+
+
+def _arrays_of_programs() -> set[int]:
+    listing = subprocess.run(["bpftool", "--json", "map", "list"], capture_output=True, check=True)
+    return {found["id"] for found in json.loads(listing.stdout) if found["type"] == "prog_array"}
+
+
+def _programs_in(array: int) -> set[int]:
+    """What a recorder's programs go on with, also after their end; none of an array that is gone meanwhile."""
+    command = ["bpftool", "--json", "map", "dump", "id", str(array)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    entries = json.loads(done.stdout) if done.returncode == 0 else []
+    return {int.from_bytes(_bytes(entry["value"]), sys.byteorder) for entry in entries}
 
 
 def leaked_programs(before: set[int], run: str) -> dict[int, str]:

@@ -8,8 +8,6 @@
 #define MAX_LOOKUPS 8192
 /* Entries of a result: three for each address where the caller did not choose a type of socket. */
 #define MAX_LOOKUP_ENTRIES 192
-/* A hostent has one for each. Of those that are not kept, so many more are counted. */
-#define MAX_HOST_ENTRIES 64
 #define LOOKUP_ADDRESSES (LOOKUP_ADDRESS_BYTES / 16)
 
 struct lookup_key {
@@ -111,7 +109,7 @@ INLINE void add_hostent(struct name_sample *r, u64 host)
 	bpf_probe_read_user(&family, sizeof(family), (void *)(host + 16));
 	bpf_probe_read_user(&list, sizeof(list), (void *)(host + 24));
 	#pragma clang loop unroll(disable)
-	for (i = 0; i < MAX_HOST_ENTRIES; i++) {
+	for (i = 0; i < MAX_LOOKUP_ENTRIES; i++) {
 		if (bpf_probe_read_user(&address, sizeof(address), (void *)(list + 8 * i)) || !address)
 			return;
 		add_address(r, address, family);

@@ -70,10 +70,12 @@ class Connections:
         holes: Holes | None = None,
         tls_names: TlsNames | None = None,
         likely_side: Callable[[ConnectionAnnounced], Side | None] = lambda _: None,
+        probed_since: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self.tally = Tally()
         self._holes = holes or Holes()
         self._library_name = library_name
+        self._probed_since = probed_since
         self._lookups = Lookups()
         self._ends = TwoEnds(lambda view: view.open(describe, self._lookups.behind), mirror, self.tally)
         self._unread = UnreadConnections(tls_names or NoTlsNames(), self.tally)
@@ -290,6 +292,8 @@ class Connections:
                 view.tls.started = session.started
             if session.established is not None:
                 view.handshakes[number] = (session.started, session.established)
+            elif not view.handshakes:
+                view.tls.read_from(self._probed_since(session.library))
         for event in self._sessions.bind(number, session, connection):
             yield from self._deliver(session, event)
 
@@ -349,6 +353,7 @@ class Connections:
         view = self._views.get(session.connection)
         if view:
             view.handshakes[event.session] = (event.started, event.time)
+            view.tls.joined = False
             if view.tls.established is None:
                 view.tls.established = event.time
 

@@ -125,6 +125,7 @@ class Pipeline:
             holes=Holes(self._holes_noted, self._holes, self._ring_was_full),
             tls_names=UnreadableTls(self._names.program),
             likely_side=self._likely_side,
+            probed_since=lambda library: self._tls.probed_since(library) + self._clock.offset,
         )
         self._cgroups = (0, 0)
         self._next_sweep = self._next_look = 0.0

@@ -53,7 +53,8 @@ class Tls:
     """What is known of a TLS session whose plaintext is in the stream.
 
     ``started_ns`` is the ClientHello's time and ``established_ns`` the end of the handshake; both are None
-    where the handshake was before the recording. ``alpn`` is an IANA ALPN identifier such as ``h2``.
+    where the handshake was before the recording. ``alpn`` is an IANA ALPN identifier such as ``h2``. ``joined``: the
+    probes came when the session had begun, so that its first plaintext may be missing.
     """
 
     library: str | None = None
@@ -61,6 +62,7 @@ class Tls:
     alpn: str | None = None
     started_ns: int | None = None
     established_ns: int | None = None
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class TlsNotes:
         "client",
         "established",
         "greeted",
+        "joined",
         "library",
         "random",
         "server_name",
@@ -44,6 +45,7 @@ class TlsNotes:
         self.library: str | None = None
         self.started: int | None = None
         self.established: int | None = None
+        self.joined = False
 
     def feed(self, event: BytesMoved) -> None:
         """TLS records as they crossed the socket."""
@@ -61,6 +63,10 @@ class TlsNotes:
             self.started = event.time
         elif hello.alpn:
             self.alpn_chosen = hello.alpn[0]
+
+    def read_from(self, probed: int) -> None:
+        """A session of which no handshake was seen is read by probes that are there since then."""
+        self.joined = self.started is not None and self.started < probed
 
     def came_before(self, content: Content) -> bool:
         """Whether this answers, or follows, a ClientHello, be it in the clear."""
@@ -82,4 +88,4 @@ class TlsNotes:
         established = self.established
         if self.started is not None and established is None:
             established = first_content
-        return Tls(self.library, self.server_name, alpn, self.started, established)
+        return Tls(self.library, self.server_name, alpn, self.started, established, self.joined)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -248,6 +249,7 @@ class TlsProbes:
         self._older = older
         self._names: list[str] = []
         self._files: list[str] = []
+        self._since = {0: 0}
         self._distrusted: set[int] = set()
         self._warnings: deque[str] = deque()
 
@@ -262,6 +264,11 @@ class TlsProbes:
     def library_name(self, cookie: int) -> str | None:
         """The library behind a sample's cookie."""
         return self._names[cookie - 1] if 0 < cookie <= len(self._names) else None
+
+    def probed_since(self, cookie: int) -> int:
+        """When the probes behind a sample's cookie were all in place (CLOCK_MONOTONIC, ns)."""
+        since = self._since.get(cookie)
+        return time.monotonic_ns() if since is None else since
 
     def distrust(self, cookies: Iterable[int]) -> None:
         """Say of which files the kernel side believes no probe any more."""
@@ -322,6 +329,7 @@ class TlsProbes:
         self._files.append(file.name)
         number = len(self._names)
         links = self._probes.attach_uprobes(path, sites, number)
+        self._since[number] = time.monotonic_ns()
         numbered = tuple((site, number | _flags(site, found)) for site in found.sites)
         self._older.add(ProbedFile(path, file.inode, number, numbered))
         return links

@@ -77,6 +77,7 @@ HTTP2_HINT: Final = (
     "As, TCP port {port}, HTTP2; by tshark with -d tcp.port=={port},http2."
 )
 TLS_HANDSHAKE_HINT: Final = "This TLS handshake is synthetic: the real one was before the recording."
+TLS_JOINED_HINT: Final = "The probes came when this TLS session had begun: its first plaintext may be missing."
 
 
 def _cut(value: str, limit: int) -> str:
@@ -154,6 +155,7 @@ def tls_words(tls: Tls, framing: str) -> dict[str, str | int | None]:
         "alpn": tls.alpn,
         "tls_started": tls.started_ns,
         "tls_established": tls.established_ns,
+        "tls_joined": "yes" if tls.joined else None,
     }
 
 
@@ -233,6 +235,7 @@ def read_tls(words: Mapping[str, str]) -> Tls | None:
         alpn=words.get("alpn"),
         started_ns=_number(words, "tls_started"),
         established_ns=_number(words, "tls_established"),
+        joined="tls_joined" in words,
     )
 
 

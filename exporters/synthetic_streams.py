@@ -147,6 +147,9 @@ class SyntheticStream:
 
     def _begin_tls(self, tls: Tls, *, bare: bool) -> None:
         self._tls = tls
+        self._joined = self._joined or tls.joined
+        if tls.joined:
+            self._comments += (packet_comments.TLS_JOINED_HINT,)
         self._framed = self._unwritten_handshake = not bare
         self._settled = self._client_spoke = False
 

@@ -174,7 +174,7 @@ class SniffingLayer:
     def __init__(self, context: Context, connection: Connection, joined: bool) -> None:
         self._context = context
         self._connection = connection
-        self._joined = joined
+        self._joined = joined = joined or (connection.tls is not None and connection.tls.joined)
         self._start = (bytearray(), bytearray())
         self._times: tuple[deque[tuple[int, int]], ...] = (deque(), deque())  # of _start, where joined
         self._places = ([0] * len(PROTOCOLS), [0] * len(PROTOCOLS))

@@ -26,6 +26,7 @@ from kernel_events import (
     plaintext,
 )
 
+from capture.connections import Connections
 from capture.events import (
     Direction,
     Final,
@@ -454,6 +455,24 @@ def test_handshake_times_are_the_library_s():
     )
     tls = recording.stream.opened.tls
     assert (tls.started_ns, tls.established_ns) == (MIDDLE + 10, MIDDLE + 30)
+
+
+HELLO_NS = START_NS + 1000
+
+
+@pytest.mark.parametrize(("probed", "handshake"), [(-1, False), (1, False), (1, True)])
+def test_a_session_that_began_before_its_probes_may_lack_its_first_plaintext(probed, handshake):
+    recording = Recording()
+    recording.connections = Connections(
+        Process, lambda _: None, lambda *_: None, probed_since=lambda _: HELLO_NS + probed
+    )
+    recording.feed(
+        distant(1), hello_of(1, SENT, b"r" * 32), SessionBound(7, 1, MIDDLE + 5, 1001, 1)
+    )
+    if handshake:
+        recording.feed(SessionEstablished(7, 1, MIDDLE + 9, MIDDLE + 6, 1001, 1))
+    recording.feed(plaintext(7, SENT, 0, REQUEST, 1))
+    assert recording.stream.opened.tls.joined == (probed > 0 and not handshake)
 
 
 def joined(session, direction, position):

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -189,6 +191,48 @@ def test_a_first_run_that_is_too_short_does_not_hide_the_next(servers: Servers, 
         done = recording.stop()
     assert len(entries(path)) >= 2
     assert "cannot be read" not in done.stderr
+
+
+# Asks three times on one connection, and says when it has asked first.
+ASKS = """
+import socket, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+with context.wrap_socket(socket.create_connection(("localhost", int(sys.argv[1]))), server_hostname="localhost") as tls:
+    for number in range(1, 4):
+        tls.sendall(b"GET /%d HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n" % number)
+        print("asked", flush=True)
+        assert tls.recv(99).endswith(b"%d" % number)
+"""
+
+
+def test_probes_that_come_between_a_request_and_its_answer(servers: Servers, tmp_path: Path) -> None:
+    """The answer is nobody else's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(servers.certificate, servers.certificate.with_name("key.pem"))
+    listener = socket.create_server(("localhost", 0))
+    port = listener.getsockname()[1]
+    folder = library_of_its_own(tmp_path / "lib")["LD_LIBRARY_PATH"]
+    command = ["env", f"LD_LIBRARY_PATH={folder}", sys.executable, "-c", ASKS, port, servers.certificate]
+    targets = ("--no-hold", "--port", port, "-c", Path(sys.executable).name)
+    with record(tmp_path / "a.pcapng", *targets) as recording, listener:
+        recording.process.send_signal(signal.SIGSTOP)
+        with running(command, stdout=subprocess.PIPE) as client:
+            with context.wrap_socket(listener.accept()[0], server_side=True) as tls:
+                assert client.stdout
+                assert client.stdout.readline() == b"asked\n"
+                recording.process.send_signal(signal.SIGCONT)
+                time.sleep(1)
+                for number in range(1, 4):
+                    assert tls.recv(99).startswith(b"GET /%d" % number)
+                    tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)
+                assert not tls.recv(99)
+            assert client.wait(10) == 0
+        settle()
+        recording.stop()
+    found = entries(recording.path)
+    assert "/1" not in found[0]["request"]["url"]
+    assert [path_of(entry) for entry in found[1:]] == ["/2", "/3"]
+    assert [entry["response"]["content"]["text"] for entry in found] == ["1", "2", "3"]
 
 
 def test_without_hold_a_library_is_found_soon(servers: Servers, tmp_path: Path) -> None:

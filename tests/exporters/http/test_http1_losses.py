@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from http_streams import Conversation, read, read_in_splits
 
-from capture.streams import Side
+from capture.streams import Side, Tls
 from exporters.http import Notes
 from exporters.http.messages import Outcome
 
@@ -164,9 +166,15 @@ def test_a_connection_that_is_older_than_the_recording(rest: bytes) -> None:
     assert len(pairs(talk)) == (2 if rest else 3)
 
 
-def test_a_recording_that_begins_between_request_and_response() -> None:
-    talk = Conversation(handshake_seen=False).server(answer(1)).client(get(2)).server(answer(2))
+@pytest.mark.parametrize("begun", [{"handshake_seen": False}, {"tls": Tls(alpn="http/1.1", joined=True)}])
+def test_a_recording_that_begins_between_request_and_response(begun: dict[str, Any]) -> None:
+    talk = Conversation(**begun).server(answer(1)).client(get(2)).server(answer(2))
     assert pairs(talk) == [(None, b"1"), (b"/2", b"2")]
+
+
+def test_a_session_whose_probes_may_have_come_late_loses_nothing_by_that() -> None:
+    talk = Conversation(tls=Tls(joined=True)).client(get(1), get(2)).server(answer(1), answer(2))
+    assert pairs(talk) == [(b"/1", b"1"), (b"/2", b"2")]
 
 
 def test_a_recording_that_begins_inside_a_response_joins_at_the_next_one() -> None:

@@ -29,6 +29,19 @@ def joined(talk: H2Talk, start: int, tls: Tls | None = None) -> list[StreamItem]
     return [*opening, *talk.conversation.items[start:]]
 
 
+@pytest.mark.parametrize("alpn", [None, "h2"])
+def test_a_session_whose_probes_may_have_come_late_loses_nothing_by_that(alpn: str | None) -> None:
+    talk = H2Talk(Conversation(tls=Tls(alpn=alpn)))
+    for number in range(5):
+        talk.respond(talk.request([("cookie", "a=b")], path=f"/{number}"), b"1", [("x-served-by", "a")])
+    opening = Conversation(tls=Tls(alpn=alpn, joined=True)).items
+    late = read_in_splits([*opening, *talk.conversation.items[len(opening) :]])
+    whole = read(talk.conversation.items)
+    assert [(e.request, e.response, e.outcome) for e in late] == [
+        (e.request, e.response, e.outcome) for e in whole
+    ]
+
+
 @pytest.mark.parametrize("tls", [None, Tls(), Tls(alpn="h2")])
 def test_joined_in_the_middle_unknown_fields_are_placeholders_and_heal(tls: Tls | None) -> None:
     talk = H2Talk()

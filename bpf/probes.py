@@ -68,9 +68,6 @@ CALL_RETURNS = {
 # What a shape's name begins with → what its programs' names begin with, where those are not tls.bpf.h's.
 KINDS = {"COPY": "copy_", "GO": "go_", "NSPR": "nss_", "NSS": "nss_", "RUSTLS": "rustls_", "NAME": "name_"}
 
-# A Go program sends its first request 5 ms after its start; its kernel programs take 60 to be verified.
-NEEDED_AT_ONCE = ("go_enter_by_cookie", "go_return_by_cookie")
-
 _Event = TypeVar("_Event", int, str)
 
 
@@ -254,14 +251,6 @@ class Probes:
             # Not before: what could not be linked must not be attached by the next attempt.
             self._programs[key] = fd
         return self._programs[key]
-
-    def load_ahead(self) -> bool:
-        """Load one more of the programs that cannot wait until a file needs them; False if there is none."""
-        for program in NEEDED_AT_ONCE:
-            if (program, "UPROBE") not in self._programs:
-                self._load_uprobe(program)
-                return True
-        return False
 
     def skipped_runs(self) -> int:
         """How often the kernel did not run a program for uprobes, for it was running already."""

@@ -71,6 +71,9 @@ LONG_TO_VERIFY = (
     ("continue_from_uprobe", "UPROBE"),
     ("name_return_by_cookie", "UPROBE"),
     ("return_by_cookie", "UPROBE"),
+    # A Go program sends its first request 5 ms after its start.
+    ("go_return_by_cookie", "UPROBE"),
+    ("go_enter_by_cookie", "UPROBE"),
 )
 
 # Where programs of tracepoints go on, by the names of events.h.

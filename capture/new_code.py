@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from bpf import abi
 from bpf.ring import Ring, copied
-from capture.errors import PlaintapError
 from capture.events import NewCodeUsed, ReturnExpected
 from capture.processes import Version, stat_fields
 from capture.samples import Decoder
@@ -75,7 +74,7 @@ class NewCode:
         self._unheld: set[tuple[int, int]] = set()  # pid, inode
         self._warnings: deque[str] = deque()
         self._refused = False
-        self._prepared = False
+        self._has_seen_places = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="new code", daemon=True)
 
@@ -194,22 +193,14 @@ class NewCode:
         if now >= self._next_deleted:
             self._tls.attach(self._files.drop_deleted())
             self._next_deleted = now + _DELETED_S
-        if not self._prepared:
-            self._prepare()
+        if not self._has_seen_places:
+            self._has_seen_places = True
+            self._tls.attach(self._files.look_at_places())
         if self._parents:
             for _, parent in self._parents:
                 if _state(str(parent)) == b"T":
                     _continue(parent)
             self._parents = [(until, parent) for until, parent in self._parents if until > now]
-
-    def _prepare(self) -> None:
-        """A bit of it, for events must not wait. What fails here fails again where it is needed, and is said there."""
-        try:
-            if not self._tls.load_ahead():
-                self._prepared = True
-                self._tls.attach(self._files.look_at_places())
-        except (PlaintapError, OSError):
-            self._prepared = True
 
 
 def _continue(pid: int) -> bool:

@@ -257,10 +257,6 @@ class TlsProbes:
         """Files that cannot be probed, each once."""
         return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
-    def load_ahead(self) -> bool:
-        """Prepare for one more kind of library; False if there is none. Raises OSError."""
-        return self._probes.load_ahead()
-
     def library_name(self, cookie: int) -> str | None:
         """The library behind a sample's cookie."""
         return self._names[cookie - 1] if 0 < cookie <= len(self._names) else None

@@ -77,7 +77,9 @@ HTTP2_HINT: Final = (
     "As, TCP port {port}, HTTP2; by tshark with -d tcp.port=={port},http2."
 )
 TLS_HANDSHAKE_HINT: Final = "This TLS handshake is synthetic: the real one was before the recording."
-TLS_JOINED_HINT: Final = "The probes came when this TLS session had begun: its first plaintext may be missing."
+TLS_JOINED_HINT: Final = (
+    "The probes came when this TLS session had begun: its first plaintext may be missing."
+)
 
 
 def _cut(value: str, limit: int) -> str:

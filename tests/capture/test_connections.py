@@ -466,9 +466,7 @@ def test_a_session_that_began_before_its_probes_may_lack_its_first_plaintext(pro
     recording.connections = Connections(
         Process, lambda _: None, lambda *_: None, probed_since=lambda _: HELLO_NS + probed
     )
-    recording.feed(
-        distant(1), hello_of(1, SENT, b"r" * 32), SessionBound(7, 1, MIDDLE + 5, 1001, 1)
-    )
+    recording.feed(distant(1), hello_of(1, SENT, b"r" * 32), SessionBound(7, 1, MIDDLE + 5, 1001, 1))
     if handshake:
         recording.feed(SessionEstablished(7, 1, MIDDLE + 9, MIDDLE + 6, 1001, 1))
     recording.feed(plaintext(7, SENT, 0, REQUEST, 1))

@@ -105,22 +105,6 @@ def test_one_that_is_held_anew_as_soon_as_it_goes_on_stays_known(
     assert tables.held == {77: 9}
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_what_cannot_wait_is_prepared_between_events(answering: tuple[NewCode, Tables], fails: bool) -> None:
-    new_code, _ = answering
-    left = [1, 2, 3]
-
-    def load_ahead() -> bool:
-        if fails and len(left) == 2:
-            raise OSError
-        return bool(left and left.pop())
-
-    new_code._tls.load_ahead = load_ahead  # type: ignore[method-assign]
-    for _ in range(6):
-        new_code._tick(0.0)
-    assert len(left) == (2 if fails else 0)
-
-
 @pytest.mark.parametrize(("rights", "holds"), [({"CAP_KILL"}, True), (set[str](), False)])
 def test_without_the_right_to_wake_nobody_is_held(
     monkeypatch: pytest.MonkeyPatch, rights: set[str], holds: bool

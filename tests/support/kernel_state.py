@@ -103,6 +103,16 @@ def verified_instructions(program: int) -> int:
     return int(number)
 
 
+def has_probes(recorder: int, path: Path) -> bool:
+    """Whether a recorder has attached to a file (the kernel tells the paths of uprobe_multi's links)."""
+    for info in Path(f"/proc/{recorder}/fdinfo").iterdir():
+        # Descriptors come and go.
+        with contextlib.suppress(OSError):
+            if f"path:\t{path}\n" in info.read_text():
+                return True
+    return False
+
+
 def table_entries(pid: int, *names: str) -> dict[str, int]:
     """How many entries the hash maps of these names have that a process holds open; names are cut to 15 bytes."""
     return {name: len(values) for name, values in table_values(pid, *names).items()}

@@ -137,11 +137,15 @@ def _sockets(folder: Path) -> Iterator[tuple[int, int]]:
 
 def _user(folder: Path) -> int:
     """The real user, as the kernel side sees it."""
-    lines = (folder / "status").read_text(errors="replace").splitlines()
-    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+    return int(_value(folder / "status", b"Uid:\t").split()[0])
 
 
 def _cgroup(folder: Path) -> str:
     """The process's group of version 2, as a path below the root; empty where there is none."""
-    lines = os.fsdecode((folder / "cgroup").read_bytes()).splitlines()
-    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+    return os.fsdecode(_value(folder / "cgroup", b"0::"))
+
+
+def _value(path: Path, name: bytes) -> bytes:
+    """The rest of the line that begins so; empty where there is none. A name may have anything in it but \\n."""
+    lines = path.read_bytes().split(b"\n")
+    return next((line.removeprefix(name) for line in lines if line.startswith(name)), b"")

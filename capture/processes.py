@@ -247,11 +247,12 @@ class CodeMapping(NamedTuple):
 def mappings_of_code(pid: int) -> list[CodeMapping]:
     """All of a process that are of files; empty if it ended or may not be read."""
     try:
-        lines = (PROC / str(pid) / "maps").read_bytes().splitlines()
+        # A path may have other ends of lines in it.
+        lines = (PROC / str(pid) / "maps").read_bytes().split(b"\n")
     except OSError:
         return []
     found = []
-    for line in lines:
+    for line in filter(None, lines):
         addresses, permissions, offset, device, inode, *name = line.split(None, 5)
         if b"x" in permissions and int(inode):
             begin, end = (int(part, 16) for part in addresses.split(b"-"))

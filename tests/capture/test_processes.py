@@ -15,15 +15,18 @@ from compiled import LIBSSL, compile_library
 from processes import running, wait_until
 
 from capture.errors import UsageError
+from capture.older_connections import wanted_processes
 from capture.processes import (
     discover_files,
     executable_mappings,
     loader_cache_libraries,
+    mappings_of_code,
     process_ids,
     read_process,
     require_process,
     running_processes,
 )
+from capture.targets import Selection, Targets
 
 # Loads the library named by its argument and says so; then waits for its input to end.
 HOLDER = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
@@ -67,6 +70,20 @@ def test_odd_names_and_arguments(tmp_path):
     assert process.start_ticks >= read_process(os.getpid()).start_ticks
     assert process.exe == str(program)
     assert process.command_line == f"'{program}' 60"
+
+
+# The kernel writes no \n into a name; Python ends lines at nine others.
+@pytest.mark.parametrize("end", ["\r", "\v", "\x1c"])
+def test_names_in_which_a_line_seems_to_end(tmp_path, end):
+    program = tmp_path / f"a{end}Uid:{end}x"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as child:
+        try:
+            wait_until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "its arguments")
+            assert wanted_processes(Targets(Selection(pids=(child.pid,)))) == {child.pid: program.name}
+            assert os.fsencode(program) in {mapping.name for mapping in mappings_of_code(child.pid)}
+        finally:
+            child.kill()
 
 
 def test_a_path_that_is_no_text_is_shown_with_escapes(tmp_path):

@@ -13,8 +13,8 @@ Address = tuple[bytes, int, bytes, int, int]
 
 
 def addresses(a: ConnectionAnnounced) -> tuple[Address, Address]:
-    """A view's key, and that of its other end. Loopback addresses mean something in their namespace only."""
-    netns = a.netns if _is_loopback(a.local) else 0
+    """A view's key, and that of its other end. What does not leave its namespace may be there in another one too."""
+    netns = a.netns if may_be_local(a) else 0
     return (
         (_unmapped(a.local), a.local_port, _unmapped(a.remote), a.remote_port, netns),
         (_unmapped(a.remote), a.remote_port, _unmapped(a.local), a.local_port, netns),
@@ -30,5 +30,5 @@ def _is_loopback(address: bytes) -> bool:
 
 
 def may_be_local(a: ConnectionAnnounced) -> bool:
-    """Whether the other end can be on this machine: loopback, or the very same address."""
-    return _unmapped(a.local) == _unmapped(a.remote) or _is_loopback(a.remote)
+    """Whether the other end can be in this namespace: one of them is a loopback address, or both are the same."""
+    return _unmapped(a.local) == _unmapped(a.remote) or _is_loopback(a.remote) or _is_loopback(a.local)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kernel_events import (
     CLIENT_PORT,
     ELSEWHERE,
+    HERE,
     LOOPBACK,
     REQUEST,
     RESPONSE,
@@ -167,6 +168,34 @@ def test_more_than_the_limit_is_not_held_back():
 def test_loopback_of_another_namespace_is_another_connection():
     client, server = ends(netns=2)
     recording = Recording().feed(*client, *server).tick(SECOND_NS)
+    assert len(recording.streams) == 2
+
+
+@pytest.mark.parametrize("server_first", [False, True])
+@pytest.mark.parametrize(("client_at", "server_at"), [(HERE, LOOPBACK), (LOOPBACK, HERE)])
+def test_a_client_may_be_bound_to_another_address_of_the_machine(client_at, server_at, *, server_first):
+    """curl --interface; a proxy that shows its client's address to what is behind it."""
+    both = (
+        [announced(1, local=client_at, remote=server_at), moved(1, SENT, 0, REQUEST)],
+        [announced(2, Role.SERVER, local=server_at, remote=client_at), moved(2, RECEIVED, 0, REQUEST)],
+    )
+    recording = Recording()
+    for end in reversed(both) if server_first else both:
+        recording.feed(*end)
+    recording.feed(moved(1, RECEIVED, 0, RESPONSE), moved(2, SENT, 0, RESPONSE)).tick(SECOND_NS)
+    assert recording.stream.both == BOTH
+    assert recording.stream.opened.side is Side.CLIENT
+
+
+@pytest.mark.parametrize("address", [LOOPBACK, HERE])
+def test_what_stays_in_its_namespace_has_its_other_end_there(address):
+    """Rootless containers all have the same address."""
+    other = [
+        announced(2, Role.SERVER, local=address, remote=address, netns=2),
+        moved(2, RECEIVED, 0, REQUEST),
+    ]
+    recording = Recording().feed(announced(1, local=address, remote=address), *other).tick(SECOND_NS)
+    recording.feed(moved(1, SENT, 0, REQUEST)).tick(2 * SECOND_NS)
     assert len(recording.streams) == 2
 
 

@@ -25,6 +25,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._waiting: dict[int, list[BytesMoved]] = {}  # by session
+        self._now = 0  # the last time that was asked
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -65,9 +66,10 @@ class Answers:
         yield from self._waiting.pop(session, ())
 
     def expire(self, now: int) -> Iterator[BytesMoved]:
-        """What has waited long enough by ``now`` (nanoseconds)."""
+        """What has waited long enough by ``now`` (nanoseconds), or until the clock was set back."""
+        was_set_back, self._now = now < self._now, now
         for session, events in list(self._waiting.items()):
-            if now - events[0].time > ANSWER_WINDOW_NS:
+            if was_set_back or now - events[0].time > ANSWER_WINDOW_NS:
                 yield from self.give_up(session)
 
     def finish(self) -> Iterator[BytesMoved]:

@@ -101,7 +101,8 @@ class Flow(Generic[P]):
         if not self._held:
             return
         window = OVERLAP_WINDOW_NS if self._overlapped else REORDER_WINDOW_NS
-        if self._waiting_since is None:
+        # A clock that is set back says nothing of how long it has waited.
+        if self._waiting_since is None or now < self._waiting_since:
             self._waiting_since = now
         elif now - self._waiting_since > window:
             yield from self.give_up()

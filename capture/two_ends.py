@@ -126,12 +126,20 @@ class TwoEnds:
 
     def tick(self, now: int) -> Iterator[StreamItem]:
         """Whatever has waited long enough by ``now`` (wall-clock nanoseconds)."""
+        if now < self._now:
+            self._clock_was_set_back(now)
         self._now = now
         for view in list(self._undecided.values()):
             if view.state is State.HOLDING and now - view.held_since > _patience(view):
                 yield from self.show(view)
         while self._lingering and now - self._lingering[0][0] > LINGER_NS:
             self._forget_address(self._lingering.popleft()[1])
+
+    def _clock_was_set_back(self, now: int) -> None:
+        """What waits does so from now on."""
+        for view in self._undecided.values():
+            view.held_since = min(view.held_since, now)
+        self._lingering = deque((min(time, now), view) for time, view in self._lingering)
 
     def finish(self) -> Iterator[StreamItem]:
         """Nothing more will come."""

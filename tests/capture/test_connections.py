@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from itertools import pairwise
 
@@ -850,7 +851,7 @@ def tables_of(connections):
     return {
         name: len(value)
         for name, value in vars(connections).items()
-        if isinstance(value, dict | list | set) and name != "_handlers"
+        if isinstance(value, dict | list | set | deque) and name != "_handlers"
     }
 
 
@@ -889,3 +890,38 @@ def test_what_has_ended_leaves_nothing(kind):
         recording.items.clear()
     recording.tick(100 * SECOND_NS)
     assert tables_of(recording.connections) == dict.fromkeys(tables_of(recording.connections), 0)
+
+
+SET_BACK_NS = -3600 * SECOND_NS
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting():
+    """A server whose client is not recorded, a hole, and an answer to a write that does not return."""
+    recording = (
+        Recording()
+        .tick(SECOND_NS)
+        .feed(
+            announced(1, Role.SERVER),
+            moved(1, RECEIVED, 0, REQUEST),
+            distant(3),
+            moved(3, SENT, 5, REQUEST),
+            distant(5, protocol=Protocol.TLS),
+            plaintext(7, RECEIVED, 0, RESPONSE, 5, answers=True, time=START_NS + SECOND_NS),
+        )
+    )
+    recording.tick(SECOND_NS).tick(SET_BACK_NS).tick(SET_BACK_NS + SECOND_NS)
+    assert sorted(stream.opened.stream for stream in recording.streams) == [1, 3, 5]
+
+
+def test_a_clock_that_is_set_back_lets_ends_be_forgotten():
+    """What had ended just before stands before all that end later."""
+    recording = Recording().tick(SECOND_NS).feed(*lives(0)["local"], *lives(1)["tls, freed late"][:-1])
+    for number in range(2, 50):
+        at = START_NS + SET_BACK_NS + number * SECOND_NS
+        recording.tick(SET_BACK_NS + number * SECOND_NS)
+        recording.feed(*(replace(event, time=at) for event in lives(number)["local"]))
+    recording.tick(SET_BACK_NS + 100 * SECOND_NS)
+    assert tables_of(recording.connections) == dict.fromkeys(tables_of(recording.connections), 0)
+    assert tables_of(recording.connections._ends) == dict.fromkeys(
+        ("_by_address", "_lingering", "_undecided"), 0
+    )

@@ -388,12 +388,40 @@ INLINE u64 callers_stack(u64 id)
 	return has_switched_stacks() ? stack_name(id, users_stack()) : (u32)id;
 }
 
+/* Programs are called back from within TLS functions, by Node whatever waits for a handshake's end, and write to others
+ * there. What is sent is not the session's that is called if that one's records go in memory, or if the connection is
+ * another's; but a session may have an object for each direction (wolfSSL_write_dup).
+ */
+INLINE int is_called_back(struct tls_call *outer, struct connection *c, u32 direction, u64 id)
+{
+	struct session_key key = {.ssl = outer->ssl, .tgid = id >> 32};
+	struct session *own = sessions.lookup(&key), *there;
+	struct connection *its;
+	u64 sk, bound = 0;
+
+	if (own) {
+		bound = own->connection;
+		if (bound == c->id)
+			return 0;
+		sk = own->sk;
+		its = own->in_memory ? connections.lookup(&sk) : NULL;
+		if (its && its->id == bound)
+			return 1;
+	}
+	if (lacks_session(c, id))
+		return 0;
+	key.ssl = c->ssl;
+	there = sessions.lookup(&key);
+	return there && there->id == c->session && there->connection == c->id &&
+		(bound || outer->kind != (direction == DIRECTION_SENT ? CALL_WRITES : CALL_READS));
+}
+
 /* A system call inside a TLS function, on its stack: the session's records go over this socket. */
 INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *head, u32 n, u64 moved)
 {
 	struct tls_call *outer = innermost_call(callers_stack(id));
 
-	if (!outer)
+	if (!outer || is_called_back(outer, c, call->direction, id))
 		return;
 	/* A callback of the handshake may talk cleartext on another socket (OCSP). */
 	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened)

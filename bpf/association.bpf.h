@@ -390,7 +390,8 @@ INLINE u64 callers_stack(u64 id)
 
 /* Programs are called back from within TLS functions, by Node whatever waits for a handshake's end, and write to others
  * there. What is sent is not the session's that is called if that one's records go in memory, or if the connection is
- * another's; but a session may have an object for each direction (wolfSSL_write_dup).
+ * another's; but a session may have an object for each direction (wolfSSL_write_dup). Nor is an older connection TLS that
+ * nobody knows, such as that to a cache of sessions, if the call has to do with one that is known.
  */
 INLINE int is_called_back(struct tls_call *outer, struct connection *c, u32 direction, u64 id)
 {
@@ -408,6 +409,8 @@ INLINE int is_called_back(struct tls_call *outer, struct connection *c, u32 dire
 		if (its && its->id == bound)
 			return 1;
 	}
+	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened && (bound || (outer->connection && outer->connection != c->id)))
+		return 1;
 	if (lacks_session(c, id))
 		return 0;
 	key.ssl = c->ssl;

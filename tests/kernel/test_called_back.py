@@ -6,11 +6,12 @@ import json
 import socket
 import ssl
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from conformance_runs import streams_by_ports
-from processes import running
+from processes import PYTHON, running
 from recording import record
 
 if TYPE_CHECKING:
@@ -34,6 +35,40 @@ const server = tls.createServer({ cert, key, SNICallback }, (socket) => {
   socket.on('data', (said) => socket.write(String(said).toUpperCase()));
 });
 server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+"""
+
+# A server whose cache of sessions is another process, as memcached may be. It is asked when all else of a handshake is
+# done, in TLS 1.2.
+CACHING = """
+import ctypes, socket, sys, threading
+from ctypes import c_int, c_uint64, c_void_p
+ssl = ctypes.CDLL("libssl.so.3")
+NO_TICKET = 1 << 14
+
+def pointer(function, *arguments):
+    function.restype = c_void_p
+    return c_void_p(function(*arguments))
+
+@ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p)
+def keep(session, what):
+    cache.sendall(b"set session\\r\\n")
+    assert cache.recv(99)
+    return 0
+
+cache = socket.create_connection(("127.0.0.1", int(sys.argv[3])))
+context = pointer(ssl.SSL_CTX_new, pointer(ssl.TLS_server_method))
+ssl.SSL_CTX_set_options(context, c_uint64(NO_TICKET))
+ssl.SSL_CTX_sess_set_new_cb(context, keep)
+assert ssl.SSL_CTX_use_certificate_chain_file(context, sys.argv[1].encode()) == 1
+assert ssl.SSL_CTX_use_PrivateKey_file(context, sys.argv[2].encode(), 1) == 1
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection = listener.accept()[0]
+session, said = pointer(ssl.SSL_new, context), ctypes.create_string_buffer(99)
+ssl.SSL_set_fd(session, connection.fileno())
+assert ssl.SSL_accept(session) == 1
+while (length := ssl.SSL_read(session, said, 99)) > 0:
+    ssl.SSL_write(session, said.raw.upper(), length)
 """
 
 
@@ -84,3 +119,30 @@ def test_what_node_writes_to_others_when_it_is_called_back_takes_no_session_ther
     for guest in guests:
         (stream,) = found[guest.port, port]
         assert (bytes(stream.sent.data), bytes(stream.received.data)) == (guest.sent, guest.received)
+
+
+def test_what_a_server_asks_its_cache_of_sessions_is_no_tls(servers: Servers, tmp_path: Path) -> None:
+    """The connection to it is older than the recording, so that nobody knows how it began."""
+    key = servers.certificate.with_name("key.pem")
+    context = ssl.create_default_context(cafile=str(servers.certificate))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_server(("127.0.0.1", 0)) as cache:
+        command = [PYTHON, "-c", CACHING, servers.certificate, key, cache.getsockname()[1]]
+        with (
+            running(command, stdout=subprocess.PIPE) as server,
+            cache.accept()[0] as asked,
+            record(tmp_path / "cache.pcapng", "-p", server.pid) as recording,
+        ):
+            assert server.stdout
+            port = json.loads(server.stdout.readline())
+            answers = threading.Thread(target=lambda: asked.recv(99) and asked.sendall(b"STORED\r\n"))
+            answers.start()
+            guest = Guest(context, port, 1)
+            guest.talk()
+            guest.talk()
+            guest.socket.close()
+            answers.join()
+            server.wait(10)
+    ((ports, (stream,)),) = streams_by_ports(recording.path).items()
+    assert ports == (guest.port, port)
+    assert (bytes(stream.sent.data), bytes(stream.received.data)) == (guest.sent, guest.received)

@@ -426,8 +426,10 @@ INLINE void note_nested(u64 id, struct syscall *call, struct connection *c, u8 *
 
 	if (!outer || is_called_back(outer, c, call->direction, id))
 		return;
-	/* A callback of the handshake may talk cleartext on another socket (OCSP). */
-	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened)
+	/* A callback of the handshake may talk cleartext on another socket (OCSP), also on one of before the recording: what
+	 * libraries send are whole records. Without branches: the verifier would follow each. */
+	if (c->protocol == PROTOCOL_UNDECIDED && !c->opened &&
+	    (sign_of_record(head, apart(n)) & -(s32)apart(n) & ((s32)call->direction - 1)) >= 0)
 		c->protocol = PROTOCOL_TLS;
 	/* After STARTTLS a server's library may read the ClientHello's header on its own. */
 	if (c->protocol != PROTOCOL_TLS && is_tls_record(head, n) && head[0] == 22)

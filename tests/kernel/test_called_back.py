@@ -22,19 +22,25 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 # Who comes is announced to those that are there: by its name, and when its handshake is done. Node calls back for
-# either from within SSL_read or SSL_do_handshake, and what is written there is sent there.
+# either from within SSL_read or SSL_do_handshake, and what is written there is sent there: also to a store of
+# certificates, before the session has written anything.
 CHAT = """
 const tls = require('tls'), fs = require('fs');
-const [cert, key] = process.argv.slice(1).map((path) => fs.readFileSync(path));
+const [cert, key] = process.argv.slice(1, 3).map((path) => fs.readFileSync(path));
+const store = require('net').connect(Number(process.argv[3]), '127.0.0.1');
 const present = [];
 const say = (what) => present.forEach((socket) => socket.write(what));
-const SNICallback = (name, found) => { say(`${name} comes\\n`); found(null, null); };
+const SNICallback = (name, found) => {
+  store.write(`*2\\r\\n$3\\r\\nGET\\r\\n$9\\r\\n${name}\\r\\n`);
+  say(`${name} comes\\n`);
+  found(null, null);
+};
 const server = tls.createServer({ cert, key, SNICallback }, (socket) => {
   say('is there\\n');
   present.push(socket);
   socket.on('data', (said) => socket.write(String(said).toUpperCase()));
 });
-server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+store.on('connect', () => server.listen(0, '127.0.0.1', () => console.log(server.address().port)));
 """
 
 # A server whose cache of sessions is another process, as memcached may be. It is asked when all else of a handshake is
@@ -103,7 +109,9 @@ def test_what_node_writes_to_others_when_it_is_called_back_takes_no_session_ther
     key = servers.certificate.with_name("key.pem")
     context = ssl.create_default_context(cafile=str(servers.certificate))
     guests: list[Guest] = []
-    with running(["node", "-e", CHAT, servers.certificate, key], stdout=subprocess.PIPE) as server:
+    store = socket.create_server(("127.0.0.1", 0))
+    command = ["node", "-e", CHAT, servers.certificate, key, store.getsockname()[1]]
+    with store, running(command, stdout=subprocess.PIPE) as server:
         assert server.stdout
         port = json.loads(server.stdout.readline())
         with record(tmp_path / "chat.pcapng", "-p", server.pid) as recording:
@@ -116,6 +124,7 @@ def test_what_node_writes_to_others_when_it_is_called_back_takes_no_session_ther
             for guest in guests:
                 guest.socket.close()
     found = streams_by_ports(recording.path)
+    assert set(found) == {(guest.port, port) for guest in guests}
     for guest in guests:
         (stream,) = found[guest.port, port]
         assert (bytes(stream.sent.data), bytes(stream.received.data)) == (guest.sent, guest.received)

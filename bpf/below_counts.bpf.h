@@ -65,7 +65,8 @@ int wanted_on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!recording())
 		return 0;
-	call = transferred(sk, id, n, DIRECTION_SENT, !MESSAGES);
+	/* TCP shows nothing of what goes with the SYN (MSG_FASTOPEN). */
+	call = transferred(sk, id, n, DIRECTION_SENT, 1);
 	if (!call)
 		return 0;
 	if (n > call->most || call->unsequenced)

@@ -122,13 +122,20 @@ INLINE void forget_connection(struct connection *c, u64 sk)
 	connections.delete(&sk);
 }
 
-/* A socket that connects once more: connect() to AF_UNSPEC has ended what it was before. */
+/* A socket that connects once more: connect() to AF_UNSPEC has ended what it was before, or it was refused. A call that
+ * connects and sends (MSG_FASTOPEN) goes on as the new one's. */
 INLINE struct connection *connecting_again(struct connection *c, u64 sk)
 {
-	u32 fd = c->fd;
+	u32 fd = c->fd, tid = bpf_get_current_pid_tgid();
+	struct syscall *call = syscalls.lookup(&tid);
 
 	forget_connection(c, sk);
-	return connecting(sk, fd);
+	c = connecting(sk, fd);
+	if (c && call && call->sk == sk) {
+		call->id = c->id;
+		call_begins(call, c);
+	}
+	return c;
 }
 
 /* What has no SYN that was acknowledged is a connection that another kernel began (TCP_REPAIR, CRIU). */
@@ -149,7 +156,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!c && new == TCP_SYN_SENT)
 		c = connecting(sk, NO_FD);
-	else if (c && new == TCP_SYN_SENT && c->established && recording())
+	else if (c && new == TCP_SYN_SENT && (c->established || c->position[0]) && recording())
 		c = connecting_again(c, sk);
 	/* Nobody's yet: not known whose it will be. */
 	if (!c && old == TCP_SYN_RECV && new == TCP_ESTABLISHED && recording())

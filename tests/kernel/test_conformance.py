@@ -378,18 +378,21 @@ what is not a plain read, write, send or receive is not seen, but for sendfile, 
 Bytes that are sent by reference (sendfile, splice, vmsplice, MSG_ZEROCOPY, send_zc) are those of the time of the
 call; a program that changes them before TCP sends them sends something else.
 
-Not in the table: of a splice from a socket by io_uring or of 32 bits, TCP's sequence tells the length only where
+Not in the table: of a splice from a socket by io_uring or of 32 bits, and of sendfile from a socket into a pipe,
+TCP's sequence tells the length only where
 the connection's beginning, or anything else that it received, was seen, and the bytes are there only if they are the
 middle of a packet. The byte that MSG_OOB receives is not in
 the stream. Multipath TCP that is moved by other than the plain calls is a gap. So is the rest of a packet that is
 a list of packets (frag_list, as some network cards' drivers make them), for other than the plain calls. What is sent
 on a Unix socket by other than the plain calls is a gap where the receiver took it before it could be looked at, which
 it can within a microsecond if it does not wait for it. What is put into a socket's queues while it is restored
-(TCP_REPAIR, as CRIU does) is shown as sent.
+(TCP_REPAIR, as CRIU does) is shown as sent. What goes with the SYN (TCP Fast Open) by other than the plain
+calls is a gap.
 
 Which bytes came first is known of several threads that send or receive at once on TCP, but not of their splices from a
 socket, nor of calls between whose bytes those of others came more than 128 times; nor on Unix sockets. There, what a
-splice by io_uring or of 32 bits takes of a packet is missing, without a gap, if another call has the rest of it.
+splice by io_uring or of 32 bits, or sendfile into a pipe, takes of a packet is missing, without a gap, if another
+call has the rest of it.
 """
 TITLES = {
     "moves": "System calls",

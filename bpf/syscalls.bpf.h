@@ -97,8 +97,8 @@ INLINE int io_exit(long result)
 		} else {
 			if (call->memory == MEMORY_PIPE)
 				from_pipe(call, tid);
-			/* Where the socket layer does not count, or not this. */
-			if (!BELOW || call->memory)
+			/* Where the socket layer does not count, or not this: of a splice it does from Multipath TCP alone. */
+			if (!BELOW || (call->memory && !call->reported))
 				count(COUNTER_REPORTED_SENT + (call->direction & 1), result);
 			if (call->direction == DIRECTION_RECEIVED)
 				note_copied(c, sk);

@@ -168,6 +168,7 @@ CONNECTS: tuple[tuple[str, str, str, int, str], ...] = (
     ("again", "a socket that is connected again and again (AF_UNSPEC)", "", 7, ""),
     ("mptcp", "Multipath TCP", "mptcp", 1, ""),
     ("mptcp6", "Multipath TCP, IPv6", "mptcp6", 1, ""),
+    ("mptcp_splice", "Multipath TCP, spliced into a pipe", "mptcp", 1, ""),
     ("mptcp_many", "Multipath TCP, 101 one after the other", "mptcp", 101, ""),
 )
 UNIX: tuple[tuple[str, str, str, int, str], ...] = (

@@ -55,6 +55,20 @@ static int mptcp_to(int port)
 	return s;
 }
 
+/* Its answer, by way of a pipe. */
+static void splice_in(int s)
+{
+	char room[4099];
+	int ends[2];
+	size_t n;
+
+	shutdown(s, SHUT_WR);
+	if (pipe(ends))
+		die("pipe");
+	while ((n = check(splice(s, NULL, ends[1], NULL, sizeof(room), 0), "splice")))
+		was_received(room, check(read(ends[0], room, n), "read"));
+}
+
 /* One socket, which lets go of each connection and makes another, with the same descriptor. */
 static void by_again(int port)
 {
@@ -234,7 +248,7 @@ int main(int count, char **arguments)
 		s = inet6_to("::ffff:127.0.0.1", atoi(where), 0);
 	else if (!strcmp(way, "mptcp6"))
 		s = inet6_to("::1", atoi(where), IPPROTO_MPTCP);
-	else if (!strcmp(way, "mptcp"))
+	else if (!strcmp(way, "mptcp") || !strcmp(way, "mptcp_splice"))
 		s = mptcp_to(atoi(where));
 	else if (!strcmp(way, "unix_pair"))
 		s = pair_with_echo();
@@ -245,6 +259,8 @@ int main(int count, char **arguments)
 	if (!strcmp(way, "unix_messages"))
 		return by_messages(s), 0;
 	send_pieces(s, 0, PIECES);
+	if (!strcmp(way, "mptcp_splice"))
+		splice_in(s);
 	finish(s);
 	return 0;
 }

@@ -20,6 +20,12 @@ INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int uns
 	struct syscall *call = syscalls.lookup(&tid);
 	u16 protocol = 0, family = 0;
 
+	/* A BPF program handed this on (sockmap), and what TCP showed was another socket's. */
+	if (call && call->below && call->sk != sk) {
+		comes_to_nothing(call, tid);
+		syscalls.delete(&tid);
+		call = NULL;
+	}
 	if (call && call->sk != sk)
 		return NULL;
 	if (call && !call->below) {
@@ -92,8 +98,9 @@ int wanted_on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))
 		n = 0;
-	/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). */
-	call = transferred(sk, id, n, DIRECTION_RECEIVED, n && (flags & MSG_TRUNC) && !was_unseen(sk, n));
+	/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). Not what a BPF program handed
+	 * on (sockmap). */
+	call = transferred(sk, id, n, DIRECTION_RECEIVED, !(flags & MSG_TRUNC) || !was_unseen(sk, n));
 	if (!call)
 		return 0;
 	if (!(call->flags & UNCHECKED)) {

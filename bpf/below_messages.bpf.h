@@ -32,10 +32,18 @@ INLINE int sends(u64 id, u64 sk, u64 message)
 	u32 tid = id, flags = 0;
 	struct syscall *known, call = {.sk = sk, .direction = DIRECTION_SENT, .below = 1};
 	u64 skip = 0, blocks = 0, left = 0;
+	struct connection *c;
 	u32 sequence = 0;
 	u8 type = 0;
 
 	known = syscalls.lookup(&tid);
+	/* A BPF program (sockmap) hands on what a system call sends on another socket: it is told of as that one's. */
+	if (known && !known->below && known->sk != sk) {
+		c = connections.lookup(&sk);
+		if (c)
+			c->diverted = 1;
+		return 0;
+	}
 	READ_KERNEL(left, iter + OFFSET_iov_iter_count);
 	READ_KERNEL(sequence, sk + OFFSET_tcp_sock_write_seq);
 	if (known && known->sk == sk && known->direction == DIRECTION_SENT) {

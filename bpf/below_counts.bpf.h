@@ -13,9 +13,46 @@ INLINE int was_unseen(u64 sk, u64 n)
 	return was;
 }
 
-/* A transfer of n bytes has ended. What is to be told of it, if no hooked call does that; `unshown`: none of TCP's programs
- * has prepared it. Of AF_UNIX and MPTCP nothing shows a transfer before its end. */
-INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int unshown)
+/* A transfer of TCP's that none of its programs has prepared, though it moved bytes: it went with the SYN (MSG_FASTOPEN), was
+ * discarded, or a BPF program handed it on (sockmap). If it had only begun before the recording, it moved nothing since. */
+INLINE int is_unshown(u64 sk, s64 n, u8 direction, u32 flags)
+{
+	struct connection *c;
+
+	if (direction == DIRECTION_SENT) {
+		c = connections.lookup(&sk);
+		if (!MESSAGES || (c && c->opened))
+			return 1;
+	} else if (flags & MSG_TRUNC) {
+		return !was_unseen(sk, n);
+	}
+	return is_in_socket_map(sk);
+}
+
+/* A transfer of a connection that is older than the recording may be older too: how much of its n bytes it moved since. */
+INLINE s64 moved_since(struct syscall *call, u64 sk, s64 n)
+{
+	struct connection *c = connections.lookup(&sk);
+	u32 sequence = 0;
+	s64 since;
+
+	if ((c && c->opened) || call->taken || (call->flags & NOT_IN_USER_SPACE))
+		return n;
+	if (call->unsequenced || call->direction == DIRECTION_RECEIVED) {
+		/* Of AF_UNIX, what stays of a packet is told of now. */
+		since = call->told + (call->skb && call->direction == DIRECTION_RECEIVED ? call->most : 0);
+		return since && since < n && (!c || c->position[call->direction & 1] == call->told) ? since : n;
+	}
+	READ_KERNEL(sequence, sk + OFFSET_tcp_sock_write_seq);
+	sequence -= call->sequence;
+	if (n > call->most)
+		n = call->most;
+	return n < sequence ? n : sequence;
+}
+
+/* A transfer of n bytes has ended. What is to be told of it, if no hooked call does that. Of AF_UNIX and MPTCP nothing shows a
+ * transfer before its end. */
+INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, u32 flags)
 {
 	struct syscall *call = syscalls.lookup(&tid);
 	u16 protocol = 0, family = 0;
@@ -36,6 +73,8 @@ INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int uns
 		}
 		return NULL;
 	}
+	if (call && n > 0)
+		n = moved_since(call, sk, n);
 	if (n <= 0) {
 		if (call) {
 			comes_to_nothing(call, tid);
@@ -46,7 +85,8 @@ INLINE struct syscall *transferred(u64 sk, u32 tid, s64 n, u8 direction, int uns
 	if (!call) {
 		READ_KERNEL(protocol, sk + OFFSET_sock_sk_protocol);
 		READ_KERNEL(family, sk + OFFSET_sock_common_skc_family);
-		if (unix_sock_of(sk, family) || protocol == IPPROTO_MPTCP || (protocol == IPPROTO_TCP && unshown))
+		if (unix_sock_of(sk, family) || protocol == IPPROTO_MPTCP ||
+		    (protocol == IPPROTO_TCP && is_unshown(sk, n, direction, flags)))
 			call = surprise(sk, tid, direction);
 	}
 	if (call) {
@@ -71,11 +111,10 @@ int wanted_on_sock_send_length(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!recording())
 		return 0;
-	/* TCP shows nothing of what goes with the SYN (MSG_FASTOPEN). */
-	call = transferred(sk, id, n, DIRECTION_SENT, 1);
+	call = transferred(sk, id, n, DIRECTION_SENT, 0);
 	if (!call)
 		return 0;
-	if (n > call->most || call->unsequenced)
+	if (call->reported > call->most || call->unsequenced)
 		call->flags |= NOT_IN_USER_SPACE;
 	move_below.call(ctx, !!(call->flags & UNCHECKED));
 	return 0;
@@ -98,9 +137,7 @@ int wanted_on_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (n <= 0 || (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)))
 		n = 0;
-	/* TCP shows each packet that it copies, before, and what it discards, after: unseen(). Not what a BPF program handed
-	 * on (sockmap). */
-	call = transferred(sk, id, n, DIRECTION_RECEIVED, !(flags & MSG_TRUNC) || !was_unseen(sk, n));
+	call = transferred(sk, id, n, DIRECTION_RECEIVED, flags);
 	if (!call)
 		return 0;
 	if (!(call->flags & UNCHECKED)) {

@@ -7,11 +7,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conformance_runs import streams_by_ports
 from judges import expert_problems
 from processes import PYTHON, running
 from recording import decoded, entries, path_of, record, settle
@@ -298,3 +300,67 @@ def test_a_wait_whose_return_another_recording_watches_is_counted(servers: Serve
         done = recording.stop()
     assert json.loads(account.read_text())["unseen_entries"] == 1
     assert "had begun before the recording" in done.stderr
+
+
+# A call in each of four threads, and two bytes more by another. Arguments: a port and a path.
+HALFWAY = """
+import socket, sys, threading
+def receive(connection):
+    connection.recv(3000, socket.MSG_WAITALL)
+    connection.recv(2, socket.MSG_WAITALL)
+def send(connection):
+    connection.send(b"".join(b"%08d" % i for i in range(1 << 17)))
+    connection.send(b"++")
+def run(call, family, address):
+    connection = socket.socket(family)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    connection.connect(address)
+    connection.send(call.__name__[:4].encode())
+    call(connection)
+threads = [
+    threading.Thread(target=run, args=(call, *where))
+    for call in (receive, send)
+    for where in ((socket.AF_INET, ("127.0.0.1", int(sys.argv[1]))), (socket.AF_UNIX, sys.argv[2]))
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_what_a_call_moved_before_the_recording_is_no_gap(tmp_path: Path) -> None:
+    path, account = str(tmp_path / "s"), tmp_path / "ledger.json"
+    with contextlib.ExitStack() as stack:
+        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        unix = stack.enter_context(socket.socket(socket.AF_UNIX))
+        unix.bind(path)
+        unix.listen()
+        program = stack.enter_context(running([PYTHON, "-c", HALFWAY, str(tcp.getsockname()[1]), path]))
+        talks = [stack.enter_context(listener.accept()[0]) for listener in (tcp, tcp, unix, unix)]
+        receiving = {talk: talk.recv(4, socket.MSG_WAITALL) == b"rece" for talk in talks}
+        for talk in talks:
+            if receiving[talk]:
+                talk.sendall(b"a" * 1000)
+            else:
+                talk.recv(100_000, socket.MSG_WAITALL)
+        with record(
+            tmp_path / "halfway.pcapng", "-p", program.pid, "--unix", "--protocol", "all", "--ledger", account
+        ) as recording:
+            for talk in talks:
+                if receiving[talk]:
+                    talk.sendall(b"b" * 2000 + b"++")
+                else:
+                    talk.recv((1 << 20) + 2 - 100_000, socket.MSG_WAITALL)
+            assert program.wait(SECONDS) == 0
+    streams = [stream for found in streams_by_ports(recording.path).values() for stream in found]
+    assert len(streams) == 4
+    assert all(flow.lost == 0 for stream in streams for flow in (stream.sent, stream.received))
+    assert [bytes(s.received.data) for s in streams if s.received.data] == [b"b" * 2000 + b"++"] * 2
+    whole = b"".join(b"%08d" % i for i in range(1 << 17)) + b"++"
+    sent = [bytes(stream.sent.data) for stream in streams if stream.sent.data]
+    assert len(sent) == 2
+    assert all(len(data) > 1 << 19 and whole.endswith(data) for data in sent)
+    ledger = json.loads(account.read_text())
+    assert (ledger["sockets"]["residue"], ledger["sockets"]["lost"]) == (0, {})

@@ -74,7 +74,6 @@ DISSECTED_BY_PORT: Final[Mapping[int, str]] = {
     9300: "Elasticsearch",
     11211: "memcached",
     11371: "HTTP",
-    27017: "MongoDB",
 }
 """Ports where Wireshark dissects by number and looks for no TLS (measured with 4.0 on every port it knows),
 or knows no way from TLS to the protocol: a stream that is TLS from its beginning goes bare there. So does one whose

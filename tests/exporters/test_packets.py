@@ -309,6 +309,14 @@ def test_protocols_that_go_by_port_are_written_bare(
     assert "tls=bare" in rows(path, "tcp.flags.syn == 1 && tcp.flags.ack == 0", "frame.comment")[0][0]
 
 
+def test_what_wireshark_takes_for_tls_by_its_port_is_written_as_tls(tmp_path: Path) -> None:
+    ping = bytes.fromhex("0f000000 10 70696e6700 01000000 00")
+    message = bytes.fromhex("24000000 01000000 00000000 dd070000 00000000 00") + ping
+    stream = Transcript(port=27017, tls=tls(None)).client(message).close()
+    path = write(tmp_path / "a.pcapng", stream.items)
+    assert rows(path, "mongo", "mongo.element.name") == [("ping",)]
+
+
 @pytest.mark.parametrize("port", [443, 6379])
 def test_tls_that_is_known_after_the_opening_is_framed_as_if_known_before(tmp_path: Path, port: int) -> None:
     session = tls(None, started_ns=None, established_ns=None)

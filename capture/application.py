@@ -10,23 +10,29 @@ from enum import Enum
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{2,24} [^ \r\n]+ HTTP/1\.[01]\r?\n")
+# Of a line that has its end the version decides: SIP's and RTSP's OPTIONS, and NNTP's HEAD, begin alike.
 _REQUEST_BEGINNING = re.compile(
     rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT) [/*h\w]"
+    rb"[^\n]*(?: HTTP/1\.[01]\r?\n|\Z)"
 )
 
-# Frame type → the payload lengths it may have (None: any), and whether it belongs to a stream (None: either).
-_FRAMES: dict[int, tuple[int | None, bool | None]] = {
-    0: (None, True),  # DATA
-    1: (None, True),  # HEADERS
-    2: (5, True),  # PRIORITY
-    3: (4, True),  # RST_STREAM
-    4: (None, False),  # SETTINGS
-    5: (None, True),  # PUSH_PROMISE
-    6: (8, False),  # PING
-    7: (None, False),  # GOAWAY
-    8: (4, None),  # WINDOW_UPDATE
-    9: (None, True),  # CONTINUATION
+# Frame type → the payload lengths it may have (None: any), whether it belongs to a stream (None: either), and the
+# flags it may have (RFC 9113 §6). That much is looked at, for the first bytes of other protocols are numbers, too.
+_FRAMES: dict[int, tuple[int | None, bool | None, int]] = {
+    0: (None, True, 0x09),  # DATA
+    1: (None, True, 0x2D),  # HEADERS
+    2: (5, True, 0),  # PRIORITY
+    3: (4, True, 0),  # RST_STREAM
+    4: (None, False, 0x01),  # SETTINGS
+    5: (None, True, 0x0C),  # PUSH_PROMISE
+    6: (8, False, 0x01),  # PING
+    7: (None, False, 0),  # GOAWAY
+    8: (4, None, 0),  # WINDOW_UPDATE
+    9: (None, True, 0x04),  # CONTINUATION
 }
+_SETTINGS = 4
+_SETTING_BYTES = 6
+_ON_ODD_STREAMS = (0, 1, 9)  # Those of even numbers are pushed, which is hardly seen any more.
 # RFC 9113 §4.2: the initial SETTINGS_MAX_FRAME_SIZE, which hardly anyone raises.
 _MAX_FRAME_BYTES = 16384
 
@@ -63,11 +69,22 @@ def _is_frames(data: bytes) -> bool:
     at = 0
     while at + 9 <= len(data):
         length = int.from_bytes(data[at : at + 3])
-        stream = int.from_bytes(data[at + 5 : at + 9])
-        wanted, on_stream = _FRAMES.get(data[at + 3], (-1, None))
-        if (wanted is not None and length != wanted) or length > _MAX_FRAME_BYTES or stream >> 31:
-            return False
-        if on_stream is not None and on_stream != bool(stream):
+        if length > _MAX_FRAME_BYTES or not _is_header(data[at + 3 : at + 9], length):
             return False
         at += 9 + length
     return at >= 9 and (at >= len(data) or len(data) - at < 9)
+
+
+def _is_header(header: bytes, length: int) -> bool:
+    """Whether a frame of this payload's length may have this type, flags and stream."""
+    kind, flags, stream = header[0], header[1], int.from_bytes(header[2:])
+    wanted, on_stream, allowed = _FRAMES.get(kind, (-1, None, 0))
+    return not (
+        (wanted is not None and length != wanted)
+        or (kind == _SETTINGS and length % _SETTING_BYTES)
+        or (on_stream is not None and on_stream != bool(stream))
+        or (kind in _ON_ODD_STREAMS and stream % 2 == 0)
+        or stream >> 31
+        or flags & ~allowed
+        or (not length and not flags and kind != _SETTINGS)  # allowed for some, and sense for none
+    )

@@ -9,6 +9,7 @@ from transcripts import PREFACE, frame
 
 from capture.application import HTTP2_PREFACE, Speech, recognise
 from exporters import http_starts
+from exporters.http.h2_sync import plausible
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -61,6 +62,11 @@ def test_frames(data):
         frame(0, 0, 0, b"data"),  # DATA on none
         frame(6, 0, 0, bytes(7)),  # a PING of 7
         frame(99, 0, 1),  # no known type
+        frame(5, 0, 2),  # a message of five bytes behind their number
+        frame(1, 2, 1, b"\x88"),  # no known flag
+        frame(1, 4, 2, b"\x88"),  # HEADERS on a stream that nobody asks on
+        frame(4, 0, 0, bytes(7)),  # SETTINGS of one and a sixth
+        bytes.fromhex("0004 0100 0001 0000 0000 0000 0161 0474 6573 7400 0001 0001"),  # a DNS query
         SETTINGS + b"\xff" * 9,
     ],
 )
@@ -78,6 +84,9 @@ def test_what_cannot_be_frames(data):
         b"EHLO me\r\n",
         b"GETTING better",
         b"HTTP/2 200",
+        b"OPTIONS sip:a@example.com SIP/2.0\r\nVia: SIP/2.0/TLS a\r\n",
+        b"OPTIONS rtsp://a/b RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+        b"HEAD 5\r\n",
     ],
 )
 def test_what_is_something_else(data):
@@ -92,6 +101,11 @@ def test_anything_is_looked_at_without_an_error(data):
 @given(st.sampled_from(REQUESTS + FRAMES + [b"HTTP/1.1 200 OK\r\n\r\n"]), st.integers(0, 60))
 def test_a_beginning_is_never_taken_for_something_else(data, length):
     assert recognise(data[:length]) in {None, recognise(data)}
+
+
+@given(st.builds(frame, st.integers(0, 10), st.integers(0, 255), st.integers(0, 5), st.binary(max_size=13)))
+def test_frames_are_the_same_here_and_where_they_are_read(data):
+    assert (recognise(data) is Speech.HTTP2_FRAMES) == bool(plausible(data, 0))
 
 
 def test_identifiers_are_those_of_iana():

@@ -54,14 +54,14 @@ ENDED_CLEARTEXT: Final = "after-tls"
 """The word of the first bytes in the clear after TLS."""
 
 CONTINUES: Final = "continues"
-"""The word of a SYN that begins no connection but goes on with one, after lost bytes."""
+"""The word of a SYN that begins no connection but goes on with one, after bytes that are not in the file."""
 
 END: Final = "end"
 END_CLOSED: Final = "closed"
 """The word of a FIN after which there is nothing more: its process closed the socket, and no other FIN is seen."""
 
 CONTINUES_HINT: Final = (
-    "This is no new connection: after lost bytes the stream goes on under new sequence numbers, "
+    "This is no new connection: after bytes that are not in the file the stream goes on under new sequence numbers, "
     "so that what follows is dissected."
 )
 CLEARTEXT_HINT: Final = (

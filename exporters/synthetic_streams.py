@@ -12,9 +12,9 @@ way.
 
 Mending: inside TLS, Wireshark does not count bytes that were not captured, and takes what follows for the
 rest of the message that lacks them. Where an HTTP/1 message begins after a gap, the stream goes on as a new
-TCP connection on the same ports, with a comment that says so. HTTP/2 is left alone, since its header
-compression does not survive a new connection.
-
+TCP connection on the same ports, with a comment that says so. So it does after the rest of a message that had
+begun before the recording: Wireshark would wait for the end of its headers, and find that of the next. HTTP/2 is
+left alone, since its header compression does not survive a new connection.
 
 Times of a stream never go back. Values in, blocks out: this module knows no section and no file.
 """
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from exporters.pcapng import Option
 
 ALPN_HTTP2: Final = "h2"
+_MAY_BE_HTTP1: Final = frozenset((None, "http/1.1"))
+"""What is said to be spoken where HTTP/1 may be."""
 
 _HTTP1_STARTS: Final = (REQUEST_STARTS, RESPONSE_START)
 """How a message of either side begins."""
@@ -64,6 +66,7 @@ class SyntheticStream:
         "_framed",
         "_held",
         "_joined",
+        "_joined_tls",
         "_settled",
         "_tls",
         "_unwritten_handshake",
@@ -88,6 +91,8 @@ class SyntheticStream:
         self._client_spoke = False
         self._joined = False
         """Whether the stream may begin in the middle of a connection."""
+        self._joined_tls = False
+        """Whether the next bytes may be the middle of a message that began before the recording."""
         self._held = b""
         """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
         self._as_of_call: Side | None = None
@@ -152,6 +157,9 @@ class SyntheticStream:
             self._comments += (packet_comments.TLS_JOINED_HINT,)
         self._framed = self._unwritten_handshake = not bare
         self._settled = self._client_spoke = False
+        self._joined_tls = (
+            self._joined and self._framed and tls.started_ns is None and tls.alpn in _MAY_BE_HTTP1
+        )
 
     def _shake_hands(self, time_ns: int, established_ns: int) -> None:
         self._segment(Side.CLIENT, time_ns, SYN, tcp_options=SYN_OPTIONS)
@@ -229,6 +237,9 @@ class SyntheticStream:
         """Decides what was left to the next bytes; returns these, or None where they wait for more."""
         self._bare_from_start = False
         self._write_handshake(time_ns)
+        if self._joined_tls and self._broken is None and not _begins_message(sender, data):
+            self._broken = sender
+        self._joined_tls = False
         if self._broken is not None:
             self._mend(sender, time_ns, data)
             return data
@@ -271,12 +282,12 @@ class SyntheticStream:
         return self._tls is not None and self._tls.alpn == ALPN_HTTP2
 
     def _mend(self, sender: Side, time_ns: int, data: bytes) -> None:
-        """Goes on as a new connection, if ``sender`` begins a message and the other's bytes were lost."""
-        if sender is self._broken or not data.startswith(_HTTP1_STARTS[sender]):
+        """Goes on as a new connection, if ``sender`` begins a message and bytes of the other's are not there."""
+        if sender is self._broken or not _begins_message(sender, data):
             return
         self._broken = None
         self._settled = True
-        words = packet_comments.format_words({packet_comments.CONTINUES: "after-loss"})
+        words = packet_comments.format_words({packet_comments.CONTINUES: "with-a-message"})
         self._comments += (words, packet_comments.CONTINUES_HINT)
         self._shake_hands(time_ns, time_ns)
         tls = self._tls or Tls()
@@ -339,3 +350,11 @@ class SyntheticStream:
             options=encoded,
         )
         self._emit(time_ns, block)
+
+
+def _begins_message(sender: Side, data: bytes) -> bool:
+    """Whether an HTTP/1 message begins here; SIP's requests have methods of HTTP's, too."""
+    if not data.startswith(_HTTP1_STARTS[sender]):
+        return False
+    line, ending, _ = data.partition(b"\n")
+    return not ending or b"HTTP/1." in line

@@ -252,6 +252,32 @@ def test_http_is_found_where_the_server_speaks_first(tmp_path: Path, port: int) 
     assert requests(path) == ["http://example.com/index.html"]
 
 
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+def test_what_follows_a_message_that_was_joined_in_its_middle_is_dissected(
+    tmp_path: Path, alpn: str | None
+) -> None:
+    session = tls(alpn, started_ns=None, established_ns=None)
+    streams = [
+        Transcript(number, port, tls=session, handshake_seen=False)
+        for number, port in enumerate((443, 8443, 443, 8443, 443, 8443), 1)
+    ]
+    for stream in streams[:2]:
+        stream.server(b"<p>the end of\n", b"a body\n")
+    for stream in streams[2:4]:
+        stream.client(b"a=1&b=2").server(response())
+    for stream in streams[4:]:
+        stream.server(response())
+    for stream in streams:
+        stream.exchange(2).close()
+    path = write(tmp_path / "a.pcapng", interleave(streams))
+    assert expert_problems(path) == []
+    assert len(requests(path)) == 2 * len(streams)
+    assert len(rows(path, "http.response", "frame.number")) == 2 * len(streams) + 4
+    found = read(path.read_bytes())
+    for number, stream in enumerate(streams, 1):
+        assert merged(item for item in found if item.stream == number) == merged(stream.items)
+
+
 @pytest.mark.parametrize("session", [None, tls()])
 def test_websockets_are_dissected(tmp_path: Path, session: Tls | None) -> None:
     stream = Transcript(port=443 if session else 80, tls=session)

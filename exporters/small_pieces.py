@@ -6,7 +6,8 @@ time, and it calls a chunked body malformed whose last CR and LF come apart.
 
 So do the blocks of one call (writev, sendmsg), which have the same time: of a request whose first line comes in two
 packets Wireshark shows nothing, unless its port is one of HTTP's. So does a message of which a program reads the first
-bytes alone, as one that asks which protocol a client speaks.
+bytes alone, as one that asks which protocol a client speaks. Empty lines do not begin a message: SIP's are
+keep-alives, and Wireshark shows nothing of what is behind them in a packet.
 
 What follows within ``JOIN_NS`` is joined, and has the time of its first byte: pieces of a few bytes, and behind them
 one that is larger. Of a stream, nothing passes what waits; another stream's items do, by as much as that at most. Items
@@ -32,6 +33,8 @@ JOIN_NS: Final = 1_000_000
 """How long the first waits for more: a hundred calls of a program that is recorded, and nothing that a person sees."""
 MAX_BYTES: Final = 4096
 """So much waits at most: 4,096 of one byte are one call in four thousand, and less than a record."""
+
+_LINE_ENDS: Final = (b"\r", b"\n")
 
 
 @dataclass(slots=True)
@@ -93,6 +96,7 @@ class SmallPieces:
             and waiting.sender is item.sender
             and len(waiting.data) < MAX_BYTES
             and item.time_ns <= waiting.until_ns
+            and not (_is_empty_lines(waiting.data) and item.data[:1] not in _LINE_ENDS)
         )
 
     def _join(self, item: Data, small: bool) -> None:
@@ -126,3 +130,8 @@ class SmallPieces:
         waiting = self._waiting.pop(stream, None)
         if waiting is not None:
             self._write(Data(stream, waiting.time_ns, waiting.sender, bytes(waiting.data)))
+
+
+def _is_empty_lines(data: bytearray) -> bool:
+    """SIP's keep-alive, or what separates messages: in one packet with it Wireshark does not see the next one."""
+    return data.endswith(b"\n") and not data.strip(b"\r\n")

@@ -99,6 +99,16 @@ def test_a_carriage_return_waits_for_its_line_feed() -> None:
     assert found == [late, Data(1, 10, CLIENT, b"\r\n")]
 
 
+def test_empty_lines_are_not_put_before_a_message() -> None:
+    """SIP's keep-alives (RFC 5626 §4.4.1), and what a client sends behind a body: a message does not begin so."""
+    request = Data(1, 30, CLIENT, b"OPTIONS sip:a@b SIP/2.0\r\n\r\n")
+    for lines in ((b"\r\n\r\n",), (b"\r\n",), (b"\r", b"\n"), (b"\n",)):
+        pieces = [Data(1, 10, CLIENT, line) for line in lines]
+        assert passed(*pieces, request) == [Data(1, 10, CLIENT, b"".join(lines)), request]
+    last = [Data(1, 10, CLIENT, piece) for piece in (b"a\r", b"\n", b"\r\n", b"b")]
+    assert passed(*last) == [Data(1, 10, CLIENT, b"a\r\n\r\nb")]
+
+
 def test_what_waits_is_bounded() -> None:
     found = passed(*(Data(1, 10, CLIENT, bytes(SMALL_BYTES)) for _ in range(1000)))
     assert sum(len(item.data) for item in found if isinstance(item, Data)) == 1000 * SMALL_BYTES

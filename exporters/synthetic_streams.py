@@ -13,8 +13,8 @@ way.
 Mending: inside TLS, Wireshark does not count bytes that were not captured, and takes what follows for the
 rest of the message that lacks them. Where an HTTP/1 message begins after a gap, the stream goes on as a new
 TCP connection on the same ports, with a comment that says so. So it does after the rest of a message that had
-begun before the recording: Wireshark would wait for the end of its headers, and find that of the next. HTTP/2 is
-left alone, since its header compression does not survive a new connection.
+begun before the probes were there: Wireshark would wait for the end of its headers, and find that of the next.
+HTTP/2 is left alone, since its header compression does not survive a new connection.
 
 Times of a stream never go back. Values in, blocks out: this module knows no section and no file.
 """
@@ -92,7 +92,7 @@ class SyntheticStream:
         self._joined = False
         """Whether the stream may begin in the middle of a connection."""
         self._joined_tls = False
-        """Whether the next bytes may be the middle of a message that began before the recording."""
+        """Whether the next bytes may be the middle of a message whose beginning was not recorded."""
         self._held = b""
         """The client's first bytes, while they may be a piece of the HTTP/2 preface."""
         self._as_of_call: Side | None = None
@@ -157,9 +157,8 @@ class SyntheticStream:
             self._comments += (packet_comments.TLS_JOINED_HINT,)
         self._framed = self._unwritten_handshake = not bare
         self._settled = self._client_spoke = False
-        self._joined_tls = (
-            self._joined and self._framed and tls.started_ns is None and tls.alpn in _MAY_BE_HTTP1
-        )
+        joined = tls.joined or (self._joined and tls.started_ns is None)
+        self._joined_tls = joined and self._framed and tls.alpn in _MAY_BE_HTTP1
 
     def _shake_hands(self, time_ns: int, established_ns: int) -> None:
         self._segment(Side.CLIENT, time_ns, SYN, tcp_options=SYN_OPTIONS)

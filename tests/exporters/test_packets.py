@@ -252,13 +252,14 @@ def test_http_is_found_where_the_server_speaks_first(tmp_path: Path, port: int) 
     assert requests(path) == ["http://example.com/index.html"]
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["older", "late probes"])
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_what_follows_a_message_that_was_joined_in_its_middle_is_dissected(
-    tmp_path: Path, alpn: str | None
+    tmp_path: Path, alpn: str | None, late: bool
 ) -> None:
-    session = tls(alpn, started_ns=None, established_ns=None)
+    session = replace(tls(alpn), joined=True) if late else tls(alpn, started_ns=None, established_ns=None)
     streams = [
-        Transcript(number, port, tls=session, handshake_seen=False)
+        Transcript(number, port, tls=session, handshake_seen=late)
         for number, port in enumerate((443, 8443, 443, 8443, 443, 8443), 1)
     ]
     for stream in streams[:2]:

@@ -28,9 +28,9 @@ _TRAIT = re.compile(
 # Keys that there are none of yet.
 _NONE_YET = re.compile(r"InvalidMessage(?:En|De)crypter")
 _NEEDLES = (b"MessageEncrypter", b"MessageDecrypter")
-# The source paths that panics leave in the file.
-PATH_NEEDLE = b"/rustls-"
-PATH_VERSION = re.compile(rb"/rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
+# The source paths that panics leave in the file: of cargo, and of Bazel, which names a crate's folder CRATES__rustls-….
+PATH_NEEDLES = (b"/rustls-", b"__rustls-")
+PATH_VERSION = re.compile(rb"(?:/|__)rustls-(\d+\.\d+\.\d+)[^/\0]{0,32}/src/")
 PATH_BYTES = 64
 # The last that seals one slice, by its label.
 _ONE_SLICE = f"{LIBRARY} 0.22."
@@ -64,7 +64,7 @@ def find_rustls(elf: ElfFile) -> RustlsFunctions | None:
 
 
 def _label(elf: ElfFile) -> str:
-    for address, _ in elf.find_read_only([PATH_NEEDLE]):
+    for address, _ in elf.find_read_only(PATH_NEEDLES):
         if found := PATH_VERSION.match(elf.read_at(address, PATH_BYTES)):
             return f"{LIBRARY} {found[1].decode()}"
     return LIBRARY

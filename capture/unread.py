@@ -29,6 +29,9 @@ MAX_FINISH_BYTES = 160
 # records of one byte that are padded to a cipher's blocks: what is above both had content.
 MAX_HANDSHAKES_BYTES = 1 << 14
 MAX_RECORD_EXPANSION = 100
+# What a program may have received and not decrypted when it gives a response up after its head: asyncio goes on until a
+# BIO in memory holds 256 KiB, with 256 KiB at a time; curl and Node have 64 KiB.
+MAX_READ_AHEAD_BYTES = 1 << 19
 
 
 class TlsNames(Protocol):
@@ -112,7 +115,8 @@ class UnreadConnections:
         for direction in Direction:
             ciphertext = moved[direction] - view.flows[0][direction].position
             plaintext = sum(flows[direction].position for session, flows in view.flows.items() if session)
-            if ciphertext > MAX_HANDSHAKES_BYTES + MAX_RECORD_EXPANSION * plaintext:
+            ahead = MAX_READ_AHEAD_BYTES if plaintext and direction is Direction.RECEIVED else 0
+            if ciphertext > MAX_HANDSHAKES_BYTES + MAX_RECORD_EXPANSION * plaintext + ahead:
                 process = (a.pid, a.comm, view.tls.library, direction)
                 self._tally.note_unread(self._tally.one_way, process, ciphertext)
 

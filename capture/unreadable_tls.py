@@ -21,7 +21,7 @@ from capture.errors import PlaintapError
 from capture.file_view import FileView, file_exists
 from capture.golang import find_go_tls
 from capture.processes import discover_files, start_ticks
-from capture.rustls import LIBRARY, PATH_NEEDLE, PATH_VERSION
+from capture.rustls import LIBRARY, PATH_NEEDLES, PATH_VERSION
 from capture.tls_libraries import find_probes
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Trace(NamedTuple):
 
 # A group of the pattern is the version.
 TRACES: tuple[Trace, ...] = (
-    Trace(PATH_NEEDLE, PATH_VERSION, LIBRARY),
+    *(Trace(needle, PATH_VERSION, LIBRARY) for needle in PATH_NEEDLES),
     # From git, or in a program's own tree: whose version it is no path says.
     Trace(b"/rustls/src/", re.compile(rb"/rustls/src/\w"), LIBRARY),
     Trace(b":Network.TLS.", re.compile(rb"tls-(\d+(?:\.\d+)+)-\w+:Network\.TLS\."), "Haskell's tls"),

@@ -718,6 +718,23 @@ def test_a_direction_whose_records_nothing_explains_is_not_silent(direction, con
     )
 
 
+@pytest.mark.parametrize(("direction", "said"), [(SENT, True), (RECEIVED, False)])
+def test_what_a_program_has_received_ahead_and_not_decrypted_is_no_way_that_is_not_known(direction, said):
+    """As aiohttp and curl, that give a response up after its head: some of the body is in a BIO in memory."""
+    totals = (400_000, 1_000) if direction is SENT else (1_000, 400_000)
+    recording = (
+        Recording()
+        .feed(
+            tls_connection(),
+            plaintext(7, SENT, 0, REQUEST, 1),
+            plaintext(7, RECEIVED, 0, RESPONSE, 1),
+            ended(1, *totals, session=7, session_moved=(len(REQUEST), len(RESPONSE)), protocol=Protocol.TLS),
+        )
+        .finish()
+    )
+    assert bool(recording.tally.one_way) is said
+
+
 def test_an_answer_in_the_clear_to_a_hello_follows_what_asked_for_tls():
     """Of a server whose port is http's: its client wanted https."""
     recording = Recording().feed(

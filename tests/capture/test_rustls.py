@@ -15,6 +15,7 @@ from capture.tls_libraries import probes_for
 
 READ, WRITE, WRITE_CHUNKS = Call.RUSTLS_READ, Call.RUSTLS_WRITE, Call.RUSTLS_WRITE_CHUNKS
 PATH = "/root/.cargo/registry/src/index.crates.io-6f17d22bba15001f/rustls-0.23.41/src/record_layer.rs"
+BAZEL_PATH = "external/rules_rust++crate+crates_vendor__rustls-0.23.41/src/record_layer.rs"
 # As they are in programs of 2022 to 2026.
 LEGACY = "_ZN{}_$LT$rustls..{}..{}$u20$as$u20$rustls..{}cipher..Message{}$GT$7{}17h0123456789abcdefE".format
 DECRYPT = LEGACY(9, "crypto..ring..tls12", "GcmMessageDecrypter", "crypto..", "Decrypter", "decrypt")
@@ -58,10 +59,11 @@ def test_a_key_of_any_make_counts(tmp_path, seals):
 @pytest.mark.parametrize(
     ("version", "write"), [("0.22.4", WRITE), ("0.23.0", WRITE_CHUNKS), (None, WRITE_CHUNKS)]
 )
-def test_a_message_is_of_several_slices_since_0_23(tmp_path, version, write):
+@pytest.mark.parametrize("path", [PATH, BAZEL_PATH])
+def test_a_message_is_of_several_slices_since_0_23(tmp_path, version, write, path):
     """0.22 has the method that tells it from older ones, and one slice."""
     length = ENCRYPT.replace("7encrypt17h", "21encrypted_payload_len17h")
-    text = PATH.replace("0.23.41", version) if version else ""
+    text = path.replace("0.23.41", version) if version else ""
     assert calls_of(tmp_path, ENCRYPT, length, DECRYPT, text=text) == {ENCRYPT: write, DECRYPT: READ}
 
 

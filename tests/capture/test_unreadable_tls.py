@@ -62,6 +62,12 @@ def copy_of_sleep(path: Path, extra: bytes = b"") -> Path:
             b"/build/vendor/rustls/src/quic.rs\0/cargo/registry/src/index/rustls-0.23.45/src/quic.rs\0",
             "rustls 0.23.45",
         ),
+        (
+            b"external/rules_rust++crate+vendor__tokio-rustls-0.26.4/src/client.rs\0"
+            b"external/rules_rust++crate+vendor__rustls-0.23.46/src/verify.rs\0",
+            "rustls 0.23.46",
+        ),
+        (b"external/crates__tokio-rustls-0.26.4/src/client.rs\0", None),
         (b"tls-1.5.8-6Ejz73TE0mR3vf51KXkUFQ:Network.TLS.Types.TLS13\0", "Haskell's tls 1.5.8"),
         (b"main:Network.TLS.Mine\0https://docs.rs/tokio-rustls/src/\0", None),
         (b"see https://github.com/rustls/rustls-ffi\0", None),

@@ -25,8 +25,9 @@ PROTOCOL_TCP: Final = 6
 _PROTOCOL_UDP: Final = 17
 _PROTOCOLS_WITHOUT_TCP: Final = frozenset((1, 2, 58, 89, 132))
 """ICMP, IGMP, ICMPv6, OSPF and SCTP."""
-_TUNNEL_PORTS: Final = (b"\x12\xb5", b"\x21\x18", b"\x17\xc1")
-"""UDP ports of VXLAN, 4789 (RFC 7348 §5) and Linux's older 8472; and of Geneve, 6081 (RFC 8926 §3.3)."""
+_TUNNEL_PORTS: Final = (b"\x12\xb5", b"\x21\x18", b"\x17\xc1", b"\x08\x68")
+"""UDP ports of VXLAN, 4789 (RFC 7348 §5) and Linux's older 8472; of Geneve, 6081 (RFC 8926 §3.3); and of GTP's
+user plane, 2152 (3GPP TS 29.281 §4.4.2)."""
 
 _ETHERNET_BYTES: Final = 14
 _IPV4_BYTES: Final = 20

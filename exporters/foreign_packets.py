@@ -7,12 +7,15 @@ segment is then read as everywhere else.
 
 from __future__ import annotations
 
+import struct
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from scapy.config import conf
-from scapy.contrib import geneve, mpls
-from scapy.layers import inet, inet6, ppp, vxlan
+from scapy.contrib import erspan, geneve, gtp, mpls
+from scapy.layers import inet, inet6, l2, ppp, vxlan
+from scapy.packet import bind_layers
 
 from exporters.dissection import PROTOCOL_TCP, Segment, TcpFields, tcp_segment
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
     from exporters.pcap import Packet
 
-REGISTERED: Final = (ppp.PPPoE, vxlan.VXLAN, geneve.GENEVE, mpls.MPLS)
+REGISTERED: Final = (ppp.PPPoE, vxlan.VXLAN, geneve.GENEVE, mpls.MPLS, erspan.ERSPAN, gtp.GTP_U_Header)
 """Layers that scapy finds inside others once they are imported; GRE, VLANs and SNAP come with inet."""
 
 MAX_FRAGMENTED_DATAGRAMS: Final = 256
@@ -32,6 +35,23 @@ MAX_DATAGRAM_BYTES: Final = 65_535
 
 _LINKTYPES_RAW: Final = (12, 14, 101, 228, 229)
 """Bare IP datagrams: two platforms' DLT_RAW, LINKTYPE_RAW, LINKTYPE_IPV4 and LINKTYPE_IPV6."""
+
+_LINKTYPES_LOOPBACK: Final = (0, 108)
+"""LINKTYPE_NULL and LINKTYPE_LOOP: an address family before the datagram, of IPv6 another one on each BSD."""
+_FAMILY_BYTES: Final = 4
+
+_LINKTYPE_PKTAP: Final = 258
+"""macOS's, of all interfaces at once: a header with its length and the packet's link type (bsd/net/pktap.h)."""
+_PKTAP: Final = struct.Struct("<I4xI")
+
+_LINKTYPE_NFLOG: Final = 239
+"""A header of four bytes, and attributes as of netlink, one of which is the datagram."""
+_NFLOG_HEADER_BYTES: Final = 4
+_NFLOG_ATTRIBUTE: Final = struct.Struct("<HH")
+_NFLOG_PAYLOAD: Final = 9
+
+_OLD_VLAN_TAG: Final = 0x9100
+"""Of the outer tag of two, before IEEE 802.1ad gave it a type."""
 
 _FRAGMENT_UNIT_BYTES: Final = 8
 _IPV6_HEADER_BYTES: Final = 40
@@ -68,10 +88,43 @@ class _Fragments:
         return bytes(whole)
 
 
+@cache
+def _bind_old_vlan_tags() -> None:
+    """Once: scapy keeps what it is told."""
+    bind_layers(l2.Ether, l2.Dot1AD, type=_OLD_VLAN_TAG)
+    bind_layers(l2.Dot1AD, l2.Dot1AD, type=_OLD_VLAN_TAG)
+
+
+def _unwrapped(packet: Packet) -> Packet:
+    """The packet behind what capturing has put before it and scapy does not know."""
+    data = packet.data
+    if packet.link_type in _LINKTYPES_LOOPBACK:
+        return _inside(packet, _LINKTYPES_RAW[0], _FAMILY_BYTES)
+    if packet.link_type == _LINKTYPE_PKTAP and len(data) >= _PKTAP.size:
+        size, link_type = _PKTAP.unpack_from(data)
+        if size < _PKTAP.size or link_type == _LINKTYPE_PKTAP:
+            raise ValueError("a PKTAP header that is none")
+        return _unwrapped(_inside(packet, link_type, size))
+    if packet.link_type == _LINKTYPE_NFLOG:
+        at = _NFLOG_HEADER_BYTES
+        while at + _NFLOG_ATTRIBUTE.size <= len(data):
+            size, kind = _NFLOG_ATTRIBUTE.unpack_from(data, at)
+            if kind == _NFLOG_PAYLOAD:
+                return _inside(packet, _LINKTYPES_RAW[0], at + _NFLOG_ATTRIBUTE.size)
+            at += max(size + (-size & 3), _NFLOG_ATTRIBUTE.size)
+    return packet
+
+
+def _inside(packet: Packet, link_type: int, start: int) -> Packet:
+    length = max(packet.original_length - start, 0)
+    return packet._replace(link_type=link_type, data=packet.data[start:], original_length=length)
+
+
 class ForeignPackets:
     """Reads packets one after another and remembers fragments."""
 
     def __init__(self) -> None:
+        _bind_old_vlan_tags()
         self._link_layers: Any = conf.l2types
         self._readers: dict[type, Callable[[Any, int], TcpFields | None]] = {
             inet.IP: self._ipv4,
@@ -85,6 +138,7 @@ class ForeignPackets:
 
         Raises ValueError for a packet that cannot be dissected.
         """
+        packet = _unwrapped(packet)
         cut = packet.original_length - len(packet.data)
         layer = self._dissect(packet)
         while layer:
@@ -115,6 +169,7 @@ class ForeignPackets:
         if link_type not in self._link_layers.num2layer and not self._all_layers:
             self._all_layers = True
             import_module("scapy.layers.all")  # half a second more, for rare link types
+            import_module("scapy.contrib.chdlc")
         return self._link_layers.num2layer.get(link_type)
 
     def _ipv4(self, layer: Any, cut: int) -> TcpFields | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import time
@@ -70,6 +71,43 @@ LINKS: dict[str, tuple[int, Any]] = {
     "loop": (108, lambda packet: b"\0\0\0\x02" + bytes(packet)),
     "cooked": (113, lambda packet: CookedLinux(proto=0x800) / packet),
     "cooked v2": (276, lambda packet: b"\x08\0\0\0\0\0\0\x01\0\x01\0\x06" + bytes(8) + bytes(packet)),
+    "Cisco HDLC": (104, lambda packet: b"\x0f\0\x08\0" + bytes(packet)),
+    "PKTAP": (258, lambda packet: struct.pack("<III", 108, 1, 12) + bytes(96) + bytes(packet)),
+    "PKTAP of Ethernet": (
+        258,
+        lambda packet: struct.pack("<III", 108, 1, 1) + bytes(96) + bytes(Ether() / packet),
+    ),
+    "NFLOG": (
+        239,
+        lambda packet: (
+            b"\x02\0\0\x05"
+            + struct.pack("<HH5sxxx", 9, 10, b"web: ")
+            + struct.pack("<HH", 4 + len(packet), 9)
+            + bytes(packet)
+        ),
+    ),
+    "QinQ of before 802.1ad": (
+        1,
+        lambda packet: Ether(**MAC, type=0x9100) / (b"\0\x07\x81\0\0\x08\x08\0" + bytes(packet)),
+    ),
+    "ERSPAN": (
+        1,
+        lambda packet: (
+            Ether(**MAC)
+            / IP(src="10.9.9.1", dst="10.9.9.2")
+            / GRE(seqnum_present=1, proto=0x88BE)
+            / (b"\x10\x05\0\x01\0\0\0\0" + bytes(Ether(**MAC) / packet))
+        ),
+    ),
+    "GTP": (
+        1,
+        lambda packet: (
+            Ether(**MAC)
+            / IP(src="10.9.9.1", dst="10.9.9.2")
+            / UDP(sport=40000, dport=2152)
+            / (struct.pack(">BBHI", 0x30, 255, len(packet), 5) + bytes(packet))
+        ),
+    ),
     "IP options": (1, lambda packet: Ether(**MAC) / _with_options(packet)),
 }
 
@@ -101,6 +139,30 @@ def test_link_types_tags_and_tunnels(link_type: int, wrap: Any) -> None:
     assert opened.handshake_seen
     assert text(items) == HELLO + b"answer"
     assert items[1].time_ns - opened.time_ns == 3 * STEP_US * 1000
+
+
+@pytest.mark.parametrize("family", [24, 28, 30, 10], ids=["OpenBSD", "FreeBSD", "macOS", "Linux"])
+@pytest.mark.parametrize(("link_type", "order"), [(0, "<"), (0, ">"), (108, ">")])
+def test_ipv6_on_a_loopback_interface(link_type: int, order: str, family: int) -> None:
+    tcp = Tcp()
+    packets = [*tcp.handshake(), tcp.client(HELLO), tcp.server(b"answer")]
+    before = struct.pack(order + "I", family)
+    items = read([before + bytes(IPv6() / packet[TCP]) for packet in packets], link_type)
+    assert text(items) == HELLO + b"answer"
+
+
+@pytest.mark.parametrize("link_type", [0, 239, 258])
+def test_a_header_of_the_capture_that_is_cut_or_false(link_type: int) -> None:
+    data = [
+        b"",
+        b"\x02",
+        struct.pack("<III", 108, 1, 258),
+        struct.pack("<III", 0, 0, 1),
+        b"\x02\0\0\0" + bytes(9),
+    ]
+    reader = read_streams(io.BytesIO(pcap(data, link_type=link_type)))
+    assert list(reader) == []
+    assert reader.notes == ["5 packets could not be decoded."]
 
 
 @pytest.mark.parametrize(

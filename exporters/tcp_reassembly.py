@@ -36,7 +36,8 @@ REORDERING_NS: Final = 20_000_000
 MAX_CONNECTIONS: Final = 200_000
 """Open ones; then the oldest is ended. A connection without an end costs about 1 KiB."""
 MAX_CLOSED_CONNECTIONS: Final = 4096
-"""Remembered, so that late retransmissions do not look like new connections."""
+"""Remembered, so that late retransmissions do not look like new connections, nor what a second capture, whose clock
+is late, has of the same ones in a file that was merged."""
 
 _WELL_KNOWN_PORTS: Final = 1024
 _SERVICE_PORTS: Final = frozenset(
@@ -122,7 +123,8 @@ class TcpReassembler:
         self._open_sink = open_sink
         self._connections: dict[bytes, _Connection] = {}
         """By the paths of both halves."""
-        self._closed: dict[bytes, None] = {}
+        self._closed: dict[bytes, int | None] = {}
+        """The first sequence numbers of established ones."""
         self._backlog = Backlog()
         self.ignored_segments = 0
 
@@ -158,6 +160,9 @@ class TcpReassembler:
     # Connections
 
     def _feed(self, connection: _Connection | None, segment: Segment) -> None:
+        if segment.flags & SYN and self._closed.get(segment.path) == segment.sequence:
+            self.ignored_segments += 1  # a repetition, for no sequence number is used again so soon
+            return
         if segment.flags & (SYN | ACK) == SYN:
             connection = self._syn(connection, segment)
         elif connection is None:
@@ -234,7 +239,7 @@ class TcpReassembler:
         connection.over = True
         for half in (connection.client, connection.server):
             self._connections.pop(half.path, None)
-            self._closed[half.path] = None
+            self._closed[half.path] = half.initial if connection.sink is not None else None
         while len(self._closed) > 2 * MAX_CLOSED_CONNECTIONS:
             del self._closed[next(iter(self._closed))]
         if connection.sink is not None:

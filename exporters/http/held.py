@@ -59,8 +59,13 @@ class HeldItems:
 
     def lose(self, side: Side, time_ns: int, length: int, reason: str) -> None:
         """The next ``length`` bytes of ``side`` are not held, as little as those before them."""
-        for index, item in enumerate(self._items):
-            if item.side is side and item.data is None and item.reason == reason:
-                self._items[index] = item._replace(length=item.length + length)
+        # From the end: what is lost so comes behind all that is held, of which there may be a lot.
+        for back, item in enumerate(reversed(self._items), 1):
+            if item.side is not side:
+                continue
+            if item.data is not None:
+                break
+            if item.reason == reason:
+                self._items[-back] = item._replace(length=item.length + length)
                 return
         self._items.append(Held(side, time_ns, None, length, reason))

@@ -455,6 +455,25 @@ class TestOtherPeoplesTcp:
         assert len([item for item in reader if isinstance(item, StreamOpened)]) == 1
         assert any("belong to no connection" in note for note in reader.notes)
 
+    def test_a_connection_that_two_captures_have_is_one_stream_in_the_file_that_they_are_merged_to(
+        self,
+    ) -> None:
+        tcp = Tcp()
+        packets = [*tcp.handshake(), tcp.client(b"data"), tcp.server(b"answer"), *tcp.finish()]
+        reader = read_streams(io.BytesIO(pcap(frames([*packets, *packets]))))
+        items = list(reader)
+        assert len([item for item in items if isinstance(item, StreamOpened)]) == 1
+        assert bytes_of(items, CLIENT) == b"data"
+        assert bytes_of(items, SERVER) == b"answer"
+        assert any("belong to no connection" in note for note in reader.notes)
+
+    def test_a_syn_that_is_sent_again_after_a_refusal_may_open_a_connection(self) -> None:
+        tcp = Tcp()
+        refused = [tcp.packet(0, SYN), tcp.packet(1, RST | ACK)]
+        tcp = Tcp()
+        packets = [*refused, *tcp.handshake(), tcp.client(b"data")]  # as Windows sends it
+        assert bytes_of(items_of(packets), CLIENT) == b"data"
+
     def test_a_reset_ends_both_directions_and_what_it_acknowledges_was_sent(self) -> None:
         tcp, packets = self.conversation()
         packets += [tcp.client(b"data")]

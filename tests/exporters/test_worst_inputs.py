@@ -31,6 +31,7 @@ from http_streams import Conversation, read
 from capture.streams import Gap, Side, StreamItem
 from exporters.har import EntryMaker
 from exporters.http import ExchangeReader, Limits, urls
+from exporters.http.held import Held, HeldItems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,6 +219,24 @@ def test_work_grows_with_the_input(make: Callable[[int], Conversation], size: in
     small, large = cost(make, size // TIMES), cost(make, size)
     # Work that grows with the square costs 64 times as much; what a run costs besides its input is 1 ms.
     assert large < TIMES * 3 * max(small, 0.001)
+
+
+def test_what_a_tunnel_has_no_room_for_costs_no_look_at_what_it_holds() -> None:
+    def cost_of(count: int) -> float:
+        held, item = HeldItems(), Held(Side.CLIENT, 1, b"x")
+        for _ in range(count):
+            held.hold(item)
+        start = time.process_time()
+        for side in (Side.CLIENT, Side.SERVER) * (count // 2):
+            held.lose(side, 2, 1, "limit")
+        spent = time.process_time() - start
+        for _ in range(count):
+            held.take()
+        assert [held.take().length, held.take().length] == [count // 2] * 2
+        assert not held
+        return spent
+
+    assert cost_of(16_000) < TIMES * 3 * max(cost_of(2000), 0.001)
 
 
 def socket(*extensions: bytes) -> Conversation:

@@ -27,6 +27,7 @@ from exporters.har_timings import iso_time, timings_of
 from exporters.http.content import Content, charset_of, decode_content, has_controls, readable_type, text_of
 from exporters.http.messages import LOST_TO_LIMIT, Outcome
 from exporters.http.urls import address_text, exchange_url, unusable_target
+from exporters.remembered import MAX_REMEMBERED_BYTES
 from exporters.resource_types import resource_type
 
 if TYPE_CHECKING:
@@ -77,15 +78,20 @@ def entry_of(exchange: Exchange, decoded_limit: int) -> Json:
 # Messages.
 
 
-@lru_cache(maxsize=4096)
 def _header(pair: FieldPair) -> Json:
     """One header; the same ones come again and again, so that they are made once. Not to be changed."""
     name, value = pair
     return {"name": field_text(name), "value": field_text(value)}
 
 
+_remembered_header = lru_cache(maxsize=4096)(_header)
+
+
 def _headers(fields: Fields, version: str) -> list[Json]:
-    return list(map(_header, shown_fields(fields, version)))
+    return [
+        _remembered_header(pair) if len(pair[0]) + len(pair[1]) <= MAX_REMEMBERED_BYTES else _header(pair)
+        for pair in shown_fields(fields, version)
+    ]
 
 
 def _version(version: str) -> str:
@@ -130,7 +136,7 @@ def _request(exchange: Exchange, limit: int) -> Json:
     if request.body.data or (request.body.wire_bytes and result["method"] not in _BODYLESS):
         _describe_body(result, request.body, decoded := decode_content(request.body, request.fields, limit))
         result["postData"] = _post_data(request, decoded)
-    elif request.body.lost:
+    elif request.body.lost or not (request.body.complete or result["method"] == "CONNECT"):
         _describe_body(result, request.body, Content(b""))
     return result
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from exporters.command_redaction import redacted_command
 from exporters.http.hpack import UNKNOWN
 from exporters.http.websocket import Opcode
+from exporters.remembered import remembered
 from exporters.text_redaction import REDACTED, NamedValues, without_passwords
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Redaction:
         self._names = names
         self._values = NamedValues(names)
         # The same names come again and again; whether they are to be looked at is decided once.
-        self._concerns = lru_cache(maxsize=4096)(self._header_concerns)
+        self._concerns = remembered(4096)(self._header_concerns)
 
     @classmethod
     def of(cls, sensitive: bool = False, names: Iterable[str] = ()) -> Redaction:

@@ -6,8 +6,9 @@ Fetch Metadata's destination tells exactly where a browser sent it (Sec-Fetch-De
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from exporters.remembered import remembered
 
 if TYPE_CHECKING:
     from exporters.http.messages import Exchange, Request
@@ -94,6 +95,6 @@ def _by_who_asks(request: Request) -> str | None:
     return DESTINATIONS.get(request.fields.get(b"sec-fetch-dest") or b"")
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def _by_media_type(kind: bytes) -> str:
     return next((name for pattern, name in MEDIA_TYPES if pattern.match(kind)), "other")

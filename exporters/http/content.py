@@ -11,7 +11,6 @@ import codecs
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import webencodings
 from exporters.compression import BLOCK_BYTES, DECODERS, CorruptStreamError
 from exporters.http.hpack import UNKNOWN
 from exporters.http.messages import LOST_TO_LIMIT
+from exporters.remembered import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Kind(Enum):
     UNKNOWN = "the bytes must show"
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def _kind_of(content_type: bytes) -> Kind:
     lower = content_type.lower()
     for parameter in lower.split(b";"):

@@ -7,6 +7,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from exporters.remembered import remembered
+
 if TYPE_CHECKING:
     from capture.streams import Endpoint
     from exporters.http.messages import Connection, Exchange, Request
@@ -99,7 +101,7 @@ def _authority(request: Request, connection: Connection, scheme: str) -> str:
     return _authority_of(connection) if text is None else text
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def _authority_text(named: bytes, scheme: str) -> str | None:
     """Host and port as a URL of ``scheme`` has them; None where they are none (URL Standard, host parsing)."""
     if _AUTHORITY.fullmatch(named) is None:

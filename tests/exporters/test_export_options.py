@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import har_schema
 import pytest
 from archives import write_har
-from h2_by_hand import END_HEADERS, END_STREAM, HEADERS, OK, PINGS, field, fields, frame
+from h2_by_hand import CONNECT, END_HEADERS, END_STREAM, HEADERS, OK, PINGS, field, fields, frame
+from h2_by_hand import GET as H2_GET
 from h2_by_hand import talk as h2_talk
 from http_streams import Conversation, read, read_in_splits
 from hypothesis import given
@@ -750,6 +751,8 @@ def test_a_curl_command_goes_to_the_unix_socket(path: str, option: str) -> None:
 
 def test_what_cannot_be_sent_again_says_so() -> None:
     cut = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+    only_head = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    only_fields = h2_talk().client(frame(HEADERS, END_HEADERS, 1, H2_GET))
     orphan = Conversation(handshake_seen=False).server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     long = Conversation().client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123456789")
     zipped = gzip.compress(b"abc" * 100)[:-9]
@@ -757,6 +760,8 @@ def test_what_cannot_be_sent_again_says_so() -> None:
     broken = Conversation().client(head, zipped)
     for talk, reason in (
         (cut, "not complete"),
+        (only_head, "not complete"),
+        (only_fields, "not complete"),
         (long, "not complete"),
         (broken, "not complete"),
         (orphan, "not all of the request"),
@@ -774,6 +779,14 @@ def test_what_cannot_be_sent_again_says_so() -> None:
         shown = written(found, form, EntryMaker(redaction=Redaction.of(names=["token"])))
         assert SECRET not in shown
         assert "redacted" in shown
+
+
+def test_a_tunnel_s_request_has_no_body_that_is_missing() -> None:
+    talk = (
+        h2_talk().client(frame(HEADERS, END_HEADERS, 1, CONNECT)).server(frame(HEADERS, END_HEADERS, 1, OK))
+    )
+    entry = json.loads(written(read(talk.items), "jsonl"))
+    assert "_complete" not in entry["request"]
 
 
 def test_a_host_that_is_none_is_sent_again_as_it_was() -> None:

@@ -17,6 +17,7 @@ This module knows no file, no TLS and no comment.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from capture.streams import Endpoint, Side
@@ -121,9 +122,9 @@ class TcpReassembler:
 
     def __init__(self, open_sink: Callable[[Opening], ByteSink]) -> None:
         self._open_sink = open_sink
-        self._connections: dict[bytes, _Connection] = {}
-        """By the paths of both halves."""
-        self._closed: dict[bytes, int | None] = {}
+        self._connections: OrderedDict[bytes, _Connection] = OrderedDict()
+        """By the paths of both halves. In a dict, the oldest of many is behind all that were removed."""
+        self._closed: OrderedDict[bytes, int | None] = OrderedDict()
         """The first sequence numbers of established ones."""
         self._backlog = Backlog()
         self.ignored_segments = 0

@@ -7,6 +7,7 @@ import tracemalloc
 import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from h2_by_hand import (
@@ -29,9 +30,12 @@ from h2_by_hand import GET as H2_GET
 from http_streams import Conversation, read
 
 from capture.streams import Gap, Side, StreamItem
+from exporters import tcp_reassembly
+from exporters.dissection import Segment
 from exporters.har import EntryMaker
 from exporters.http import ExchangeReader, Limits
 from exporters.http.held import Held, HeldItems
+from exporters.segments import SYN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -236,6 +240,22 @@ def test_what_a_tunnel_has_no_room_for_costs_no_look_at_what_it_holds() -> None:
         return spent
 
     assert cost_of(16_000) < TIMES * 3 * max(cost_of(2000), 0.001)
+
+
+def test_connections_that_are_too_many_cost_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = 20_000
+    monkeypatch.setattr(tcp_reassembly, "MAX_CONNECTIONS", many)
+    reassembler = tcp_reassembly.TcpReassembler(lambda opening: Mock())
+
+    def cost_of(first: int) -> float:
+        start = time.process_time()
+        for number in range(first, first + many):
+            path = bytes(8) + number.to_bytes(4, "big")
+            reassembler.feed(Segment(number, path, 1000, 0, SYN, b"", 0))
+        return time.process_time() - start
+
+    fill, *rest = map(cost_of, range(0, 4 * many, many))
+    assert min(rest) < 2.5 * fill
 
 
 def socket(*extensions: bytes) -> Conversation:

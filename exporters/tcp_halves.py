@@ -24,6 +24,8 @@ MAX_EARLY_SEGMENTS: Final = 16_384
 """The same 16 MiB in segments of 1 KiB; bounds tiny ones."""
 MAX_EARLY_TOTAL_BYTES: Final = 256 * 1024 * 1024
 """Of all halves that share a Backlog: 16 connections that are each as bad as one can be."""
+MAX_UNANSWERED_BYTES: Final = 1 << 16
+"""Behind a SYN: a window without a scale (RFC 7323 §2.2), which only an answer to the SYN agrees on."""
 MAX_JUMP_BYTES: Final = 1 << 30
 """Sequence numbers further on than the largest window (RFC 7323 §2.2) are another connection's, or damage."""
 
@@ -91,6 +93,12 @@ class Half:
             return 0
         missing = distance(self.next, acknowledgement)
         return missing if 0 < missing <= MAX_JUMP_BYTES else 0
+
+    def may_begin_with(self, acknowledgement: int) -> bool:
+        """Whether what answers the SYN can acknowledge so much: the SYN, and what was sent without an answer."""
+        return (
+            self.initial is not None and 0 < distance(self.initial, acknowledgement) <= MAX_UNANSWERED_BYTES
+        )
 
     def is_plausible(self, sequence: int) -> bool:
         """Whether a segment with this number can belong here."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from capture.streams import Endpoint, Side
 from exporters.dissection import Segment, path_endpoints, reverse_path
-from exporters.http_starts import HTTP2_PREFACE, REQUEST_STARTS, RESPONSE_START
+from exporters.first_sender import is_from_client
 from exporters.segments import ACK, FIN, RST, SYN
 from exporters.tcp_halves import MAX_JUMP_BYTES, SEQUENCE_MASK, Backlog, Half, Piece, distance, first_byte
 
@@ -39,14 +39,6 @@ MAX_CONNECTIONS: Final = 200_000
 MAX_CLOSED_CONNECTIONS: Final = 4096
 """Remembered, so that late retransmissions do not look like new connections, nor what a second capture, whose clock
 is late, has of the same ones in a file that was merged."""
-
-_WELL_KNOWN_PORTS: Final = 1024
-_SERVICE_PORTS: Final = frozenset(
-    (1080, 3000, 3128, 5000, 8000, 8008, 8080, 8081, 8088, 8443, 8888, 9000, 9090)
-)
-"""Ports of HTTP above the well-known ones: the end with one of them is the server, where no SYN tells."""
-_CLIENT_STARTS: Final = (*REQUEST_STARTS, HTTP2_PREFACE[:4])
-_SERVER_STARTS: Final = (RESPONSE_START,)
 
 
 class ByteSink(Protocol):
@@ -113,6 +105,15 @@ class _Connection:
     def syn_seen(self) -> bool:
         return self.first.flags & (SYN | ACK) == SYN
 
+    def is_stale(self, half: Half, segment: Segment) -> bool:
+        """Whether a segment comes from a server that still knows the connection before, on the same ports.
+
+        Then it does not acknowledge the SYN, and the client discards it (RFC 9293 §3.10.7.3, RFC 5961 §4).
+        """
+        if half is not self.server or half.next is not None or segment.flags & (SYN | ACK) != ACK:
+            return False
+        return self.syn_seen and not self.client.may_begin_with(segment.acknowledgement)
+
 
 class TcpReassembler:
     """Feeds connections' sinks, which ``open_sink`` makes when a connection has something to tell.
@@ -125,7 +126,7 @@ class TcpReassembler:
         self._connections: OrderedDict[bytes, _Connection] = OrderedDict()
         """By the paths of both halves. In a dict, the oldest of many is behind all that were removed."""
         self._closed: OrderedDict[bytes, int | None] = OrderedDict()
-        """The first sequence numbers of established ones."""
+        """The first sequence numbers of those that both sides had finished."""
         self._backlog = Backlog()
         self.ignored_segments = 0
 
@@ -162,7 +163,7 @@ class TcpReassembler:
 
     def _feed(self, connection: _Connection | None, segment: Segment) -> None:
         if segment.flags & SYN and self._closed.get(segment.path) == segment.sequence:
-            self.ignored_segments += 1  # a repetition, for no sequence number is used again so soon
+            self.ignored_segments += 1  # a repetition: no number is used again so soon, but after a reset
             return
         if segment.flags & (SYN | ACK) == SYN:
             connection = self._syn(connection, segment)
@@ -171,6 +172,9 @@ class TcpReassembler:
         if connection is None:
             return
         half, other = connection.halves(segment.path)
+        if connection.is_stale(half, segment):
+            self.ignored_segments += 1
+            return
         if segment.flags & SYN:
             half.begin(segment.sequence, segment.sequence + 1)
         if segment.flags & RST:
@@ -203,7 +207,7 @@ class TcpReassembler:
         if segment.path in self._closed and not segment.flags & SYN:
             self.ignored_segments += 1
             return None
-        from_client = not segment.flags & SYN and _from_client(segment)
+        from_client = not segment.flags & SYN and is_from_client(segment)
         return self._add(segment.path if from_client else reverse_path(segment.path), segment)
 
     def _add(self, client_path: bytes, first: Segment) -> _Connection:
@@ -238,9 +242,9 @@ class TcpReassembler:
             return
         self._give_up_all(connection)
         connection.over = True
-        for half in (connection.client, connection.server):
+        for half, other in ((connection.client, connection.server), (connection.server, connection.client)):
             self._connections.pop(half.path, None)
-            self._closed[half.path] = half.initial if connection.sink is not None else None
+            self._closed[half.path] = half.initial if half.finished and other.finished else None
         while len(self._closed) > 2 * MAX_CLOSED_CONNECTIONS:
             del self._closed[next(iter(self._closed))]
         if connection.sink is not None:
@@ -383,18 +387,3 @@ class TcpReassembler:
                 sink.gap(side, time_ns, lost, segment)
             if segment.flags & FIN and old <= captured + segment.missing:
                 sink.closed(side, time_ns, reset=False)
-
-
-def _from_client(segment: Segment) -> bool:
-    """Whether a connection's first known segment, which is no SYN, was sent by the client."""
-    if segment.payload.startswith(_CLIENT_STARTS):
-        return True
-    if segment.payload.startswith(_SERVER_STARTS):
-        return False
-    source, destination = path_endpoints(segment.path)
-    ranks = [
-        (port >= _WELL_KNOWN_PORTS, port not in _SERVICE_PORTS) for port in (source.port, destination.port)
-    ]
-    if ranks[0] != ranks[1]:
-        return ranks[1] < ranks[0]
-    return destination.port <= source.port

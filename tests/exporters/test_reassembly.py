@@ -467,12 +467,23 @@ class TestOtherPeoplesTcp:
         assert bytes_of(items, SERVER) == b"answer"
         assert any("belong to no connection" in note for note in reader.notes)
 
-    def test_a_syn_that_is_sent_again_after_a_refusal_may_open_a_connection(self) -> None:
+    @pytest.mark.parametrize("old", [(5, 9), (101_000, 7500), (2**31, 2**30)])
+    @pytest.mark.parametrize("flags", [ACK, FIN | ACK, RST | ACK])
+    def test_a_syn_that_is_sent_again_after_a_reset_opens_the_connection(
+        self, flags: int, old: tuple[int, int]
+    ) -> None:
         tcp = Tcp()
-        refused = [tcp.packet(0, SYN), tcp.packet(1, RST | ACK)]
+        # RFC 5961 §4: the server still knows the connection before, or (Windows asks again) it had refused this one.
+        before = [tcp.packet(0, SYN), tcp.packet(1, flags, sequence=old[1], ack=old[0])]
+        before += [tcp.packet(0, RST, sequence=old[0])] if not flags & RST else []
         tcp = Tcp()
-        packets = [*refused, *tcp.handshake(), tcp.client(b"data")]  # as Windows sends it
-        assert bytes_of(items_of(packets), CLIENT) == b"data"
+        items = items_of(
+            [*before, *tcp.handshake(), tcp.client(b"data"), tcp.server(b"answer"), *tcp.finish()]
+        )
+        stream = max(item.stream for item in items)
+        assert bytes_of([item for item in items if item.stream == stream], CLIENT) == b"data"
+        assert bytes_of([item for item in items if item.stream == stream], SERVER) == b"answer"
+        assert not [item for item in items if isinstance(item, Gap)]
 
     def test_a_reset_ends_both_directions_and_what_it_acknowledges_was_sent(self) -> None:
         tcp, packets = self.conversation()

@@ -6,7 +6,6 @@ decoded where they are UTF-8, and as they were sent where they are not.
 
 from __future__ import annotations
 
-import email.utils
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,16 @@ _PART_HEADER = re.compile(
 )
 
 _COOKIE_ATTRIBUTES = {"path": "path", "domain": "domain", "samesite": "sameSite"}
+_MONTHS = "janfebmaraprmayjunjulaugsepoctnovdec"
+_DATE_DELIMITERS = re.compile(r"[\t -/;-@\[-`{-~]+")
+_DATE_TOKENS = {
+    "time": re.compile(r"([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2})(?![0-9])"),
+    "day": re.compile(r"([0-9]{1,2})(?![0-9])"),
+    "month": re.compile("|".join(re.findall("...", _MONTHS)), re.IGNORECASE),
+    "year": re.compile(r"([0-9]{2,4})(?![0-9])"),
+}
+_FIRST_YEAR = 1601
+
 _COOKIE_FLAGS = {"httponly": "httpOnly", "secure": "secure"}
 
 
@@ -142,11 +151,30 @@ def _iso(start: datetime, seconds: int) -> str:
 
 
 def _set_expiry(cookie: Json, date: str) -> None:
+    moment = _cookie_date(date)
+    if moment is not None:
+        cookie["expires"] = _iso(moment, 0)
+
+
+def _cookie_date(text: str) -> datetime | None:
+    """A date as browsers read it (RFC 6265 §5.1.1): the first of each kind of token, in any order; None for none.
+
+    What it says of a time zone is not looked at.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for token in _DATE_DELIMITERS.split(text):
+        for kind, pattern in _DATE_TOKENS.items():
+            if kind not in found and (match := pattern.match(token)):
+                numbers = match.groups() if kind != "month" else (_MONTHS.index(match[0].lower()) // 3 + 1,)
+                found[kind] = tuple(map(int, numbers))
+                break
     try:
-        moment = email.utils.parsedate_to_datetime(date)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return
-    cookie["expires"] = _iso(moment if moment.tzinfo else moment.replace(tzinfo=UTC), 0)
+        (day,), (month,), (year,) = found["day"], found["month"], found["year"]
+        hour, minute, second = found["time"]
+        year += 1900 if 70 <= year <= 99 else 2000 if year <= 69 else 0
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC) if year >= _FIRST_YEAR else None
+    except (KeyError, ValueError):
+        return None
 
 
 def multipart_parameters(data: bytes | bytearray, content_type: bytes) -> list[Json]:

@@ -323,6 +323,28 @@ def test_query_strings_and_cookies() -> None:
 
 
 @pytest.mark.parametrize(
+    ("date", "expires"),
+    [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", "2015-10-21T07:28:00Z"),
+        ("Wednesday, 21-Oct-15 7:28:0 GMT", "2015-10-21T07:28:00Z"),
+        ("Wed Oct 21 07:28:00 2015", "2015-10-21T07:28:00Z"),
+        ("Wed Oct 21 2015 07:28:00 GMT+0200 (CEST)", "2015-10-21T07:28:00Z"),
+        ("Wed, 21/October/2015 07:28:00", "2015-10-21T07:28:00Z"),
+        ("Tue, 01 Jan 69 00:00:00 GMT", "2069-01-01T00:00:00Z"),
+        ("Thu, 01-Jan-70 00:00:00 GMT", "1970-01-01T00:00:00Z"),
+        ("Mon, 01 Jan 0999 00:00:00 GMT", None),
+        ("Wed, 21 Oct 2015 07.28.00 GMT", None),
+        ("Sun, 29 Feb 2015 07:28:00 GMT", None),
+        ("2015-10-21T07:28:00Z", None),
+        ("Session", None),
+    ],
+)
+def test_a_date_of_a_cookie_is_what_browsers_read(date: str, expires: str | None) -> None:
+    (cookie,) = response_cookies(Fields(((b"set-cookie", f"a=b; expires={date}".encode()),)), OPENED_NS)
+    assert cookie.get("expires") == expires
+
+
+@pytest.mark.parametrize(
     ("age", "expires"),
     [
         (31536000000, "3023-03-17T22:13:20Z"),

@@ -2,7 +2,7 @@
 
 One connection is one *stream*: a StreamOpened, then Data and Gap items in order for each direction,
 TlsStarted where TLS begins after cleartext (STARTTLS, CONNECT), TlsEnded where cleartext comes after
-it, and at most one StreamClosed per side. Items of different streams interleave. The same items come
+it, and at most one StreamClosed per side, and a final one. Items of different streams interleave. The same items come
 out of the recorder and out of ``exporters.reassembly``, so that a file and a live recording are exported
 by the same code.
 
@@ -154,7 +154,7 @@ class StreamClosed:
     """``sender`` sent its FIN, or (``reset``) a RST that ends both directions.
 
     ``final``: with its FIN the connection is over, for its process has closed the socket; whatever the other side
-    still sends, nobody reads.
+    still sends, nobody reads. So it is where no end was captured, and the ports are another connection's.
     """
 
     stream: int

@@ -184,9 +184,11 @@ class Conversation:
         self._decide_by_default()
         self._items.append(StreamClosed(self._stream, time_ns, sender, reset, self._final and not reset))
 
-    def end(self) -> None:
+    def end(self, gone_ns: int | None) -> None:
         """See ByteSink."""
         self._decide_by_default()
+        if gone_ns is not None:
+            self._items.append(StreamClosed(self._stream, gone_ns, Side.CLIENT, reset=False, final=True))
 
     def _gap(self, sender: Side, time_ns: int, length: int, reason: str) -> None:
         if self._mode is _Mode.ENCRYPTED:

@@ -59,8 +59,8 @@ class ByteSink(Protocol):
     def closed(self, sender: Side, time_ns: int, *, reset: bool) -> None:
         """FIN or RST."""
 
-    def end(self) -> None:
-        """Nothing follows, whether it was closed or not."""
+    def end(self, gone_ns: int | None) -> None:
+        """Nothing follows. ``gone_ns``: when the last came of a connection that is over, though no FIN or RST tells."""
 
 
 class Opening(NamedTuple):
@@ -197,7 +197,7 @@ class TcpReassembler:
                 half.begin_again()
                 other.begin_again()
                 return connection
-            self._end(connection)
+            self._end(connection, gone=True)
         return self._add(segment.path, segment)
 
     def _first_segment(self, segment: Segment) -> _Connection | None:
@@ -216,7 +216,7 @@ class TcpReassembler:
             self._closed.pop(half.path, None)
             self._connections[half.path] = connection
         if len(self._connections) > 2 * MAX_CONNECTIONS:
-            self._end(next(iter(self._connections.values())))
+            self._end(next(iter(self._connections.values())), gone=True)
         return connection
 
     def _open(self, connection: _Connection, time_ns: int) -> ByteSink:
@@ -236,8 +236,8 @@ class TcpReassembler:
             )
         return connection.sink
 
-    def _end(self, connection: _Connection) -> None:
-        """Gives up all holes, tells the sink, and forgets the connection."""
+    def _end(self, connection: _Connection, *, gone: bool = False) -> None:
+        """Gives up all holes, tells the sink, and forgets the connection. ``gone``: its end was not captured."""
         if connection.over:
             return
         self._give_up_all(connection)
@@ -248,7 +248,7 @@ class TcpReassembler:
         while len(self._closed) > 2 * MAX_CLOSED_CONNECTIONS:
             del self._closed[next(iter(self._closed))]
         if connection.sink is not None:
-            connection.sink.end()
+            connection.sink.end(connection.last_ns if gone else None)
 
     def _reset(self, connection: _Connection, segment: Segment) -> None:
         half, other = connection.halves(segment.path)

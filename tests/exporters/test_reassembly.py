@@ -42,6 +42,8 @@ from capture.streams import (
 )
 from exporters import tcp_halves, tcp_reassembly
 from exporters.conversations import REASON_CUT, REASON_NOT_IN_CAPTURE
+from exporters.http import ExchangeReader
+from exporters.http.messages import Outcome
 from exporters.packets import Framing, PcapngExporter
 from exporters.reassembly import read_streams
 
@@ -431,6 +433,26 @@ class TestOtherPeoplesTcp:
         opened, *rest = items_of(packets)
         assert isinstance(opened, StreamOpened)
         assert bytes_of(rest, CLIENT) == b"early late"
+
+    @pytest.mark.parametrize("half_closed", [False, True])
+    def test_a_connection_whose_end_is_not_captured_is_over_when_its_ports_are_used_again(
+        self, half_closed: bool
+    ) -> None:
+        packets = []
+        for number in (1, 2, 3):
+            tcp = Tcp(client=1000 * number)
+            packets += [*tcp.handshake(), tcp.client(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)]
+            packets += [tcp.server(b"HTTP/1.1 200 OK\r\n\r\npart")]
+            packets += [tcp.client(flags=FIN | ACK)] if half_closed else []
+        reader = ExchangeReader()
+        found = [exchange for item in items_of(packets) for exchange in reader.feed(item)]
+        outcomes = [exchange.outcome for exchange in found]
+        assert outcomes == [Outcome.CLOSED, Outcome.CLOSED]
+        assert all(not exchange.response.body.complete for exchange in found if exchange.response)
+        assert [exchange.ended_ns - exchange.started_ns for exchange in found] == [
+            1_000_000 * (1 + half_closed)
+        ] * 2
+        assert len(reader.close()) == 1
 
     @pytest.mark.parametrize("close", ["fin", "rst", "nothing"])
     def test_a_port_that_is_used_again_is_a_new_stream(self, close: str) -> None:

@@ -20,14 +20,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from capture.streams import Endpoint, Side
 from exporters.dissection import Segment, path_endpoints, reverse_path
 from exporters.first_sender import is_from_client
 from exporters.segments import ACK, FIN, RST, SYN
-from exporters.tcp_halves import MAX_JUMP_BYTES, SEQUENCE_MASK, Backlog, Half, Piece, distance, first_byte
+from exporters.tcp_connection import Connection
+from exporters.tcp_halves import (
+    MAX_JUMP_BYTES,
+    SEQUENCE_MASK,
+    Backlog,
+    Half,
+    Piece,
+    distance,
+    first_byte,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from capture.streams import Endpoint, Side
 
 REORDERING_SEGMENTS: Final = 32
 """How many segments of a connection a capture may have in the wrong order: a network card's queues are
@@ -75,46 +85,6 @@ class Opening(NamedTuple):
     """The first segment that was captured, a SYN if there was one."""
 
 
-class _Connection:
-    """Two halves, the sink of their bytes once there is something to tell, and what is deferred."""
-
-    __slots__ = ("client", "deferred", "first", "last_ns", "over", "server", "sink")
-
-    def __init__(self, client_path: bytes, first: Segment, backlog: Backlog) -> None:
-        self.client = Half(client_path, Side.CLIENT, backlog)
-        self.server = Half(reverse_path(client_path), Side.SERVER, backlog)
-        self.first = first
-        self.sink: ByteSink | None = None
-        self.deferred: list[Segment] = []
-        """Segments of one half that acknowledge what the other lacks."""
-        self.last_ns = first.time_ns
-        self.over = False
-
-    def halves(self, path: bytes) -> tuple[Half, Half]:
-        """The half of this path, and the other one."""
-        if path == self.client.path:
-            return self.client, self.server
-        return self.server, self.client
-
-    def ready(self, segment: Segment) -> bool:
-        """Whether all that a segment acknowledges has come."""
-        _, other = self.halves(segment.path)
-        return not (segment.flags & ACK and other.missing_until(segment.acknowledgement))
-
-    @property
-    def syn_seen(self) -> bool:
-        return self.first.flags & (SYN | ACK) == SYN
-
-    def is_stale(self, half: Half, segment: Segment) -> bool:
-        """Whether a segment comes from a server that still knows the connection before, on the same ports.
-
-        Then it does not acknowledge the SYN, and the client discards it (RFC 9293 §3.10.7.3, RFC 5961 §4).
-        """
-        if half is not self.server or half.next is not None or segment.flags & (SYN | ACK) != ACK:
-            return False
-        return self.syn_seen and not self.client.may_begin_with(segment.acknowledgement)
-
-
 class TcpReassembler:
     """Feeds connections' sinks, which ``open_sink`` makes when a connection has something to tell.
 
@@ -123,7 +93,7 @@ class TcpReassembler:
 
     def __init__(self, open_sink: Callable[[Opening], ByteSink]) -> None:
         self._open_sink = open_sink
-        self._connections: OrderedDict[bytes, _Connection] = OrderedDict()
+        self._connections: OrderedDict[bytes, Connection] = OrderedDict()
         """By the paths of both halves. In a dict, the oldest of many is behind all that were removed."""
         self._closed: OrderedDict[bytes, int | None] = OrderedDict()
         """The first sequence numbers of those that both sides had finished."""
@@ -161,14 +131,8 @@ class TcpReassembler:
 
     # Connections
 
-    def _feed(self, connection: _Connection | None, segment: Segment) -> None:
-        if segment.flags & SYN and self._closed.get(segment.path) == segment.sequence:
-            self.ignored_segments += 1  # a repetition: no number is used again so soon, but after a reset
-            return
-        if segment.flags & (SYN | ACK) == SYN:
-            connection = self._syn(connection, segment)
-        elif connection is None:
-            connection = self._first_segment(segment)
+    def _feed(self, connection: Connection | None, segment: Segment) -> None:
+        connection = self._connection_of(connection, segment)
         if connection is None:
             return
         half, other = connection.halves(segment.path)
@@ -186,7 +150,19 @@ class TcpReassembler:
         if half.finished and other.finished:
             self._end(connection)
 
-    def _syn(self, connection: _Connection | None, segment: Segment) -> _Connection:
+    def _connection_of(self, connection: Connection | None, segment: Segment) -> Connection | None:
+        """The connection that a segment belongs to; ``connection`` has the same ports, and may be an earlier one."""
+        if segment.flags & SYN and self._closed.get(segment.path) == segment.sequence:
+            self.ignored_segments += 1  # a repetition: no number is used again so soon, but after a reset
+            return None
+        if segment.flags & (SYN | ACK) == SYN:
+            return self._syn(connection, segment)
+        if connection is not None and connection.is_answered_anew(segment):
+            self._end(connection, gone=True)
+            connection = None
+        return connection or self._first_segment(segment)
+
+    def _syn(self, connection: Connection | None, segment: Segment) -> Connection:
         """A connection's first segment: new, repeated, or of the next one on the same ports."""
         if connection is not None:
             half, other = connection.halves(segment.path)
@@ -200,7 +176,7 @@ class TcpReassembler:
             self._end(connection, gone=True)
         return self._add(segment.path, segment)
 
-    def _first_segment(self, segment: Segment) -> _Connection | None:
+    def _first_segment(self, segment: Segment) -> Connection | None:
         """A segment of an unknown connection: its middle, or the answer to a SYN that was not captured."""
         if segment.flags & RST or not (segment.payload or segment.missing or segment.flags & SYN):
             return None
@@ -210,8 +186,8 @@ class TcpReassembler:
         from_client = not segment.flags & SYN and is_from_client(segment)
         return self._add(segment.path if from_client else reverse_path(segment.path), segment)
 
-    def _add(self, client_path: bytes, first: Segment) -> _Connection:
-        connection = _Connection(client_path, first, self._backlog)
+    def _add(self, client_path: bytes, first: Segment) -> Connection:
+        connection = Connection(client_path, first, self._backlog)
         for half in (connection.client, connection.server):
             self._closed.pop(half.path, None)
             self._connections[half.path] = connection
@@ -219,7 +195,7 @@ class TcpReassembler:
             self._end(next(iter(self._connections.values())), gone=True)
         return connection
 
-    def _open(self, connection: _Connection, time_ns: int) -> ByteSink:
+    def _open(self, connection: Connection, time_ns: int) -> ByteSink:
         """The connection's sink, made on the first occasion that proves it to be established."""
         if connection.sink is None:
             first = connection.first
@@ -236,7 +212,7 @@ class TcpReassembler:
             )
         return connection.sink
 
-    def _end(self, connection: _Connection, *, gone: bool = False) -> None:
+    def _end(self, connection: Connection, *, gone: bool = False) -> None:
         """Gives up all holes, tells the sink, and forgets the connection. ``gone``: its end was not captured."""
         if connection.over:
             return
@@ -250,7 +226,7 @@ class TcpReassembler:
         if connection.sink is not None:
             connection.sink.end(connection.last_ns if gone else None)
 
-    def _reset(self, connection: _Connection, segment: Segment) -> None:
+    def _reset(self, connection: Connection, segment: Segment) -> None:
         half, other = connection.halves(segment.path)
         if not half.is_plausible(segment.sequence):
             self.ignored_segments += 1
@@ -265,7 +241,7 @@ class TcpReassembler:
 
     # Acknowledgements
 
-    def _arrive(self, connection: _Connection, segment: Segment) -> None:
+    def _arrive(self, connection: Connection, segment: Segment) -> None:
         """A segment in the order of the capture: it waits if it acknowledges bytes that are still to come."""
         if connection.deferred:
             if connection.deferred[0].path == segment.path:
@@ -282,7 +258,7 @@ class TcpReassembler:
                 self._open(connection, segment.time_ns)
         self._accept(connection, segment)
 
-    def _resume(self, connection: _Connection, time_ns: int) -> None:
+    def _resume(self, connection: Connection, time_ns: int) -> None:
         """Goes on with deferred segments whose acknowledged bytes have come, or are late."""
         while connection.deferred:
             first = connection.deferred[0]
@@ -294,7 +270,7 @@ class TcpReassembler:
             else:
                 return
 
-    def _give_up(self, connection: _Connection) -> None:
+    def _give_up(self, connection: Connection) -> None:
         """The first deferred segment acknowledges bytes that the capture lacks."""
         first = connection.deferred[0]
         _, other = connection.halves(first.path)
@@ -307,14 +283,14 @@ class TcpReassembler:
             self._accept(connection, first)
         self._release(connection)
 
-    def _skip(self, connection: _Connection, half: Half, acknowledgement: int) -> None:
+    def _skip(self, connection: Connection, half: Half, acknowledgement: int) -> None:
         """What was acknowledged was sent: bytes before that are lost, if they have not come."""
         while missing := half.missing_until(acknowledgement):
             if half.next_is_early:
                 self._skip_what_is_awaited(connection, half.early[0])
             self._deliver(connection, half, half.skip_hole(missing, connection.ready))
 
-    def _skip_what_is_awaited(self, connection: _Connection, early: Segment) -> None:
+    def _skip_what_is_awaited(self, connection: Connection, early: Segment) -> None:
         """Of the other half: what keeps back ``early``. What was captured of that is deferred, if not early, too."""
         _, other = connection.halves(early.path)
         for segment in [one for one in connection.deferred if one.payload and one.path == other.path]:
@@ -326,7 +302,7 @@ class TcpReassembler:
         while (missing := other.missing_until(early.acknowledgement)) and not other.next_is_early:
             self._deliver(connection, other, other.skip_hole(missing, connection.ready))
 
-    def _give_up_all(self, connection: _Connection) -> None:
+    def _give_up_all(self, connection: Connection) -> None:
         while True:
             while connection.deferred:
                 self._give_up(connection)
@@ -337,7 +313,7 @@ class TcpReassembler:
             self._deliver(connection, half, half.skip_hole(MAX_JUMP_BYTES, connection.ready))
             self._release(connection)
 
-    def _release(self, connection: _Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         """Goes on with early segments that the other half kept back; the first one that it still does is deferred."""
         halves = (connection.client, connection.server)
         while pieces := [
@@ -353,7 +329,7 @@ class TcpReassembler:
 
     # Bytes
 
-    def _accept(self, connection: _Connection, segment: Segment) -> None:
+    def _accept(self, connection: Connection, segment: Segment) -> None:
         """Delivers what a segment makes available."""
         size = len(segment.payload) + segment.missing
         half, _ = connection.halves(segment.path)
@@ -368,7 +344,7 @@ class TcpReassembler:
         self._deliver(connection, half, half.take(segment, connection.ready))
         self._release(connection)
 
-    def _deliver(self, connection: _Connection, half: Half, pieces: list[Piece]) -> None:
+    def _deliver(self, connection: Connection, half: Half, pieces: list[Piece]) -> None:
         """Hands pieces on; times of a connection never go back."""
         sink, side = self._open(connection, connection.last_ns), half.side
         for hole, segment, old, behind_end in pieces:

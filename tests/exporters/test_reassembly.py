@@ -434,6 +434,22 @@ class TestOtherPeoplesTcp:
         assert isinstance(opened, StreamOpened)
         assert bytes_of(rest, CLIENT) == b"early late"
 
+    @pytest.mark.parametrize("second", [900_000, 2_500_000_000])
+    @pytest.mark.parametrize("both", [False, True], ids=["server", "both"])
+    def test_a_port_is_used_again_in_a_capture_without_syn(self, both: bool, second: int) -> None:
+        """As where one direction alone is captured: its client's FIN is missing, too."""
+        packets = []
+        for number in (1, 2):
+            tcp = Tcp(client=1000 * number, server=second if number == 2 else 7000)
+            _, answer, _ = tcp.handshake()
+            asked, answered = tcp.client(b"ask %d" % number), tcp.server(b"answer %d" % number)
+            packets += [answer, asked, answered] if both else [answer, answered, tcp.server(flags=FIN | ACK)]
+        items = items_of(packets)
+        assert [item.stream for item in items if isinstance(item, StreamOpened)] == [1, 2]
+        of_second = [item for item in items if item.stream == 2]
+        assert bytes_of(of_second, SERVER) == b"answer 2"
+        assert bytes_of(of_second, CLIENT) == (b"ask 2" if both else b"[5]")
+
     @pytest.mark.parametrize("half_closed", [False, True])
     def test_a_connection_whose_end_is_not_captured_is_over_when_its_ports_are_used_again(
         self, half_closed: bool

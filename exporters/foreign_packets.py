@@ -53,6 +53,14 @@ _NFLOG_PAYLOAD: Final = 9
 _OLD_VLAN_TAG: Final = 0x9100
 """Of the outer tag of two, before IEEE 802.1ad gave it a type."""
 
+EXTENSION_HEADERS: Final = (
+    inet6.IPv6ExtHdrHopByHop,
+    inet6.IPv6ExtHdrDestOpt,
+    inet6.IPv6ExtHdrRouting,
+    inet6.IPv6ExtHdrSegmentRouting,
+)
+"""What may be between IPv6 and TCP, beside a fragment's (RFC 8200 §4, RFC 8754)."""
+
 _FRAGMENT_UNIT_BYTES: Final = 8
 _IPV6_HEADER_BYTES: Final = 40
 _IPV6_FRAGMENT_HEADER_BYTES: Final = 8
@@ -212,8 +220,8 @@ class ForeignPackets:
                     cut=len(inner.original) < size - before,
                 )
                 return tcp_segment(payload, 0, len(payload), addresses) if payload else None
-            if isinstance(inner, inet6.IPv6):
-                return None
+            if not isinstance(inner, EXTENSION_HEADERS):
+                return None  # what is inside of a tunnel has addresses of its own
             inner = inner.payload
         return None
 

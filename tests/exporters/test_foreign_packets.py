@@ -108,6 +108,23 @@ LINKS: dict[str, tuple[int, Any]] = {
             / (struct.pack(">BBHI", 0x30, 255, len(packet), 5) + bytes(packet))
         ),
     ),
+    "IP in IPv6": (1, lambda packet: Ether(**MAC) / IPv6(src="2001:db8::1", dst="2001:db8::2") / packet),
+    "GRE in IPv6": (
+        1,
+        lambda packet: Ether(**MAC) / IPv6(src="2001:db8::1", dst="2001:db8::2") / GRE() / packet,
+    ),
+    "VXLAN in IPv6": (
+        1,
+        lambda packet: (
+            Ether(**MAC)
+            / IPv6(src="2001:db8::1", dst="2001:db8::2")
+            / IPv6ExtHdrDestOpt()
+            / UDP(sport=40000, dport=4789)
+            / VXLAN(vni=5)
+            / Ether(**MAC)
+            / packet
+        ),
+    ),
     "IP options": (1, lambda packet: Ether(**MAC) / _with_options(packet)),
 }
 

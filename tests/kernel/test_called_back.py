@@ -103,6 +103,12 @@ class Guest:
         self.hear(said.upper())
 
 
+def _store(asked: socket.socket) -> None:
+    """A store's part."""
+    if asked.recv(99):
+        asked.sendall(b"STORED\r\n")
+
+
 def test_what_node_writes_to_others_when_it_is_called_back_takes_no_session_there(
     servers: Servers, tmp_path: Path
 ) -> None:
@@ -144,7 +150,7 @@ def test_what_a_server_asks_its_cache_of_sessions_is_no_tls(servers: Servers, tm
         ):
             assert server.stdout
             port = json.loads(server.stdout.readline())
-            answers = threading.Thread(target=lambda: asked.recv(99) and asked.sendall(b"STORED\r\n"))
+            answers = threading.Thread(target=_store, args=(asked,))
             answers.start()
             guest = Guest(context, port, 1)
             guest.talk()

@@ -70,7 +70,7 @@ def test_what_is_sent_with_the_syn(tmp_path: Path) -> None:
     path, account = tmp_path / "syn.pcapng", tmp_path / "ledger.json"
     command = [PLAINTAP, "record", "-w", path, "--protocol", "all", "--ledger", account]
     done = subprocess.run(
-        [*command, "--", "unshare", "-n", "sh", "-c", COMMAND, PYTHON, PROGRAM],
+        [*map(str, command), "--", "unshare", "-n", "sh", "-c", COMMAND, str(PYTHON), str(PROGRAM)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

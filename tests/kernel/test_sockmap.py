@@ -87,7 +87,7 @@ def test_what_is_handed_on_is_its_senders(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = listener.getsockname()[1]
         done = subprocess.run(
-            [*command, str(server)], capture_output=True, text=True, timeout=60, check=False
+            [*map(str, command), str(server)], capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 0, done.stderr
     streams = streams_by_ports(path)

@@ -23,8 +23,13 @@ struct file_key {
 };
 /* Files that were looked at. Filled by user space; a cache, for one that is told of twice costs little. */
 BPF_TABLE("lru_hash", struct file_key, u8, known_files, 65536);
-/* Processes that we stopped. key: tgid, value: when. Deleted by user space when it lets them go on; the guard's list. */
-BPF_HASH(held, u32, u64, 8192);
+/* A process was stopped. One that goes on may be stopped again at once, for something else. */
+struct hold {
+	u64 since;
+	u32 tgid, pad;
+};
+/* Value: of no use. Deleted by user space when it lets them go on; the guard's list. */
+BPF_HASH(held, struct hold, u8, 8192);
 /* Whether to stop processes: 1 or 0. Set by user space, cleared by the guard when nobody answers. */
 BPF_ARRAY(holding, u32, 1);
 BPF_RINGBUF_OUTPUT(new_code_ring, NEW_CODE_RING_BYTES / 4096);
@@ -83,8 +88,10 @@ INLINE int hold_process(u32 tgid, u64 now)
 {
 	int zero = 0;
 	u32 *hold = holding.lookup(&zero);
+	struct hold key = {.since = now, .tgid = tgid};
+	u8 yes = 1;
 
-	if (!hold || !*hold || is_debugged() || is_watched() || held.update(&tgid, &now))
+	if (!hold || !*hold || is_debugged() || is_watched() || held.update(&key, &yes))
 		return 0;
 	bpf_send_signal_thread(SIGSTOP);
 	return 1;

@@ -242,20 +242,11 @@ class Tables:
         """The ring that tells of new code."""
         return int(self._kernel.table("new_code_ring").map_fd)
 
-    def held_since(self, pid: int) -> int | None:
-        """When a process was held, by the kernel's clock; None if it is not."""
+    def let_go(self, pid: int, since: int) -> None:
+        """A process that was held then, by the kernel's clock, goes on. What else it is held for is another matter."""
         table = self._kernel.table("held")
-        try:
-            return int(table[table.Key(pid)].value)
-        except KeyError:
-            return None
-
-    def let_go(self, pid: int, since: int | None) -> None:
-        """A process that was held since then goes on. What it was held for meanwhile is another matter."""
-        table = self._kernel.table("held")
-        if since is not None and self.held_since(pid) == since:
-            with contextlib.suppress(KeyError):
-                del table[table.Key(pid)]
+        with contextlib.suppress(KeyError):
+            del table[table.Key(since, pid)]
 
     @property
     def held_map(self) -> int:

@@ -15,13 +15,15 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 
 from bpf import abi, system
 
-_KEY_BYTES, _VALUE_BYTES = 4, 8
+_HELD = struct.Struct("=QI4x")  # new_code.bpf.h's struct hold
+_VALUE_BYTES = 1
 # A look at a browser takes half a second.
 HELD_LIMIT_S = 1.0
 _LOOK_S = 0.25
@@ -71,13 +73,24 @@ def release(held_map: int, longer_than_s: float = 0.0) -> bool:
     """SIGCONT to every process of the map that has been held so long; whether there was one."""
     latest = time.monotonic_ns() - int(longer_than_s * 1e9)
     found = False
-    for key, since in system.read_hash_map(held_map, _KEY_BYTES, _VALUE_BYTES):
-        if int.from_bytes(since, sys.byteorder) <= latest:
+    for key, _ in system.read_hash_map(held_map, _HELD.size, _VALUE_BYTES):
+        since, pid = _HELD.unpack(key)
+        if since <= latest:
             found = True
             # One that may not be signalled must not keep the others waiting.
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int.from_bytes(key, sys.byteorder), signal.SIGCONT)
+                os.kill(pid, signal.SIGCONT)
     return found
+
+
+def _word_of(recorder: socket.socket) -> bytes | None:
+    """What it said; nothing, if it has died; None if it lives and is silent."""
+    try:
+        return recorder.recv(len(_DONE))
+    except TimeoutError:
+        return None
+    except OSError:
+        return b""  # ECONNRESET: it has died, and had not read what it was told (unix(7))
 
 
 def main(socket_fd: int, settings_map: int, holding_map: int, held_map: int) -> None:
@@ -89,16 +102,17 @@ def main(socket_fd: int, settings_map: int, holding_map: int, held_map: int) -> 
         recorder.settimeout(_LOOK_S)
         word, told = None, False
         while word is None:
-            try:
-                word = recorder.recv(len(_DONE))
-            except TimeoutError:
-                if not release(held_map, HELD_LIMIT_S):
-                    told = False
-                    continue
-                system.write_map(holding_map, bytes(4), bytes(4))
-                release(held_map, HELD_LIMIT_S)
-                if not told:
-                    told = True
+            word = _word_of(recorder)
+            if word is not None:
+                break
+            if not release(held_map, HELD_LIMIT_S):
+                told = False
+                continue
+            system.write_map(holding_map, bytes(4), bytes(4))
+            release(held_map, HELD_LIMIT_S)
+            if not told:
+                told = True
+                with contextlib.suppress(OSError):  # it has died: what comes next says so
                     recorder.sendall(_LET_GO)
     if word == _DONE:
         # The programs are detached: who was stopped after the recorder's last look is in the map.

@@ -127,27 +127,29 @@ class NewCode:
         """
         held = any(event.held for event in self._told[pid])
         parent = _parent(pid) if held else None
+        told: list[NewCodeUsed | ReturnExpected] = []
         try:
             if held:
                 _await_stop(pid)
                 self._take()
-            for event in self._told.pop(pid):
+            told = self._told.pop(pid)
+            for event in told:
                 if isinstance(event, ReturnExpected):
                     self._stacks.expect(event)
                 else:
                     self._used(event)
         finally:
             if held:
-                self._let_go(pid)
+                self._let_go(pid, [event.time for event in told if event.held])
         if parent is not None:
             self._parents.append((time.monotonic() + _PARENT_S, parent))
 
-    def _let_go(self, pid: int) -> None:
+    def _let_go(self, pid: int, holds: list[int]) -> None:
         """The guard knows of it until it goes on; it may be held anew right then, which is another entry's business."""
-        since = self._tables.held_since(pid)
         if not _continue(pid):
             self._refuse(pid)
-        self._tables.let_go(pid, since)
+        for since in holds:
+            self._tables.let_go(pid, since)
 
     def _refuse(self, pid: int) -> None:
         """Someone (a security module, say) lets us stop a process and not wake it: it stays the only one."""

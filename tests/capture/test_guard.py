@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -102,6 +102,26 @@ def test_what_was_stopped_last_goes_on(monkeypatch: pytest.MonkeyPatch, word: by
     assert set(released) == {3}
 
 
+@pytest.mark.parametrize("held_long", [False, True])
+def test_a_recorder_that_dies_with_the_guards_word_unread_is_dead_too(
+    monkeypatch: pytest.MonkeyPatch, *, held_long: bool
+) -> None:
+    """The guard is told of that by an error (unix(7): ECONNRESET), of its next word by another."""
+    released: list[float] = []
+    ours, theirs = socket.socketpair()
+
+    def release(_held: int, longer_than_s: float = 0.0) -> bool:
+        ours.close()
+        released.append(longer_than_s)
+        return held_long
+
+    monkeypatch.setattr("capture.guard.release", release)
+    monkeypatch.setattr("capture.guard.system.write_map", lambda *_: None)
+    monkeypatch.setattr("capture.guard.signal.signal", lambda *_: None)
+    guard_main(theirs.detach(), 1, 2, 3)
+    assert released[-1] == 0.0
+
+
 def test_one_that_may_not_be_signalled_does_not_keep_the_others_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,7 +132,7 @@ def test_one_that_may_not_be_signalled_does_not_keep_the_others_waiting(
             raise PermissionError
         woken.append(pid)
 
-    entries = [(pid.to_bytes(4, sys.byteorder), bytes(8)) for pid in (3, 4, 5)]
+    entries = [(struct.pack("=QI4x", 1, pid), bytes(1)) for pid in (3, 4, 5)]
     monkeypatch.setattr("capture.guard.system.read_hash_map", lambda *_: iter(entries))
     monkeypatch.setattr("capture.guard.os.kill", kill)
     assert release(7)

@@ -23,17 +23,13 @@ class Tables:
 
     def __init__(self) -> None:
         self.holding = True
-        self.held = {77: 5}
+        self.held = {(77, 5)}
 
     def hold(self, *, on: bool) -> None:
         self.holding = on
 
-    def held_since(self, pid: int) -> int | None:
-        return self.held.get(pid)
-
-    def let_go(self, pid: int, since: int | None) -> None:
-        if self.held.get(pid) == since:
-            self.held.pop(pid, None)
+    def let_go(self, pid: int, since: int) -> None:
+        self.held.discard((pid, since))
 
     def know_kernel_file(self, *_: object) -> None:
         pass
@@ -63,7 +59,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> tuple[NewCode, Tables]:
     monkeypatch.setattr("capture.new_code._await_stop", lambda _pid: None)
     tables, nothing = Tables(), cast("Any", Anything())
     new_code = NewCode(cast("Any", tables), nothing, nothing, nothing, nothing)
-    new_code._told[77] = [NewCodeUsed(77, 0, 1, 2, 3, 4, "", True)]
+    new_code._told[77] = [NewCodeUsed(77, 5, 1, 2, 3, 4, "", True)]
     return new_code, tables
 
 
@@ -88,11 +84,11 @@ def test_the_guard_knows_of_a_process_until_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, answering: tuple[NewCode, Tables]
 ) -> None:
     new_code, tables = answering
-    known: list[dict[int, int]] = []
-    monkeypatch.setattr("capture.new_code.os.kill", lambda *_: known.append(dict(tables.held)))
+    known: list[set[tuple[int, int]]] = []
+    monkeypatch.setattr("capture.new_code.os.kill", lambda *_: known.append(set(tables.held)))
     new_code._answer(77)
-    assert known == [{77: 5}]
-    assert tables.held == {}
+    assert known == [{(77, 5)}]
+    assert tables.held == set()
     assert tables.holding
 
 
@@ -100,9 +96,9 @@ def test_one_that_is_held_anew_as_soon_as_it_goes_on_stays_known(
     monkeypatch: pytest.MonkeyPatch, answering: tuple[NewCode, Tables]
 ) -> None:
     new_code, tables = answering
-    monkeypatch.setattr("capture.new_code.os.kill", lambda *_: tables.held.update({77: 9}))
+    monkeypatch.setattr("capture.new_code.os.kill", lambda *_: tables.held.add((77, 9)))
     new_code._answer(77)
-    assert tables.held == {77: 9}
+    assert tables.held == {(77, 9)}
 
 
 @pytest.mark.parametrize(("rights", "holds"), [({"CAP_KILL"}, True), (set[str](), False)])

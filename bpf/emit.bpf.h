@@ -192,7 +192,9 @@ INLINE void emit_done(u32 tid)
 		if (j->ring_full)
 			count(COUNTER_PLAINTEXT_RING_FULL, j->ring_full);
 		if (rest)
-			count(j->unreadable == REASON_UNSEEN_RETURN ? COUNTER_PLAINTEXT_UNSEEN_RETURN : COUNTER_PLAINTEXT_LIMIT, rest);
+			count(j->unreadable == REASON_UNSEEN_RETURN ? COUNTER_PLAINTEXT_UNSEEN_RETURN :
+			      j->unreadable == REASON_NOT_IN_USER_SPACE ? COUNTER_PLAINTEXT_NOT_IN_USER_SPACE :
+			      COUNTER_PLAINTEXT_LIMIT, rest);
 	} else if (j->kind == SAMPLE_DATA) {
 		if (j->by_reference)
 			count(COUNTER_BY_REFERENCE, j->captured);

@@ -105,6 +105,7 @@ enum shape {
 	SHAPE_WRITE_INT,
 	SHAPE_READ_LONG,
 	SHAPE_WRITE_LONG,
+	SHAPE_WRITE_FILE,	/* (object, file, offset, n, flags) → bytes, or ≤ 0: the kernel's TLS takes them from the file */
 	SHAPE_READ_PACKET,	/* (object, packet) → bytes, or ≤ 0: GnuTLS lends them in *packet */
 	SHAPE_READ_OPENED,	/* (object, opened, …) → 0, and a record's plaintext in *opened; 3 for close_notify */
 	SHAPE_READ_EX,		/* (object, buffer, n, done) → 1, and the bytes in *done */
@@ -268,7 +269,8 @@ enum counter {
 	COUNTER_PLAINTEXT_UNSEEN_RETURN = 28,	/* plaintext of sessions that had one that moves bytes */
 	COUNTER_UNSEEN_ENTRIES = 29,		/* calls of before the recording that moved bytes and were not understood */
 	COUNTER_OTHER_PROTOCOLS = 30,		/* of connections that speak neither HTTP nor TLS */
-	COUNTERS = 31,
+	COUNTER_PLAINTEXT_NOT_IN_USER_SPACE = 31,
+	COUNTERS = 32,
 };
 
 #define WANT_PIDS 1

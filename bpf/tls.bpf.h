@@ -95,6 +95,8 @@ INLINE int tls_moved(struct tls_call *call, struct tls_call *around, u64 id, u32
 	job->memory = call->memory;
 	if (s->unseen) {
 		job->unreadable = REASON_UNSEEN_RETURN;	/* a gap, where it belongs and when it was */
+	} else if (call->shape == SHAPE_WRITE_FILE) {
+		job->unreadable = REASON_NOT_IN_USER_SPACE;
 	} else if (call->blocks) {
 		job->vector = call->buffer;
 		job->blocks = call->blocks;
@@ -204,8 +206,8 @@ INLINE int read_stack_arguments(struct pt_regs *ctx, struct tls_call *call)
 
 INLINE int writes(int shape)
 {
-	return shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG || shape == SHAPE_WRITE_EX ||
-		shape == SHAPE_WRITE_EX2 || shape == SHAPE_WRITE_VECTORS || shape == SHAPE_WRITE_KEPT;
+	return shape == SHAPE_WRITE_INT || shape == SHAPE_WRITE_LONG || shape == SHAPE_WRITE_FILE ||
+		shape == SHAPE_WRITE_EX || shape == SHAPE_WRITE_EX2 || shape == SHAPE_WRITE_VECTORS || shape == SHAPE_WRITE_KEPT;
 }
 
 INLINE int is_distrusted(u64 library)
@@ -239,7 +241,7 @@ INLINE int shape_enter(struct pt_regs *ctx, int shape, u64 library)
 		return record_enter(ctx, shape, &call);
 	if (!wanted(bpf_get_current_pid_tgid()) || is_distrusted(library))
 		return 0;
-	if (shape < SHAPE_WRITE_KEPT) {
+	if (shape < SHAPE_WRITE_KEPT && shape != SHAPE_WRITE_FILE) {
 		call.buffer = PT_REGS_PARM2(ctx);
 		call.count = PT_REGS_PARM3(ctx);
 	}
@@ -323,8 +325,10 @@ INLINE u64 bytes_moved(struct pt_regs *ctx, struct tls_call *call, int shape)
 	s64 n = (int)PT_REGS_RC(ctx);
 	u64 room = call->count, done = 0;
 
-	if (shape == SHAPE_READ_LONG || shape == SHAPE_WRITE_LONG || shape == SHAPE_READ_PACKET)
+	if (shape >= SHAPE_READ_LONG && shape <= SHAPE_READ_PACKET)
 		n = PT_REGS_RC(ctx);
+	if (shape == SHAPE_WRITE_FILE)
+		return n > 0 ? n : 0;
 	if (shape == SHAPE_READ_PACKET && n > 0)
 		room = open_packet(call);
 	if (shape == SHAPE_READ_OPENED) {

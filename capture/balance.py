@@ -35,6 +35,7 @@ _LOST_OF_TLS = {
     "ring-full": "plaintext_ring_full",
     "fault": "plaintext_faults",
     "limit": "plaintext_limit",
+    "not-in-user-space": "plaintext_not_in_user_space",
     "table-full": "plaintext_table_full",
     "unseen-return": "plaintext_unseen_return",
     "unknown-association": "unknown_association",

@@ -36,6 +36,8 @@ class Call(Enum):
     # f(tls, buffer, size_t length) → bytes moved (ssize_t, 64 bits), 0 or negative for none
     READ_LONG = auto()
     WRITE_LONG = auto()
+    # OpenSSL: f(tls, int file, off_t offset, size_t length, flags) → bytes moved (ssize_t), by the kernel's TLS
+    WRITE_FILE = auto()
     # GnuTLS: f(tls, gnutls_packet_t *) → bytes moved (ssize_t, 64 bits), which the packet holds
     READ_PACKET = auto()
     # BoringSSL's own: f(tls, {data, length} *opened, ...) → 0 and the content of a record, 3 where that is close_notify

@@ -79,6 +79,7 @@ _SSL = {
     "SSL_write": Call.WRITE_INT,
     "SSL_write_ex": Call.WRITE_EX,
     "SSL_write_ex2": Call.WRITE_EX2,
+    "SSL_sendfile": Call.WRITE_FILE,
     "SSL_do_handshake": Call.HANDSHAKE,
     "SSL_connect": Call.HANDSHAKE,
     "SSL_accept": Call.HANDSHAKE,

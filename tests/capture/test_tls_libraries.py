@@ -35,6 +35,7 @@ def test_openssl_is_probed_at_its_internals():
     assert {(site.call, site.symbol) for site in found.sites} == {
         (Call.READ_INTERNAL, "ssl_read_internal"),
         (Call.WRITE_EX, "ssl_write_internal"),
+        (Call.WRITE_FILE, "SSL_sendfile"),
         (Call.HANDSHAKE, "SSL_do_handshake"),
         (Call.HANDSHAKE, "SSL_connect"),
         (Call.HANDSHAKE, "SSL_accept"),

@@ -42,7 +42,7 @@ _DATE_DELIMITERS = re.compile(r"[\t -/;-@\[-`{-~]+")
 _DATE_TOKENS = {
     "time": re.compile(r"([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2})(?![0-9])"),
     "day": re.compile(r"([0-9]{1,2})(?![0-9])"),
-    "month": re.compile("|".join(re.findall("...", _MONTHS)), re.IGNORECASE),
+    "month": re.compile("|".join(re.findall("...", _MONTHS)), re.IGNORECASE | re.ASCII),
     "year": re.compile(r"([0-9]{2,4})(?![0-9])"),
 }
 _FIRST_YEAR = 1601

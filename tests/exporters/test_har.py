@@ -337,6 +337,7 @@ def test_query_strings_and_cookies() -> None:
         ("Sun, 29 Feb 2015 07:28:00 GMT", None),
         ("2015-10-21T07:28:00Z", None),
         ("Session", None),
+        ("Tue, 01 \u017fep 2026 00:00:00 GMT", None),  # a letter whose upper case is S
     ],
 )
 def test_a_date_of_a_cookie_is_what_browsers_read(date: str, expires: str | None) -> None:

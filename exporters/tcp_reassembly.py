@@ -96,7 +96,7 @@ class TcpReassembler:
         self._connections: OrderedDict[bytes, Connection] = OrderedDict()
         """By the paths of both halves. In a dict, the oldest of many is behind all that were removed."""
         self._closed: OrderedDict[bytes, int | None] = OrderedDict()
-        """The first sequence numbers of those that both sides had finished."""
+        """The first sequence numbers of those that were established, for a SYN that was refused comes again."""
         self._backlog = Backlog()
         self.ignored_segments = 0
 
@@ -153,7 +153,7 @@ class TcpReassembler:
     def _connection_of(self, connection: Connection | None, segment: Segment) -> Connection | None:
         """The connection that a segment belongs to; ``connection`` has the same ports, and may be an earlier one."""
         if segment.flags & SYN and self._closed.get(segment.path) == segment.sequence:
-            self.ignored_segments += 1  # a repetition: no number is used again so soon, but after a reset
+            self.ignored_segments += 1  # a repetition: no number is used again so soon
             return None
         if segment.flags & (SYN | ACK) == SYN:
             return self._syn(connection, segment)
@@ -218,9 +218,9 @@ class TcpReassembler:
             return
         self._give_up_all(connection)
         connection.over = True
-        for half, other in ((connection.client, connection.server), (connection.server, connection.client)):
+        for half in (connection.client, connection.server):
             self._connections.pop(half.path, None)
-            self._closed[half.path] = half.initial if half.finished and other.finished else None
+            self._closed[half.path] = half.initial if connection.sink is not None else None
         while len(self._closed) > 2 * MAX_CLOSED_CONNECTIONS:
             del self._closed[next(iter(self._closed))]
         if connection.sink is not None:

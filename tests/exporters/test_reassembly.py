@@ -493,11 +493,13 @@ class TestOtherPeoplesTcp:
         assert len([item for item in reader if isinstance(item, StreamOpened)]) == 1
         assert any("belong to no connection" in note for note in reader.notes)
 
+    @pytest.mark.parametrize("reset", [False, True])
     def test_a_connection_that_two_captures_have_is_one_stream_in_the_file_that_they_are_merged_to(
-        self,
+        self, reset: bool
     ) -> None:
         tcp = Tcp()
-        packets = [*tcp.handshake(), tcp.client(b"data"), tcp.server(b"answer"), *tcp.finish()]
+        packets = [*tcp.handshake(), tcp.client(b"data"), tcp.server(b"answer")]
+        packets += [tcp.client(flags=RST | ACK)] if reset else tcp.finish()
         reader = read_streams(io.BytesIO(pcap(frames([*packets, *packets]))))
         items = list(reader)
         assert len([item for item in items if isinstance(item, StreamOpened)]) == 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from scapy.config import conf
 from scapy.contrib import erspan, geneve, gtp, mpls
 from scapy.layers import inet, inet6, l2, ppp, vxlan
-from scapy.packet import bind_layers
+from scapy.packet import bind_bottom_up
 
 from exporters.dissection import PROTOCOL_TCP, Segment, TcpFields, tcp_segment
 
@@ -99,8 +99,8 @@ class _Fragments:
 @cache
 def _bind_old_vlan_tags() -> None:
     """Once: scapy keeps what it is told."""
-    bind_layers(l2.Ether, l2.Dot1AD, type=_OLD_VLAN_TAG)
-    bind_layers(l2.Dot1AD, l2.Dot1AD, type=_OLD_VLAN_TAG)
+    bind_bottom_up(l2.Ether, l2.Dot1AD, type=_OLD_VLAN_TAG)
+    bind_bottom_up(l2.Dot1AD, l2.Dot1AD, type=_OLD_VLAN_TAG)
 
 
 def _unwrapped(packet: Packet) -> Packet:

@@ -28,6 +28,7 @@ from transcripts import Transcript, capture
 
 from capture.streams import Data, StreamItem, StreamOpened
 from exporters import foreign_packets
+from exporters.foreign_packets import ForeignPackets
 from exporters.reassembly import read_streams
 
 HELLO = b"hello " * 100
@@ -156,6 +157,12 @@ def test_link_types_tags_and_tunnels(link_type: int, wrap: Any) -> None:
     assert opened.handshake_seen
     assert text(items) == HELLO + b"answer"
     assert items[1].time_ns - opened.time_ns == 3 * STEP_US * 1000
+
+
+def test_what_scapy_builds_stays_as_it_is() -> None:
+    """Else the frames of these tests were other ones as soon as something had been read."""
+    ForeignPackets()
+    assert bytes(LINKS["QinQ"][1](IP()))[12:14] == b"\x88\xa8"
 
 
 @pytest.mark.parametrize("family", [24, 28, 30, 10], ids=["OpenBSD", "FreeBSD", "macOS", "Linux"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from exporters.har_entry import entry_of
@@ -15,10 +16,13 @@ from exporters.printable import printable
 from exporters.summary import duration_text, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from exporters.har_fields import Json
     from exporters.http.messages import Exchange
+
+ENTRIES_AT_ONCE = 1000
+"""haralyzer wants entries whole, with all their headers; of those before only the figures are kept."""
 
 SLOWEST = 10
 """How many of the slowest requests are named."""
@@ -58,8 +62,31 @@ class HarStats:
 
 
 def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:
-    """The figures of the archive that ``exchanges`` would make; bodies and messages are not kept."""
-    entries = []
+    """The figures of the archive that ``exchanges`` would make."""
+    entries = _entries(exchanges)
+    pages: dict[str, PageStats] = {}
+    statuses = Counter[int]()
+    slowest: list[Request] = []
+    while some := list(islice(entries, ENTRIES_AT_ONCE)):
+        part = _stats(some)
+        for page in part.pages:
+            pages[page.title] = _sum(page.title, (pages[page.title], page)) if page.title in pages else page
+        statuses.update(part.statuses)
+        slowest = sorted((*slowest, *part.slowest), key=lambda request: -request.time_ms)[:SLOWEST]
+    return HarStats(tuple(pages.values()), dict(sorted(statuses.items())), tuple(slowest))
+
+
+def _sum(title: str, pages: Collection[PageStats]) -> PageStats:
+    return PageStats(
+        title,
+        sum(page.requests for page in pages),
+        sum(page.body_bytes for page in pages),
+        sum(page.transferred_bytes for page in pages),
+        sum(page.time_ms for page in pages),
+    )
+
+
+def _entries(exchanges: Iterable[Exchange]) -> Iterator[Json]:
     limit = Limits().decoded_bytes
     for exchange in exchanges:
         # Without what only Chrome and we know, such as messages.
@@ -69,8 +96,7 @@ def stats_of_exchanges(exchanges: Iterable[Exchange]) -> HarStats:
         process = exchange.connection.process
         if process is not None:
             entry["pageref"] = f"{process.comm}[{process.pid}]"
-        entries.append(entry)
-    return _stats(entries)
+        yield entry
 
 
 def _stats(entries: list[Json]) -> HarStats:
@@ -114,15 +140,7 @@ def lines(stats: HarStats) -> Iterator[str]:
     for page in stats.pages:
         yield _page_line(page)
     if len(stats.pages) > 1:
-        yield _page_line(
-            PageStats(
-                "all pages",
-                sum(page.requests for page in stats.pages),
-                sum(page.body_bytes for page in stats.pages),
-                sum(page.transferred_bytes for page in stats.pages),
-                sum(page.time_ms for page in stats.pages),
-            )
-        )
+        yield _page_line(_sum("all pages", stats.pages))
     yield ""
     yield f"{'REQUESTS':>8}  STATUS"
     for status, count in stats.statuses.items():

@@ -121,7 +121,23 @@ def test_sizes(size: int, text: str) -> None:
     assert summary.size_text(size) == text
 
 
-def test_the_figures_are_those_of_the_exchanges() -> None:
+def test_the_figures_take_no_more_memory_for_more_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(har_stats, "ENTRIES_AT_ONCE", 20)
+    field = b"Cookie: " + b"x" * 10_000 + b"\r\n\r\n"
+    talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n", field)
+    (exchange,) = read(talk.server(b"HTTP/1.1 204 N\r\n\r\n").items)
+    har_stats.stats_of_exchanges([exchange])  # what is imported and made once
+    tracemalloc.start()
+    try:
+        assert har_stats.stats_of_exchanges([exchange] * 400).statuses == {204: 400}
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_the_figures_are_those_of_the_exchanges(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(har_stats, "ENTRIES_AT_ONCE", at_once)
     found = sample()
     stats = har_stats.stats_of_exchanges(found)
     assert stats.statuses == {0: 1, 200: 2, 404: 1}

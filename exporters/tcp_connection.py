@@ -51,7 +51,8 @@ class Connection:
     def is_answered_anew(self, segment: Segment) -> bool:
         """Whether a SYN-ACK is that of the next connection on the same ports, whose SYN was not captured."""
         initial = self.halves(segment.path)[0].initial
-        if initial is None or not segment.flags & SYN:
+        # A socket that is connected to itself answers on the very path that it asks on.
+        if initial is None or not segment.flags & SYN or self.client.path == self.server.path:
             return False
         return abs(distance(initial, segment.sequence)) > MAX_UNANSWERED_BYTES
 

@@ -354,13 +354,20 @@ def test_what_a_call_moved_before_the_recording_is_no_gap(tmp_path: Path) -> Non
                 else:
                     talk.recv((1 << 20) + 2 - 100_000, socket.MSG_WAITALL)
             assert program.wait(SECONDS) == 0
-    streams = [stream for found in streams_by_ports(recording.path).values() for stream in found]
+        port = tcp.getsockname()[1]
+    found = streams_by_ports(recording.path)
+    streams = [stream for same_ports in found.values() for stream in same_ports]
     assert len(streams) == 4
-    assert all(flow.lost == 0 for stream in streams for flow in (stream.sent, stream.received))
+    assert all(stream.received.lost == 0 for stream in streams)
     assert [bytes(s.received.data) for s in streams if s.received.data] == [b"b" * 2000 + b"++"] * 2
     whole = b"".join(b"%08d" % i for i in range(1 << 17)) + b"++"
-    sent = [bytes(stream.sent.data) for stream in streams if stream.sent.data]
+    sent = {ports: stream.sent for ports, (stream,) in found.items() if stream.sent.data}
     assert len(sent) == 2
-    assert all(len(data) > 1 << 19 and whole.endswith(data) for data in sent)
+    for (_, server), flow in sent.items():
+        assert len(flow.data) > 1 << 19
+        assert flow.is_of(whole[-len(flow.data) :])
+        # On a Unix socket a receiver may be quicker than the look at what was sent.
+        assert flow.reasons <= (set() if server == port else {"fault"})
     ledger = json.loads(account.read_text())
-    assert (ledger["sockets"]["residue"], ledger["sockets"]["lost"]) == (0, {})
+    assert ledger["sockets"]["residue"] == 0
+    assert sum(ledger["sockets"]["lost"].values()) == sum(flow.lost for flow in sent.values())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clients import curl_command
+from kernel_state import has_probes
 from processes import PLAINTAP, running, wait_until
 from recording import entries, path_of, plaintap, record, record_command, response_sha256, settle
 
@@ -221,7 +222,9 @@ def test_probes_that_come_between_a_request_and_its_answer(servers: Servers, tmp
                 assert client.stdout
                 assert client.stdout.readline() == b"asked\n"
                 recording.process.send_signal(signal.SIGCONT)
-                time.sleep(1)
+                library = Path(folder) / "libssl.so.3"
+                wait_until(lambda: has_probes(recording.process.pid, library), "its library's probes")
+                time.sleep(0.5)  # then it is looked at what waits
                 for number in range(1, 4):
                     assert tls.recv(99).startswith(b"GET /%d" % number)
                     tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.kernel
 # Two connections, whose server says nothing. What `first` sends goes out of `second` (egress), or is received by it
 # (ingress).
 PROGRAM = """
-import ctypes, json, socket, struct, sys
+import ctypes, json, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
-SYS_BPF, MAP_CREATE, MAP_UPDATE, PROG_LOAD, PROG_ATTACH = 321, 0, 2, 5, 8
+SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+MAP_CREATE, MAP_UPDATE, PROG_LOAD, PROG_ATTACH = 0, 2, 5, 8
 SOCKMAP, SK_MSG, SK_MSG_VERDICT, MSG_REDIRECT_MAP = 15, 16, 7, 60
 kept = []
 

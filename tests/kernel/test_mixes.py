@@ -64,7 +64,9 @@ class Truth:
                 least += self.said[f"{end}s2"][0]
                 more += self.said[f"{end}s2"][1]
             raw = self.folder / f"raw.{self.said['id']}.{direction}"
-            return least, least + more, raw.read_bytes() if raw.exists() else b""
+            received = raw.read_bytes() if raw.exists() else b""
+            # What came in was sent, also by a call that was interrupted and said that it had sent less.
+            return least, max(least + more, len(received)), received
         key = (self.said["id"] * BY_CONNECTION + direction * BY_DIRECTION) % PERIOD
         return least, least + more, self.noise[key : key + least + more]
 

@@ -100,11 +100,8 @@ def main(socket_fd: int, settings_map: int, holding_map: int, held_map: int) -> 
     with socket.socket(fileno=socket_fd) as recorder:
         recorder.sendall(_READY)
         recorder.settimeout(_LOOK_S)
-        word, told = None, False
-        while word is None:
-            word = _word_of(recorder)
-            if word is not None:
-                break
+        told = False
+        while (word := _word_of(recorder)) is None:
             if not release(held_map, HELD_LIMIT_S):
                 told = False
                 continue

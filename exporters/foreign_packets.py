@@ -53,7 +53,7 @@ _NFLOG_PAYLOAD: Final = 9
 _OLD_VLAN_TAG: Final = 0x9100
 """Of the outer tag of two, before IEEE 802.1ad gave it a type."""
 
-EXTENSION_HEADERS: Final = (
+_EXTENSION_HEADERS: Final = (
     inet6.IPv6ExtHdrHopByHop,
     inet6.IPv6ExtHdrDestOpt,
     inet6.IPv6ExtHdrRouting,
@@ -220,7 +220,7 @@ class ForeignPackets:
                     cut=len(inner.original) < size - before,
                 )
                 return tcp_segment(payload, 0, len(payload), addresses) if payload else None
-            if not isinstance(inner, EXTENSION_HEADERS):
+            if not isinstance(inner, _EXTENSION_HEADERS):
                 return None  # what is inside of a tunnel has addresses of its own
             inner = inner.payload
         return None

@@ -84,6 +84,7 @@ def _header(pair: FieldPair) -> Json:
     return {"name": field_text(name), "value": field_text(value)}
 
 
+# Not by `remembered`: of each header it would ask in Python what is asked below in passing.
 _remembered_header = lru_cache(maxsize=4096)(_header)
 
 

@@ -86,18 +86,24 @@ def test_a_peer_cannot_write_to_the_terminal() -> None:
     assert all(line.isprintable() for line in har_stats.lines(har_stats.stats_of_exchanges(found)))
 
 
+def statuses_and_peak(exchange: Exchange, count: int) -> tuple[dict[int, int], int]:
+    """Of the figures of so many, and the bytes that they took at most."""
+    har_stats.stats_of_exchanges([exchange])  # what is imported and made once
+    tracemalloc.start()
+    try:
+        return har_stats.stats_of_exchanges([exchange] * count).statuses, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_figures_hold_no_messages() -> None:
     upgrade = b"Upgrade: websocket\r\n\r\n"
     talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n", upgrade)
     talk.server(b"HTTP/1.1 101 S\r\n", upgrade, (b"\x81\x7e\xff\xff" + b"x" * 0xFFFF) * 10)
     (socket,) = read(talk.items)
-    har_stats.stats_of_exchanges([socket])  # what is imported and made once
-    tracemalloc.start()
-    try:
-        assert har_stats.stats_of_exchanges([socket] * 20).statuses == {101: 20}
-        assert tracemalloc.get_traced_memory()[1] < 3 << 20
-    finally:
-        tracemalloc.stop()
+    statuses, peak = statuses_and_peak(socket, 20)
+    assert statuses == {101: 20}
+    assert peak < 3 << 20
 
 
 def test_truncated_exchanges_say_so() -> None:
@@ -126,13 +132,9 @@ def test_the_figures_take_no_more_memory_for_more_exchanges(monkeypatch: pytest.
     field = b"Cookie: " + b"x" * 10_000 + b"\r\n\r\n"
     talk = Conversation().client(b"GET / HTTP/1.1\r\nHost: a\r\n", field)
     (exchange,) = read(talk.server(b"HTTP/1.1 204 N\r\n\r\n").items)
-    har_stats.stats_of_exchanges([exchange])  # what is imported and made once
-    tracemalloc.start()
-    try:
-        assert har_stats.stats_of_exchanges([exchange] * 400).statuses == {204: 400}
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    statuses, peak = statuses_and_peak(exchange, 400)
+    assert statuses == {204: 400}
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
